@@ -1,0 +1,1 @@
+"""Trainyard's command line: ./scripts/up, down, test and run."""
