@@ -1,0 +1,63 @@
+"""A trained model as a directory: the model in MLflow's PyTorch layout, metrics.json and config.yaml.
+
+The network is stored as TorchScript, which brings its own architecture along: no class of this package is
+needed to load it. It is written by hand because mlflow.pytorch 3 cannot save with a torch below 2; it reads
+this layout.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from trainyard_trainer import lake
+from trainyard_trainer.errors import BadData, storage_error
+
+_WEIGHTS = Path("data/model.pth")
+
+
+def save(
+    network: torch.nn.Module, directory: Path, *, metrics: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Write the model into the directory. Raises Temporary when the disk is full."""
+    script = BytesIO()
+    torch.jit.save(torch.jit.script(network.cpu().eval()), script)
+    flavors = {
+        "pytorch": {"model_data": "data", "pytorch_version": str(torch.__version__), "code": None},
+        "python_function": {"loader_module": "mlflow.pytorch", "data": "data"},
+    }
+    files = {
+        _WEIGHTS: script.getvalue(),
+        # mlflow.pytorch reads this file's content as the name of a module.
+        Path("data/pickle_module_info.txt"): b"mlflow.pytorch.pickle_module",
+        Path("metrics.json"): json.dumps(metrics, indent=2, sort_keys=True).encode(),
+        Path("config.yaml"): yaml.safe_dump(dict(config)).encode(),
+        Path("MLmodel"): yaml.safe_dump({"flavors": flavors}).encode(),
+    }
+    for name, content in files.items():
+        try:
+            lake.publish_file(directory / name, content)
+        except OSError as error:
+            raise storage_error("writing the model", directory / name, error) from error
+
+
+def load(directory: Path) -> torch.nn.Module:
+    """Read the network from a directory that `save` wrote. Raises BadData when it cannot be read."""
+    try:
+        network: torch.nn.Module = torch.jit.load(str(directory / _WEIGHTS), map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        raise BadData(f"the model in {directory} cannot be read: {error}") from error
+    return network.eval()
+
+
+def name(model: str, date: str, commit: str, params: Mapping[str, Any], f1: float) -> str:
+    """Name a model after date, commit, hyperparameters and score, in characters that MLflow allows."""
+    parts = [model, date, commit[:7] or "nocommit"]
+    parts += [f"lr{params['learning_rate']:g}", f"bs{params['batch_size']}", f"e{params['epochs']}"]
+    parts += [f"seed{params['seed']}", f"f1-{f1:.4f}"]
+    return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(parts))

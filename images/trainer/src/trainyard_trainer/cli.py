@@ -1,0 +1,103 @@
+"""The command line: `trainer <step> --run-key K --dataset URI --output URI [--params JSON]`."""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
+
+from trainyard_trainer import log, models, params, result
+from trainyard_trainer.context import Context
+from trainyard_trainer.errors import BadConfig, OutOfMemory, Preempted, Temporary, TrainerError
+from trainyard_trainer.preemption import Preemption
+from trainyard_trainer.settings import Settings
+from trainyard_trainer.steps import STEPS
+from trainyard_trainer.tracking import Tracker
+
+# It becomes part of paths, of an MLflow filter and of the name of the MLflow run.
+_RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:=@-]{0,249}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadConfig(f"{message}; see trainer --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step and return its exit code, as the contract says."""
+    log.configure()
+    preemption = Preemption()
+    preemption.install()
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments, preemption)
+    except Preempted as preempted:
+        preemption.ignore()
+        return _failed("preempted by SIGTERM; resume with --resume-if-exists", preempted.exit_code)
+    except TrainerError as error:
+        preemption.ignore()
+        return _failed(str(error), error.exit_code)
+    except Exception as error:
+        preemption.ignore()
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # CUDA's
+            return _failed(f"out of memory: {error}", OutOfMemory.exit_code)
+        return _failed(f"{type(error).__name__}: {error}", TrainerError.exit_code, traceback=True)
+    return 0
+
+
+def _run(arguments: Sequence[str], preemption: Preemption) -> None:
+    parsed = _parser().parse_args(arguments)
+    if not _RUN_KEY.fullmatch(parsed.run_key):
+        raise BadConfig(f"--run-key is {parsed.run_key!r}; use at most 250 of A-Z a-z 0-9 . _ + : = @ -")
+    given = params.load(parsed.params)
+    model = models.load(given.get("model", params.COMMON["model"].default))
+    if parsed.step not in model.steps:
+        raise BadConfig(f"{model.name} has no step {parsed.step}; it has {', '.join(sorted(model.steps))}")
+    known = {**params.COMMON, **model.params}
+    completed = params.complete(given, known)
+    settings = Settings.from_environment()
+    log.event("step_started", step=parsed.step, run_key=parsed.run_key, dataset=parsed.dataset, **completed)
+    tracker = Tracker(settings, parsed.run_key)
+    context = Context(
+        run_key=parsed.run_key,
+        dataset=parsed.dataset,
+        output=parsed.output,
+        params=completed,
+        known_params=known,
+        resume=parsed.resume_if_exists,
+        model=model,
+        settings=settings,
+        tracker=tracker,
+        preemption=preemption,
+    )
+    try:
+        values = import_module(f"trainyard_trainer.steps.{parsed.step}").run(context)
+        result.write({**values, "mlflow_run_id": tracker.run_id})
+    except Exception as error:
+        if not isinstance(error, Temporary):  # the next attempt goes on with the run
+            tracker.end(failed=True)
+        raise
+    tracker.end()
+    log.event("step_done", step=parsed.step, **values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="trainer", description="Run one step of a model's training.", allow_abbrev=False)
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--run-key", required=True, help="names the run, however many attempts it takes")
+    parser.add_argument("--dataset", required=True, metavar="URI", help="what the step reads")
+    parser.add_argument("--output", required=True, metavar="URI", help="where the step writes to")
+    parser.add_argument("--params", default="{}", metavar="JSON", help="parameters as one JSON object")
+    parser.add_argument(
+        "--resume-if-exists", action="store_true", help="go on from the newest checkpoint, if there is one"
+    )
+    return parser
+
+
+def _failed(message: str, exit_code: int, *, traceback: bool = False) -> int:
+    log.event("step_failed", level=logging.ERROR, traceback=traceback, error=message, exit_code=exit_code)
+    with suppress(TrainerError):  # the message is in the log already
+        result.write_failure(message, exit_code)
+    return exit_code

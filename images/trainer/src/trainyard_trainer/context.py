@@ -1,0 +1,29 @@
+"""What a step is given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainyard_trainer.models.base import BaseModel
+from trainyard_trainer.params import Param
+from trainyard_trainer.preemption import Preemption
+from trainyard_trainer.settings import Settings
+from trainyard_trainer.tracking import Tracker
+
+Result = dict[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The arguments of one call of the trainer, checked and completed."""
+
+    run_key: str
+    dataset: str  # URI
+    output: str  # URI
+    params: dict[str, Any]
+    known_params: Mapping[str, Param]
+    resume: bool
+    model: BaseModel
+    settings: Settings
+    tracker: Tracker
+    preemption: Preemption

@@ -1,0 +1,43 @@
+"""Structured logs: one JSON object a line on standard output."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+_logger = logging.getLogger("trainyard")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        if record.name != _logger.name:  # a library's line: its text is the message, not an event's name
+            fields |= {"event": "library", "logger": record.name, "message": record.getMessage()}
+        fields |= getattr(record, "fields", {})
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+def configure() -> None:
+    """Send this package's events and the warnings of libraries to standard output as JSON lines."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    _logger.setLevel(logging.INFO)
+
+
+def event(name: str, /, *, level: int = logging.INFO, traceback: bool = False, **fields: Any) -> None:
+    """Log the event `name` with its fields; with `traceback`, the exception being handled too."""
+    _logger.log(level, name, extra={"fields": fields}, exc_info=traceback)
+
+
+def warning(name: str, /, **fields: Any) -> None:
+    """Log an event that somebody should look at, though the step goes on."""
+    event(name, level=logging.WARNING, **fields)

@@ -1,0 +1,125 @@
+"""Handwritten digits: 1797 scans of 8x8 pixels that scikit-learn ships, and a small CNN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainyard_trainer import lake
+from trainyard_trainer.errors import BadConfig, BadData
+from trainyard_trainer.lake import Columns
+from trainyard_trainer.models.base import BaseModel
+from trainyard_trainer.params import Param
+
+if TYPE_CHECKING:
+    import torch
+
+_SIZE = 8  # pixels
+_WHITE = 16  # the brightest value of a pixel
+_LEAST_ROWS = 500
+_LEAST_SHARE = 0.05  # of each digit among all rows
+_SPLITS = {"train": 0.7, "validation": 0.15, "test": 0.15}
+
+
+class Model(BaseModel):
+    """Digits 0 to 9 from sklearn://digits, or from a .npz file with arrays `images` and `labels`."""
+
+    name = "digits"
+    labels = 10
+    # Apart from the seed of training, so that models of different seeds are tested on the same scans.
+    params: Mapping[str, Param] = {"split_seed": Param(0, high=2**31 - 1)}
+
+    def load(self, source: str) -> Columns:
+        """Read the scans from where the URI says."""
+        if source == "sklearn://digits":
+            from sklearn.datasets import load_digits
+
+            digits = load_digits()
+            return {"images": digits.images, "labels": digits.target}
+        if not source.endswith(".npz"):
+            raise BadConfig(f"--dataset is {source!r}; use sklearn://digits or file:///.../digits.npz")
+        path = lake.local_path(source)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except FileNotFoundError:
+            raise BadData(f"there is no file {path}") from None
+        except Exception as error:  # a damaged zip raises nearly anything
+            raise BadData(f"{path} cannot be read as .npz: {error}") from error
+
+    def check(self, columns: Columns) -> None:
+        """Check schema, rows, missing values, value range, label set and class balance, in this order."""
+        if columns.keys() != {"images", "labels"}:
+            raise BadData(f"rule schema: the arrays are {sorted(columns)}, must be images and labels")
+        images, labels = columns["images"], columns["labels"]
+        if images.shape[1:] != (_SIZE, _SIZE) or labels.shape != images.shape[:1]:
+            raise BadData(
+                f"rule schema: images are {images.shape} and labels {labels.shape}, "
+                f"must be (rows, {_SIZE}, {_SIZE}) and (rows,)"
+            )
+        if images.dtype.kind not in "iuf" or labels.dtype.kind not in "iu":
+            raise BadData(
+                f"rule schema: images are {images.dtype} and labels {labels.dtype}, "
+                "must be numbers and whole numbers"
+            )
+        if len(images) < _LEAST_ROWS:
+            raise BadData(f"rule rows: there are {len(images)}, must be at least {_LEAST_ROWS}")
+        self._check_values(images, labels)
+
+    def _check_values(self, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+        missing = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
+        if len(missing):
+            raise BadData(f"rule missing: {len(missing)} images lack values, the first is row {missing[0]}")
+        outside = np.flatnonzero(((images < 0) | (images > _WHITE)).any(axis=(1, 2)))
+        if len(outside):
+            raise BadData(
+                f"rule range: {len(outside)} images have pixels outside 0 to {_WHITE}, "
+                f"the first is row {outside[0]}"
+            )
+        found = set(np.unique(labels).tolist())
+        if found != set(range(self.labels)):
+            raise BadData(f"rule labels: found {sorted(found)}, must be all of 0 to {self.labels - 1}")
+        shares = np.bincount(labels, minlength=self.labels) / len(labels)
+        if shares.min() < _LEAST_SHARE:
+            raise BadData(
+                f"rule balance: digit {shares.argmin()} is {shares.min():.1%} of the rows, "
+                f"must be at least {_LEAST_SHARE:.0%}"
+            )
+
+    def preprocess(self, columns: Columns, params: Mapping[str, Any]) -> Columns:
+        """Scale the pixels to 0 to 1 and split the rows, each digit by the same shares."""
+        inputs = (columns["images"] / _WHITE).astype(np.float32)[:, np.newaxis]
+        labels = columns["labels"].astype(np.int64)
+        shuffled = np.random.default_rng(params["split_seed"]).permutation(len(labels))
+        rows: dict[str, list[npt.NDArray[np.intp]]] = {split: [] for split in _SPLITS}
+        for label in range(self.labels):
+            of_label = shuffled[labels[shuffled] == label]
+            cuts = np.rint(np.cumsum(list(_SPLITS.values()))[:-1] * len(of_label)).astype(int)
+            for split, part in zip(_SPLITS, np.split(of_label, cuts), strict=True):
+                rows[split].append(part)
+        result: Columns = {}
+        for split, parts in rows.items():
+            chosen = np.sort(np.concatenate(parts))
+            result[f"{split}_inputs"] = inputs[chosen]
+            result[f"{split}_labels"] = labels[chosen]
+        return result
+
+    def network(self) -> torch.nn.Module:
+        """Two convolutions, then two dense layers."""
+        from torch import nn
+
+        return nn.Sequential(
+            nn.Conv2d(1, 16, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * (_SIZE // 2) ** 2, 128),
+            nn.ReLU(),
+            nn.Dropout(0.25),
+            nn.Linear(128, self.labels),
+        )

@@ -1,0 +1,72 @@
+"""The --params JSON: known keys only, each with a type and bounds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+from trainyard_trainer.errors import BadConfig
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter: its default gives its type; numbers lie between `low` and `high`, both included."""
+
+    default: str | int | float
+    low: float = 0
+    high: float = float("inf")
+    trains: bool = True  # whether another value gives another model
+
+
+COMMON: Mapping[str, Param] = {
+    "model": Param("digits"),
+    "epochs": Param(12, low=1, high=10_000),
+    "batch_size": Param(64, low=1, high=65_536),
+    "learning_rate": Param(0.001, low=1e-9, high=10.0),
+    "seed": Param(0, high=2**31 - 1),
+    "epoch_seconds": Param(0.0, high=3600, trains=False),  # the least that an epoch takes
+    "date": Param("", trains=False),  # YYYY-MM-DD; "" = today, UTC
+    "model_uri": Param("", trains=False),  # evaluate, predict; "" = the model of this run key
+}
+
+
+def load(text: str) -> dict[str, Any]:
+    """Parse the JSON text into an object. Raises BadConfig."""
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise BadConfig(f"--params is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise BadConfig('--params must be a JSON object, such as {"epochs": 12}')
+    return given
+
+
+def complete(given: Mapping[str, Any], known: Mapping[str, Param]) -> dict[str, Any]:
+    """Check the given parameters, and add the defaults of the others. Raises BadConfig naming the key."""
+    for key in given:
+        if key not in known:
+            raise BadConfig(f"unknown parameter {key!r}; known: {', '.join(sorted(known))}")
+    values: dict[str, Any] = {
+        key: _checked(key, given.get(key, param.default), param) for key, param in known.items()
+    }
+    values["date"] = values["date"] or datetime.now(UTC).date().isoformat()
+    try:
+        date.fromisoformat(values["date"])
+    except ValueError:
+        raise BadConfig(f"parameter 'date' is {values['date']!r}; use YYYY-MM-DD") from None
+    return values
+
+
+def _checked(key: str, value: Any, param: Param) -> str | int | float:
+    wanted = type(param.default)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted:
+        name = {str: "a string", int: "a whole number", float: "a number"}[wanted]
+        raise BadConfig(f"parameter {key!r} is {value!r}; use {name}")
+    if isinstance(value, (int, float)):
+        if not param.low <= value <= param.high:  # also for NaN
+            raise BadConfig(f"parameter {key!r} is {value}; use {param.low} to {param.high}")
+        return value
+    return str(value)

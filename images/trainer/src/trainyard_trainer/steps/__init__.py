@@ -1,0 +1,3 @@
+"""The steps of the trainer contract, one module each, with a function `run(context) -> result`."""
+
+STEPS = ("validate", "preprocess", "features", "train", "evaluate", "predict")

@@ -1,0 +1,22 @@
+"""Check a data source against the model's rules and put it into the lake, unchanged."""
+
+from trainyard_trainer import lake
+from trainyard_trainer.context import Context, Result
+
+
+def run(context: Context) -> Result:
+    """Write the dataset `raw` and return where it is."""
+    columns = context.model.load(context.dataset)
+    context.model.check(columns)
+    rows = len(next(iter(columns.values())))
+    dataset = lake.write(
+        context.output,
+        "raw",
+        context.model.name,
+        context.params["date"],
+        columns,
+        rows=rows,
+        parent=context.dataset,
+    )
+    context.tracker.tag({"trainyard.raw_data": dataset.uri})
+    return {"dataset": dataset.uri, "version": dataset.version, "sha256": dataset.sha256, "rows": rows}
