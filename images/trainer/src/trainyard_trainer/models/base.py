@@ -20,6 +20,9 @@ class BaseModel(ABC):
     labels: int
     steps: frozenset[str] = frozenset({"validate", "preprocess", "train", "evaluate"})
     params: Mapping[str, Param] = {}  # beside params.COMMON
+    # On the CPU. Fixed, not taken from the pod's limit: sums depend on how they are split over threads, so
+    # on another node the weights would differ. More than one also waits busily where cores are shared.
+    threads: int = 1
 
     @abstractmethod
     def load(self, source: str) -> Columns:

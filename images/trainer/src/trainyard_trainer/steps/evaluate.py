@@ -23,7 +23,7 @@ def run(context: Context) -> Result:
             f"dataset {dataset.uri} lacks {', '.join(sorted(missing))}; evaluate needs a processed dataset"
         )
     model_uri = context.params["model_uri"] or context.tracker.newest_model()
-    device = compute.device(context.settings.device)
+    device = compute.device(context.settings.device, context.model.threads)
     with tempfile.TemporaryDirectory() as scratch:
         network = artifact.load(context.tracker.download(model_uri, Path(scratch))).to(device)
     logits = predict(network, torch.from_numpy(columns["test_inputs"]).to(device))

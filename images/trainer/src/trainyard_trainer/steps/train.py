@@ -4,6 +4,7 @@ Whatever happens in between, the final weights are bit for bit those of a run th
 state that is saved holds the network, the optimizer, the random generators, and the place in the epoch.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -41,27 +42,35 @@ class Trainer:
         self._order = torch.empty(0, dtype=torch.int64)  # of the rows in the epoch that has begun
 
     def state(self) -> dict[str, Any]:
-        """Return all that `restore` needs."""
-        return {
+        """Return all that `restore` needs: tensors, and as JSON what torch 1 refuses to load safely."""
+        optimizer = self._optimizer.state_dict()
+        progress = {
             "epoch": self.epoch,
             "batch": self.batch,
             "history": self.history,
             "loss_sum": self._loss_sum,
+            "optimizer_groups": optimizer["param_groups"],
+        }
+        return {
+            "progress": json.dumps(progress),
             "order": self._order,
             "network": self.network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": optimizer["state"],
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a state; on another kind of device the weights from here on differ in rounding."""
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        self.history = list(state["history"])
-        self._loss_sum = state["loss_sum"]
+        progress = json.loads(state["progress"])
+        self.epoch, self.batch = progress["epoch"], progress["batch"]
+        self.history = progress["history"]
+        self._loss_sum = progress["loss_sum"]
         self._order = state["order"]
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(
+            {"state": state["optimizer"], "param_groups": progress["optimizer_groups"]}
+        )
         torch.set_rng_state(state["random"])
         if self._device.type == "cuda" and state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])
@@ -122,7 +131,7 @@ def run(context: Context) -> Result:
     tracker.params(config)
     tracker.tag({"trainyard.data": dataset.uri, "trainyard.data_version": dataset.version})
 
-    device = compute.device(context.settings.device)
+    device = compute.device(context.settings.device, context.model.threads)
     trainer = Trainer(context.model, columns, params, device)
     store = Store(context.settings.checkpoint_dir, {**config, "data": dataset.sha256})
     resumed_from = _resume(context, trainer, store)
