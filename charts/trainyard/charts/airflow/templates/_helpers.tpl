@@ -1,0 +1,259 @@
+{{- define "airflow.fullname" -}}
+{{ .Values.fullnameOverride | default .Release.Name }}
+{{- end }}
+
+{{/* The image of every pod. Params: the chart's root context */}}
+{{- define "airflow.image" -}}
+{{- $image := .Values.images.airflow -}}
+{{- include "common.image" (dict "key" "airflow.images.airflow" "image" (dict
+    "repository" ($image.repository | default .Values.defaultAirflowRepository)
+    "tag" ($image.tag | default .Values.defaultAirflowTag)
+    "digest" $image.digest)) -}}
+{{- end }}
+
+{{/* Params: root, name (scheduler, ...), serviceAccount (its values) */}}
+{{- define "airflow.serviceAccountName" -}}
+{{ .serviceAccount.name | default (printf "%s-%s" (include "airflow.fullname" .root) .name) }}
+{{- end }}
+
+{{/* Pod labels: ours, and the official chart's (tier, component, release), which tools select on.
+     Params: root, component, labels (extra) */}}
+{{- define "airflow.podLabels" -}}
+{{ include "common.podLabels" . }}
+tier: airflow
+component: {{ .component }}
+release: {{ .root.Release.Name }}
+{{- range list .root.Values.labels .labels }}
+{{- with . }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* One environment variable from a Secret. Params: name, secret, key */}}
+{{- define "airflow.secretEnv" -}}
+- name: {{ .name }}
+  valueFrom:
+    secretKeyRef: {name: {{ .secret }}, key: {{ .key }}}
+{{- end }}
+
+{{/* The built-in secrets a component holds. Params: root, secrets (names, each given only where needed) */}}
+{{- define "airflow.builtInSecrets" -}}
+{{- $values := .root.Values }}
+{{- if has "database" .secrets }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $values.data.metadataSecretName "key" "connection") }}
+{{- end }}
+{{- if has "fernet" .secrets }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" $values.fernetKeySecretName "key" "fernet-key") }}
+{{- end }}
+{{- if has "jwt" .secrets }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API_AUTH__JWT_SECRET" "secret" $values.jwtSecretName "key" "jwt-secret") }}
+{{- end }}
+{{- if has "api" .secrets }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API__SECRET_KEY" "secret" $values.apiSecretKeySecretName "key" "api-secret-key") }}
+{{- end }}
+{{- end }}
+
+{{/* A container's environment. Params: root, secrets, env (the component's own) */}}
+{{- define "airflow.env" -}}
+- {name: AIRFLOW__CORE__EXECUTOR, value: {{ .root.Values.executor }}}
+- {name: AIRFLOW_HOME, value: {{ .root.Values.airflowHome }}}
+- {name: HOME, value: /tmp}
+{{- include "airflow.builtInSecrets" . }}
+{{- range .root.Values.secret }}
+{{ include "airflow.secretEnv" (dict "name" .envName "secret" .secretName "key" .secretKey) }}
+{{- end }}
+{{- range list .root.Values.env .env }}
+{{- with . }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+{{- with .root.Values.extraEnv }}
+{{ tpl . $.root }}
+{{- end }}
+{{- end }}
+
+{{/* envFrom of a container. Params: root */}}
+{{- define "airflow.envFrom" -}}
+{{- with .root.Values.extraEnvFrom }}
+envFrom: {{- tpl . $.root | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Mounts of every Airflow container; the root file system is read-only. Params: root */}}
+{{- define "airflow.volumeMounts" -}}
+{{- $home := .root.Values.airflowHome -}}
+- {name: tmp, mountPath: /tmp}
+- {name: logs, mountPath: {{ $home }}/logs}
+- {name: config, mountPath: {{ $home }}/airflow.cfg, subPath: airflow.cfg, readOnly: true}
+{{- if .root.Values.airflowLocalSettings }}
+- {name: config, mountPath: {{ $home }}/config/airflow_local_settings.py, subPath: airflow_local_settings.py, readOnly: true}
+{{- end }}
+{{- with .root.Values.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Params: root */}}
+{{- define "airflow.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 1Gi}
+- name: logs
+  {{- if .root.Values.logs.persistence.enabled }}
+  persistentVolumeClaim:
+    claimName: {{ .root.Values.logs.persistence.existingClaim | default (printf "%s-logs" (include "airflow.fullname" .root)) }}
+  {{- else }}
+  emptyDir: {{- toYaml .root.Values.logs.emptyDirConfig | nindent 4 }}
+  {{- end }}
+- name: config
+  configMap: {name: {{ include "airflow.fullname" .root }}-config}
+{{- with .root.Values.volumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Mount of the chart's own scripts (files/). Params: root */}}
+{{- define "airflow.scriptsMount" -}}
+- {name: scripts, mountPath: {{ .root.Values.airflowHome }}/scripts, readOnly: true}
+{{- end }}
+
+{{- define "airflow.scriptsVolume" -}}
+- name: scripts
+  configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
+{{- end }}
+
+{{/* Security contexts: the component's own, else the chart's. Params: root, component (values) */}}
+{{- define "airflow.podSecurityContext" -}}
+{{ toYaml (((.component).securityContexts).pod | default .root.Values.securityContexts.pod) }}
+{{- end }}
+
+{{- define "airflow.containerSecurityContext" -}}
+{{ toYaml (((.component).securityContexts).container | default .root.Values.securityContexts.containers) }}
+{{- end }}
+
+{{/* The component's scheduling values over the chart's. Params: root, component (values) */}}
+{{- define "airflow.scheduling" -}}
+{{- $merged := dict "priorityClassName" .component.priorityClassName }}
+{{- range $field := list "nodeSelector" "affinity" "tolerations" "topologySpreadConstraints" }}
+{{- $_ := set $merged $field (index $.component $field | default (index $.root.Values $field)) }}
+{{- end }}
+{{- include "common.scheduling" $merged }}
+{{- end }}
+
+{{/* An init container that waits until the database's schema is this image's. Params: root */}}
+{{- define "airflow.waitForMigrations" -}}
+- name: wait-for-airflow-migrations
+  image: {{ include "airflow.image" .root }}
+  imagePullPolicy: {{ .root.Values.images.airflow.pullPolicy }}
+  command: [python, {{ .root.Values.airflowHome }}/scripts/database.py, wait-for-migrations, "{{ .root.Values.images.migrationsWaitTimeout }}"]
+  securityContext: {{- include "airflow.containerSecurityContext" (dict "root" .root) | nindent 4 }}
+  resources: {{- toYaml .root.Values.waitForMigrationsResources | nindent 4 }}
+  env: {{- include "airflow.builtInSecrets" (dict "root" .root "secrets" (list "database")) | nindent 4 }}
+  volumeMounts: {{- include "airflow.scriptsMount" . | nindent 4 }}
+{{- end }}
+
+{{/* A probe. Params: root, probe (values), handler (a dict, used unless the values give a command) */}}
+{{- define "airflow.probe" -}}
+{{- $timing := omit .probe "command" "scheme" -}}
+{{- $handler := .handler -}}
+{{- with .probe.command }}{{ $handler = dict "exec" (dict "command" .) }}{{ end -}}
+{{ toYaml (merge (deepCopy $timing) $handler) }}
+{{- end }}
+
+{{/* One Airflow component as a Deployment.
+     Params: root, name (api-server, ...), component (its values), args (default arguments), secrets (those it
+     holds), probe (the handler of its probes), strategy, ports, volumes and volumeMounts (beyond the usual) */}}
+{{- define "airflow.deployment" -}}
+{{- $root := .root -}}
+{{- $component := .component -}}
+{{- $labels := dict "root" $root "component" .name "labels" $component.labels -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ include "airflow.fullname" $root }}-{{ .name }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "common.labels" $labels | nindent 4 }}
+spec:
+  replicas: {{ $component.replicas }}
+  revisionHistoryLimit: 3
+  strategy: {{- toYaml $component.strategy | nindent 4 }}
+  selector:
+    matchLabels: {{- include "common.selectorLabels" $labels | nindent 6 }}
+  template:
+    metadata:
+      labels: {{- include "airflow.podLabels" $labels | nindent 8 }}
+      annotations:
+        checksum/config: {{ include "airflow.configData" $root | sha256sum }}
+        checksum/scripts: {{ include "airflow.scriptsData" $root | sha256sum }}
+        {{- range list $root.Values.airflowPodAnnotations $component.podAnnotations }}
+        {{- with . }}{{ toYaml . | nindent 8 }}{{ end }}
+        {{- end }}
+    spec:
+      serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" .name "serviceAccount" $component.serviceAccount) }}
+      automountServiceAccountToken: {{ $component.serviceAccount.automountServiceAccountToken }}
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: {{ $component.terminationGracePeriodSeconds }}
+      securityContext: {{- include "airflow.podSecurityContext" . | nindent 8 }}
+      {{- include "common.imagePullSecrets" $root.Values.imagePullSecrets | nindent 6 }}
+      {{- include "airflow.scheduling" . | nindent 6 }}
+      initContainers:
+        {{- if $component.waitForMigrations.enabled }}
+        {{- include "airflow.waitForMigrations" . | nindent 8 }}
+        {{- end }}
+        {{- with $component.extraInitContainers }}{{ toYaml . | nindent 8 }}{{ end }}
+      containers:
+        - name: {{ .name }}
+          image: {{ include "airflow.image" $root }}
+          imagePullPolicy: {{ $root.Values.images.airflow.pullPolicy }}
+          {{- with $component.command }}
+          command: {{- toYaml . | nindent 12 }}
+          {{- end }}
+          args: {{- toYaml ($component.args | default .args) | nindent 12 }}
+          securityContext: {{- include "airflow.containerSecurityContext" . | nindent 12 }}
+          resources: {{- toYaml $component.resources | nindent 12 }}
+          env: {{- include "airflow.env" (dict "root" $root "secrets" .secrets "env" $component.env) | nindent 12 }}
+          {{- include "airflow.envFrom" . | nindent 10 }}
+          {{- with .ports }}
+          ports: {{- toYaml . | nindent 12 }}
+          {{- end }}
+          startupProbe: {{- include "airflow.probe" (dict "probe" $component.startupProbe "handler" .probe) | nindent 12 }}
+          livenessProbe: {{- include "airflow.probe" (dict "probe" $component.livenessProbe "handler" .probe) | nindent 12 }}
+          {{- with $component.readinessProbe }}
+          readinessProbe: {{- include "airflow.probe" (dict "probe" . "handler" $.probe) | nindent 12 }}
+          {{- end }}
+          volumeMounts:
+            {{- include "airflow.volumeMounts" . | nindent 12 }}
+            {{- include "airflow.scriptsMount" . | nindent 12 }}
+            {{- with .volumeMounts }}{{ toYaml . | nindent 12 }}{{ end }}
+            {{- with $component.extraVolumeMounts }}{{ toYaml . | nindent 12 }}{{ end }}
+        {{- with $component.extraContainers }}{{ toYaml . | nindent 8 }}{{ end }}
+      volumes:
+        {{- include "airflow.volumes" . | nindent 8 }}
+        {{- include "airflow.scriptsVolume" . | nindent 8 }}
+        {{- with .volumes }}{{ toYaml . | nindent 8 }}{{ end }}
+        {{- with $component.extraVolumes }}{{ toYaml . | nindent 8 }}{{ end }}
+{{- end }}
+
+{{/* What stands beside a component's Deployment: ServiceAccount and PodDisruptionBudget. Params: as above */}}
+{{- define "airflow.companions" -}}
+{{- $component := .component }}
+{{- if $component.serviceAccount.create }}
+---
+{{ include "common.serviceAccount" (dict "root" .root "component" .name
+    "name" (include "airflow.serviceAccountName" (dict "root" .root "name" .name "serviceAccount" $component.serviceAccount))
+    "annotations" $component.serviceAccount.annotations) }}
+{{- end }}
+{{- if ($component.podDisruptionBudget).enabled }}
+---
+{{ include "common.podDisruptionBudget" (dict "root" .root "component" .name
+    "name" (printf "%s-%s-pdb" (include "airflow.fullname" .root) .name)
+    "config" $component.podDisruptionBudget.config) }}
+{{- end }}
+{{- end }}
+
+{{/* The probe of components without an HTTP endpoint: their heartbeat in the database, read by a script that
+     imports nothing of Airflow (`airflow jobs check` costs 1.7 CPU-seconds each time). Params: root, job */}}
+{{- define "airflow.heartbeatProbe" -}}
+exec:
+  command: [python, {{ .root.Values.airflowHome }}/scripts/database.py, check-heartbeat, {{ .job }}, "{{ .root.Values.heartbeatMaxAge }}"]
+{{- end }}

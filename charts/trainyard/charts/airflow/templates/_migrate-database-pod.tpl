@@ -1,0 +1,41 @@
+{{/* The pod of the migration Job. The admin user is made in the same process, as importing Airflow a second
+     time would cost 5 CPU-seconds. Params: root, component (migrateDatabaseJob's values), labels */}}
+{{- define "airflow.migrateDatabasePod" -}}
+{{- $root := .root -}}
+{{- $user := $root.Values.createUserJob -}}
+metadata:
+  labels: {{- include "airflow.podLabels" (dict "root" $root "component" "migrate-database") | nindent 4 }}
+spec:
+  restartPolicy: OnFailure
+  serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" "migrate-database" "serviceAccount" .component.serviceAccount) }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  securityContext: {{- include "airflow.podSecurityContext" . | nindent 4 }}
+  {{- include "common.imagePullSecrets" $root.Values.imagePullSecrets | nindent 2 }}
+  {{- include "airflow.scheduling" . | nindent 2 }}
+  containers:
+    - name: migrate-database
+      image: {{ include "airflow.image" $root }}
+      imagePullPolicy: {{ $root.Values.images.airflow.pullPolicy }}
+      command: [python, {{ $root.Values.airflowHome }}/scripts/migrate_database.py]
+      securityContext: {{- include "airflow.containerSecurityContext" . | nindent 8 }}
+      resources: {{- toYaml .component.resources | nindent 8 }}
+      env:
+        {{- include "airflow.env" (dict "root" $root "secrets" (list "database" "fernet") "env" .component.env) | nindent 8 }}
+        {{- with $user.defaultUser }}
+        {{- if .enabled }}
+        - {name: ADMIN_ROLE, value: {{ .role | quote }}}
+        - {name: ADMIN_EMAIL, value: {{ .email | quote }}}
+        - {name: ADMIN_FIRST_NAME, value: {{ .firstName | quote }}}
+        - {name: ADMIN_LAST_NAME, value: {{ .lastName | quote }}}
+        {{- with $user.env }}{{ toYaml . | nindent 8 }}{{ end }}
+        {{- end }}
+        {{- end }}
+      {{- include "airflow.envFrom" . | nindent 6 }}
+      volumeMounts:
+        {{- include "airflow.volumeMounts" . | nindent 8 }}
+        {{- include "airflow.scriptsMount" . | nindent 8 }}
+  volumes:
+    {{- include "airflow.volumes" . | nindent 4 }}
+    {{- include "airflow.scriptsVolume" . | nindent 4 }}
+{{- end }}

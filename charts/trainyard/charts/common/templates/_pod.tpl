@@ -1,0 +1,52 @@
+{{/* An image reference. Params: key (the values key, for the error), image {repository, tag, digest} */}}
+{{- define "common.image" -}}
+{{- if not (or .image.tag .image.digest) }}{{ fail (printf "%s: set a tag or a digest" .key) }}{{ end -}}
+{{ .image.repository }}{{ with .image.tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{/* Where a pod may run. Params: a dict with any of priorityClassName, nodeSelector, affinity, ... */}}
+{{- define "common.scheduling" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- range $field := list "nodeSelector" "affinity" "tolerations" "topologySpreadConstraints" }}
+{{- with index $ $field }}
+{{ $field }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Pull secrets. Params: a list of {name} */}}
+{{- define "common.imagePullSecrets" -}}
+{{- with . }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* A ServiceAccount. Params: root, component, name, annotations, token (mount one by default?) */}}
+{{- define "common.serviceAccount" -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ .name }}
+  namespace: {{ .namespace | default .root.Release.Namespace }}
+  labels: {{- include "common.labels" . | nindent 4 }}
+  {{- with .annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+automountServiceAccountToken: {{ .token | default false }}
+{{- end }}
+
+{{/* A PodDisruptionBudget. Params: root, component, name, config {minAvailable or maxUnavailable} */}}
+{{- define "common.podDisruptionBudget" -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels: {{- include "common.labels" . | nindent 4 }}
+spec:
+  {{- toYaml .config | nindent 2 }}
+  selector:
+    matchLabels: {{- include "common.selectorLabels" . | nindent 6 }}
+{{- end }}

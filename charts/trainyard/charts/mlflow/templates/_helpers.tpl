@@ -1,0 +1,19 @@
+{{- define "mlflow.fullname" -}}
+{{ .Values.fullnameOverride | default (printf "%s-mlflow" .Release.Name) }}
+{{- end }}
+
+{{- define "mlflow.artifactsClaim" -}}
+{{ .Values.artifacts.persistence.existingClaim | default (printf "%s-artifacts" (include "mlflow.fullname" .)) }}
+{{- end }}
+
+{{/* Host headers that the server answers to: a comma-separated list of exact names, so that a page in a browser
+     cannot reach it by DNS rebinding. Params: the chart's root context */}}
+{{- define "mlflow.allowedHosts" -}}
+{{- $name := include "mlflow.fullname" . -}}
+{{- $service := printf "%s.%s" $name .Release.Namespace -}}
+{{- $hosts := list $name $service (printf "%s.svc" $service) (printf "%s.svc.cluster.local" $service) "localhost" "127.0.0.1" -}}
+{{- $all := list -}}
+{{- range $hosts }}{{ $all = concat $all (list . (printf "%s:%d" . (int $.Values.service.port))) }}{{ end -}}
+{{- with .Values.ingress }}{{ if .enabled }}{{ $all = append $all .host }}{{ end }}{{ end -}}
+{{- concat $all .Values.allowedHosts | uniq | join "," -}}
+{{- end }}

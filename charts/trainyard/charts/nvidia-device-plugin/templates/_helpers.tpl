@@ -1,0 +1,84 @@
+{{- define "nvidia-device-plugin.fullname" -}}
+{{ .Values.fullnameOverride | default (printf "%s-nvidia-device-plugin" .Release.Name) }}
+{{- end }}
+
+{{- define "nvidia-device-plugin.namespace" -}}
+{{ .Values.namespaceOverride | default .Release.Namespace }}
+{{- end }}
+
+{{/* The DaemonSet, for all GPU nodes or for one pool's.
+     Params: root, pool (optional: the nodes labelled trainyard.dev/pool=<pool>), env (beyond the values') */}}
+{{- define "nvidia-device-plugin.daemonset" -}}
+{{- $values := .root.Values -}}
+{{- $labels := dict "root" .root "component" (printf "device-plugin%s" (ternary "" (printf "-%s" .pool) (empty .pool))) -}}
+apiVersion: apps/v1
+kind: DaemonSet
+metadata:
+  name: {{ include "nvidia-device-plugin.fullname" .root }}{{ with .pool }}-{{ . }}{{ end }}
+  namespace: {{ include "nvidia-device-plugin.namespace" .root }}
+  labels: {{- include "common.labels" $labels | nindent 4 }}
+spec:
+  revisionHistoryLimit: 3
+  updateStrategy: {{- toYaml $values.updateStrategy | nindent 4 }}
+  selector:
+    matchLabels: {{- include "common.selectorLabels" $labels | nindent 6 }}
+  template:
+    metadata:
+      labels: {{- include "common.podLabels" $labels | nindent 8 }}
+      {{- with $values.podAnnotations }}
+      annotations: {{- toYaml . | nindent 8 }}
+      {{- end }}
+    spec:
+      serviceAccountName: {{ include "nvidia-device-plugin.fullname" .root }}
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      {{- with $values.runtimeClassName }}
+      runtimeClassName: {{ . }}
+      {{- end }}
+      securityContext: {{- toYaml $values.podSecurityContext | nindent 8 }}
+      {{- include "common.imagePullSecrets" $values.imagePullSecrets | nindent 6 }}
+      {{- $selector := $values.nodeSelector }}
+      {{- with .pool }}{{ $selector = merge (dict "trainyard.dev/pool" .) $selector }}{{ end }}
+      {{- include "common.scheduling" (merge (dict "nodeSelector" $selector) $values) | nindent 6 }}
+      containers:
+        - name: device-plugin
+          image: {{ include "common.image" (dict "key" "nvidia-device-plugin.image" "image" $values.image) }}
+          imagePullPolicy: {{ $values.image.pullPolicy }}
+          {{- with $values.command }}
+          command: {{- toYaml . | nindent 12 }}
+          {{- end }}
+          {{- with $values.args }}
+          args: {{- toYaml . | nindent 12 }}
+          {{- end }}
+          securityContext: {{- toYaml $values.securityContext | nindent 12 }}
+          resources: {{- toYaml $values.resources | nindent 12 }}
+          env:
+            - name: NODE_NAME
+              valueFrom:
+                fieldRef: {fieldPath: spec.nodeName}
+            {{- if not $values.simulator.enabled }}
+            - {name: DEVICE_LIST_STRATEGY, value: {{ $values.deviceListStrategy }}}
+            - {name: FAIL_ON_INIT_ERROR, value: {{ $values.failOnInitError | quote }}}
+            - {name: MIG_STRATEGY, value: {{ $values.migStrategy }}}
+            - {name: NVIDIA_VISIBLE_DEVICES, value: all}
+            - {name: NVIDIA_DRIVER_CAPABILITIES, value: utility}
+            {{- end }}
+            {{- range list .env $values.env }}
+            {{- with . }}{{ toYaml . | nindent 12 }}{{ end }}
+            {{- end }}
+          {{- with $values.livenessProbe }}
+          livenessProbe: {{- toYaml . | nindent 12 }}
+          {{- end }}
+          volumeMounts:
+            - {name: device-plugins, mountPath: /var/lib/kubelet/device-plugins}
+            {{- if $values.simulator.enabled }}
+            - {name: health, mountPath: {{ $values.simulator.healthDirectory }}}
+            {{- end }}
+      volumes:
+        - name: device-plugins
+          hostPath: {path: /var/lib/kubelet/device-plugins, type: Directory}
+        {{- if $values.simulator.enabled }}
+        - name: health
+          hostPath: {path: {{ $values.simulator.healthDirectory }}, type: DirectoryOrCreate}
+        {{- end }}
+{{- end }}

@@ -1,0 +1,3 @@
+{{- define "postgresql.fullname" -}}
+{{ .Values.fullnameOverride | default (printf "%s-postgresql" .Release.Name) }}
+{{- end }}

@@ -1,0 +1,91 @@
+"""Make the Secrets that are missing, and leave alone those that are there. Standard library only.
+
+SECRETS is a JSON object: Secret name -> key -> one of
+    {"generate": "password"}    a random URL-safe text (86 characters)
+    {"generate": "fernet"}      a key for Airflow's fernet
+    {"value": "..."}            the text itself
+    {"template": "...{s/k}..."} the text, with {s/k} replaced by the key k of the Secret s
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+REFERENCE = re.compile(r"\{([\w.-]+)/([\w.-]+)\}")
+ALREADY_EXISTS = 409
+
+
+class Cluster:
+    """The Secrets of this pod's own namespace, through the Kubernetes API."""
+
+    def __init__(self) -> None:
+        """Read the address, the certificate and the token from where Kubernetes puts them."""
+        host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+        host = f"[{host}]" if ":" in host else host
+        namespace = (ACCOUNT / "namespace").read_text()
+        self.url = f"https://{host}:{port}/api/v1/namespaces/{namespace}/secrets"
+        self.tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+        self.headers = {
+            "Authorization": "Bearer " + (ACCOUNT / "token").read_text(),
+            "Content-Type": "application/json",
+        }
+
+    def _call(self, url: str, body: dict | None = None) -> dict:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data=data, headers=self.headers)
+        with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
+            return json.load(answer)
+
+    def read(self, name: str) -> dict[str, str]:
+        """Return the keys and values of a Secret."""
+        data = self._call(f"{self.url}/{name}")["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def create(self, name: str, values: dict[str, str]) -> bool:
+        """Make a Secret; False when there is one of that name already."""
+        labels = {"app.kubernetes.io/part-of": "trainyard", "app.kubernetes.io/managed-by": "bootstrap-secrets"}
+        body = {"metadata": {"name": name, "labels": labels}, "type": "Opaque", "stringData": values}
+        try:
+            self._call(self.url, body)
+        except urllib.error.HTTPError as error:
+            if error.code != ALREADY_EXISTS:
+                raise
+            return False
+        return True
+
+
+def make_value(recipe: dict[str, str], cluster: Cluster) -> str:
+    """Return a value for one key; raises ValueError for an unknown recipe."""
+    match recipe:
+        case {"generate": "password"}:
+            return secrets.token_urlsafe(64)
+        case {"generate": "fernet"}:
+            return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        case {"value": text}:
+            return text
+        case {"template": text}:
+            return REFERENCE.sub(lambda match: cluster.read(match[1])[match[2]], text)
+    raise ValueError(f"unknown recipe for a secret: {recipe}")
+
+
+def main() -> None:
+    """Make each Secret of SECRETS, those first that others refer to."""
+    wanted = json.loads(os.environ["SECRETS"])
+    cluster = Cluster()
+    composed_last = sorted(wanted, key=lambda name: any("template" in recipe for recipe in wanted[name].values()))
+    for name in composed_last:
+        values = {key: make_value(recipe, cluster) for key, recipe in wanted[name].items()}
+        print(f"{name}: {'made' if cluster.create(name, values) else 'is there already'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
