@@ -1,8 +1,3 @@
-{{/* Labels of the platform's own objects. Params: root, component */}}
-{{- define "trainyard.labels" -}}
-{{ include "common.labels" . }}
-{{- end }}
-
 {{/* Where training pods find MLflow. Params: the root context */}}
 {{- define "trainyard.trackingUri" -}}
 {{- if .Values.training.trackingUri -}}
@@ -91,7 +86,7 @@ kind: Job
 metadata:
   name: {{ .name }}-{{ printf "%s%s" $pod $script | sha256sum | trunc 8 }}
   namespace: {{ $root.Release.Namespace }}
-  labels: {{- include "trainyard.labels" (dict "root" $root "component" .name) | nindent 4 }}
+  labels: {{- include "common.labels" (dict "root" $root "component" .name) | nindent 4 }}
 spec:
   backoffLimit: 6
   template: {{- $pod | nindent 4 }}
@@ -107,9 +102,9 @@ spec:
   automountServiceAccountToken: {{ .token }}
   enableServiceLinks: false
   securityContext: {{- toYaml $airflow.Values.securityContexts.pod | nindent 4 }}
-  {{- include "common.imagePullSecrets" $airflow.Values.imagePullSecrets | nindent 2 }}
-  {{- include "common.scheduling" (dict "priorityClassName" .root.Values.scriptJobs.priorityClassName
-      "nodeSelector" $airflow.Values.nodeSelector "tolerations" $airflow.Values.tolerations) | nindent 2 }}
+  {{- with include "common.imagePullSecrets" $airflow.Values.imagePullSecrets | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- with include "common.scheduling" (dict "priorityClassName" .root.Values.scriptJobs.priorityClassName
+      "nodeSelector" $airflow.Values.nodeSelector "tolerations" $airflow.Values.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: script
       image: {{ include "airflow.image" $airflow }}
@@ -122,5 +117,5 @@ spec:
         - {name: scripts, mountPath: /scripts, readOnly: true}
   volumes:
     - name: scripts
-      configMap: {name: trainyard-scripts}
+      configMap: {name: trainyard-platform-scripts}
 {{- end }}

@@ -194,8 +194,8 @@ spec:
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ $component.terminationGracePeriodSeconds }}
       securityContext: {{- include "airflow.podSecurityContext" . | nindent 8 }}
-      {{- include "common.imagePullSecrets" $root.Values.imagePullSecrets | nindent 6 }}
-      {{- include "airflow.scheduling" . | nindent 6 }}
+      {{- with include "common.imagePullSecrets" $root.Values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
+      {{- with include "airflow.scheduling" . | trim }}{{ . | nindent 6 }}{{ end }}
       initContainers:
         {{- if $component.waitForMigrations.enabled }}
         {{- include "airflow.waitForMigrations" . | nindent 8 }}
@@ -212,7 +212,7 @@ spec:
           securityContext: {{- include "airflow.containerSecurityContext" . | nindent 12 }}
           resources: {{- toYaml $component.resources | nindent 12 }}
           env: {{- include "airflow.env" (dict "root" $root "secrets" .secrets "env" $component.env) | nindent 12 }}
-          {{- include "airflow.envFrom" . | nindent 10 }}
+          {{- with include "airflow.envFrom" . | trim }}{{ . | nindent 10 }}{{ end }}
           {{- with .ports }}
           ports: {{- toYaml . | nindent 12 }}
           {{- end }}

@@ -11,8 +11,8 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   securityContext: {{- include "airflow.podSecurityContext" . | nindent 4 }}
-  {{- include "common.imagePullSecrets" $root.Values.imagePullSecrets | nindent 2 }}
-  {{- include "airflow.scheduling" . | nindent 2 }}
+  {{- with include "common.imagePullSecrets" $root.Values.imagePullSecrets | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- with include "airflow.scheduling" . | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: migrate-database
       image: {{ include "airflow.image" $root }}
@@ -31,7 +31,7 @@ spec:
         {{- with $user.env }}{{ toYaml . | nindent 8 }}{{ end }}
         {{- end }}
         {{- end }}
-      {{- include "airflow.envFrom" . | nindent 6 }}
+      {{- with include "airflow.envFrom" . | trim }}{{ . | nindent 6 }}{{ end }}
       volumeMounts:
         {{- include "airflow.volumeMounts" . | nindent 8 }}
         {{- include "airflow.scriptsMount" . | nindent 8 }}

@@ -36,10 +36,10 @@ spec:
       runtimeClassName: {{ . }}
       {{- end }}
       securityContext: {{- toYaml $values.podSecurityContext | nindent 8 }}
-      {{- include "common.imagePullSecrets" $values.imagePullSecrets | nindent 6 }}
+      {{- with include "common.imagePullSecrets" $values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
       {{- $selector := $values.nodeSelector }}
       {{- with .pool }}{{ $selector = merge (dict "trainyard.dev/pool" .) $selector }}{{ end }}
-      {{- include "common.scheduling" (merge (dict "nodeSelector" $selector) $values) | nindent 6 }}
+      {{- with include "common.scheduling" (merge (dict "nodeSelector" $selector) $values) | trim }}{{ . | nindent 6 }}{{ end }}
       containers:
         - name: device-plugin
           image: {{ include "common.image" (dict "key" "nvidia-device-plugin.image" "image" $values.image) }}

@@ -1,12 +1,12 @@
-#!/bin/bash
+#!/bin/sh
 # Make a role and a database that it owns for each name in DATABASES, with the password in <NAME>_PASSWORD.
-# Run once by the image's entry point, when the data directory is empty.
-set -euo pipefail
+# The image's entry point runs this once, when the data directory is empty.
+set -eu
 
 for name in $DATABASES; do
-    password="${name^^}_PASSWORD"
-    psql --set=ON_ERROR_STOP=1 --username=postgres --dbname=postgres --quiet \
-        --set=name="$name" --set=password="${!password}" <<'SQL'
+    password=$(printenv "$(echo "$name" | tr '[:lower:]' '[:upper:]')_PASSWORD")
+    psql --no-psqlrc --quiet --username=postgres --dbname=postgres \
+        --set=ON_ERROR_STOP=1 --set=name="$name" --set=password="$password" <<'SQL'
 CREATE ROLE :"name" LOGIN PASSWORD :'password';
 CREATE DATABASE :"name" OWNER :"name";
 REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
