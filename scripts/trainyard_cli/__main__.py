@@ -1,0 +1,5 @@
+"""python -m trainyard_cli COMMAND: what scripts/up, down, test and run execute."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,132 @@
+"""The platform on kind as a whole: bring it up, reach it when it is there, take it down."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import cluster, host, images, paths, release, toolchain
+from .airflow_api import Airflow
+from .errors import CliError
+from .kube import Kube, secret
+from .mlflow_api import Mlflow
+from .shell import run
+from .stages import Stages
+
+DISK_GIB = 20
+ADMIN_SECRET = "trainyard-admin"
+# What lies in TRAINYARD_HOME beside the state.
+CACHED = ("base-*", "bin", "build", "go", "logs", "uv", "lock")
+ENVIRONMENTS = ("venv-*", "uv-venv", "venv.lock")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A running platform and its clients."""
+
+    kube: Kube
+    airflow: Airflow
+    mlflow: Mlflow
+    username: str
+    password: str
+
+
+def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path]) -> Platform:
+    """Make everything that is missing and return the platform when all of it is ready."""
+    with stages("checks"):
+        release.check_values([paths.ROOT / release.KIND_VALUES, *values])
+        host.check_disk(DISK_GIB)
+    with stages("docker") as stage:
+        host.ensure_docker(stage)
+    with stages("tools") as stage:
+        tools = toolchain.ensure(stage)
+        release.check_renders(tools, values)
+    with stages("cluster") as stage:
+        made = cluster.ensure(stage, ports)
+    with stages("images") as stage:
+        loaded = images.ensure(stage, made)
+    with stages("release") as stage:
+        release.install(stage, made, tools, loaded, values)
+        return connect()
+
+
+def connect() -> Platform:
+    """Return the platform that runs; CliError where there is none."""
+    if not paths.KUBECONFIG.is_file():
+        raise CliError("there is no cluster", "./scripts/up makes one")
+    kube = Kube(paths.KUBECONFIG)
+    admin = secret(kube, release.NAMESPACE, ADMIN_SECRET)
+    if admin is None:
+        raise CliError("the platform is not installed on the cluster", "./scripts/up installs it")
+    return Platform(
+        kube=kube,
+        airflow=Airflow(release.airflow_url(), admin["username"], admin["password"]),
+        mlflow=Mlflow(release.mlflow_url()),
+        username=admin["username"],
+        password=admin["password"],
+    )
+
+
+def take_down(stages: Stages, *, purge: bool) -> None:
+    """Remove the cluster, its state and the Docker daemon started here; with `purge` images and cache."""
+    with stages("cluster") as stage:
+        cluster.delete(stage)
+    if purge:
+        with stages("images"):
+            _remove_images()
+    with stages("docker"):
+        host.stop_docker()
+    with stages("state"):
+        _remove(paths.STATE)
+    if purge:
+        with stages("cache"):
+            _remove_cache()
+
+
+def _remove(*found: Path) -> None:
+    for path in found:
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        except PermissionError as error:
+            message = f"{error.filename} belongs to another user: pods wrote it into a shared volume"
+            raise CliError(message, f"sudo rm -rf {paths.STATE}, then run the command again") from error
+
+
+def _remove_images() -> None:
+    found = run(
+        [host.docker(), "images", "--format", "{{.Repository}}:{{.Tag}}", "trainyard/*"]
+    ).stdout.split()
+    if found:
+        run([host.docker(), "rmi", "--force", *found])
+
+
+def _remove_cache() -> None:
+    """Remove what this project put into its directory, by name: a user may have named a shared one."""
+    _remove(*(path for name in CACHED for path in paths.HOME.glob(name)))
+    # The environment that this very process runs in goes last, when nothing more is imported.
+    atexit.register(_remove, *(path for name in ENVIRONMENTS for path in paths.HOME.glob(name)))
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Keep two commands from changing the same cluster at once."""
+    paths.HOME.mkdir(parents=True, exist_ok=True)
+    with (paths.HOME / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            cure = "wait until it has ended, or end it"
+            raise CliError(
+                f"another command is at work on the cluster (process {lock.read()})", cure
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

@@ -1,0 +1,298 @@
+"""Installs the chart on the kind cluster and waits for it, telling what is not ready and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import host, paths
+from .cluster import Cluster
+from .errors import CliError
+from .kube import Kube, waiting_reason
+from .shell import run
+from .stages import Stage
+from .toolchain import Tools
+
+Json = dict[str, Any]
+
+RELEASE = "trainyard"
+NAMESPACE = "trainyard"
+CHART = "charts/trainyard"
+KIND_VALUES = "values/kind.yaml"
+CONTROL_PLANE = "trainyard-control-plane"
+AIRFLOW_NODE_PORT = 30080
+MLFLOW_NODE_PORT = 30500
+OWN_NAMESPACES = (NAMESPACE, "ml-training", "nvidia-device-plugin")
+# Which key of the chart's values takes which image.
+IMAGE_KEYS = {
+    "airflow": ("airflow", "images", "airflow"),
+    "mlflow": ("mlflow", "image"),
+    "postgres": ("postgresql", "image"),
+    "gpu-simulator": ("nvidia-device-plugin", "image"),
+    "trainer": ("training", "image"),
+}
+READY_SECONDS = 600
+# Reasons that waiting does not cure, once they have lasted a while: the kubelet retries for ever.
+HOPELESS_REASONS = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
+HOPELESS_SECONDS = 30
+HOPELESS_RESTARTS = 5
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload that is not ready. `why` is one line; `doomed` says that waiting is vain."""
+
+    kind: str
+    namespace: str
+    name: str
+    why: str
+    doomed: bool = False
+
+
+def generated_values(images: dict[str, str], airflow_url: str) -> Json:
+    """Return the chart values that are known here only: each image's repository and tag, Airflow's URL."""
+    values: Json = {}
+    for name, keys in IMAGE_KEYS.items():
+        repository, _, tag = images[name].rpartition(":")
+        level = values
+        for key in keys:
+            level = level.setdefault(key, {})
+        level.update(repository=repository, tag=tag)
+    values["airflow"]["config"] = {"api": {"base_url": airflow_url}}
+    return values
+
+
+def check_values(files: list[Path]) -> None:
+    """Refuse a values file that is missing, not YAML or not a mapping, with the place of the mistake."""
+    for file in files:
+        if not file.is_file():
+            raise CliError(f"values file {file} does not exist", "name an existing file with --values")
+        try:
+            values = yaml.safe_load(file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            message = f"values file {file} is not valid YAML: {' '.join(str(error).split())}"
+            raise CliError(message, "correct the file at that place") from error
+        if not isinstance(values, dict | None):
+            message = f"values file {file} holds a {type(values).__name__}, not keys with values"
+            raise CliError(message, "write it as the chart's own values.yaml is written")
+
+
+def check_renders(tools: Tools, files: list[Path]) -> None:
+    """Render the chart with these values, so that a wrong key is told before anything slow."""
+    names = dict.fromkeys(IMAGE_KEYS, "checked/values:only")
+    _helm(tools, "template", files, _values_options(names, "http://localhost", files))
+
+
+def install(
+    stage: Stage, cluster: Cluster, tools: Tools, images: dict[str, str], files: list[Path] | None = None
+) -> None:
+    """Install or upgrade the release and return when every workload is ready; goes on after a break."""
+    files = files or []
+    kube = Kube(cluster.kubeconfig)
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", cluster.kubeconfig]
+    stage.update("namespaces and shared volumes")
+    run([*kubectl, "apply", "--server-side", "-f", "-"], input=yaml.safe_dump(_namespace()))
+    run([*kubectl, "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
+    _rebind_volumes(kube)
+    _recover(kube, stage)
+    stage.update("helm upgrade --install")
+    options = ["--install", f"--kubeconfig={cluster.kubeconfig}", "--history-max=5"]
+    _helm(tools, "upgrade", files, options + _values_options(images, airflow_url(), files))
+    _wait(kube, stage)
+
+
+def _helm(tools: Tools, command: str, files: list[Path], options: list[str]) -> None:
+    words = [tools.helm, command, RELEASE, paths.ROOT / CHART, f"--namespace={NAMESPACE}", *options]
+    result = run(words, check=False, timeout=300)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line and not line.startswith("WARNING")]
+        cure = f"correct {', '.join(map(str, files)) or KIND_VALUES}, then run ./scripts/up again"
+        raise CliError("\n  ".join([f"helm {command} refuses the chart or its values:", *lines[-12:]]), cure)
+
+
+def _values_options(images: dict[str, str], url: str, files: list[Path]) -> list[str]:
+    generated = paths.STATE / "values.yaml"
+    generated.parent.mkdir(parents=True, exist_ok=True)
+    generated.write_text(yaml.safe_dump(generated_values(images, url)))
+    return [f"--values={each}" for each in (paths.ROOT / KIND_VALUES, *files, generated)]
+
+
+def _namespace() -> Json:
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+
+
+def _rebind_volumes(kube: Kube) -> None:
+    """Make a shared volume whose claim was deleted available to the new claim of the same name."""
+    for volume in kube.items("/api/v1/persistentvolumes"):
+        claim = volume["spec"].get("claimRef", {})
+        if (
+            volume["spec"].get("storageClassName") == "trainyard-shared"
+            and volume["status"]["phase"] == "Released"
+        ):
+            patch = {"spec": {"claimRef": {**claim, "uid": None, "resourceVersion": None}}}
+            kube.patch(f"/api/v1/persistentvolumes/{volume['metadata']['name']}", patch)
+
+
+def _recover(kube: Kube, stage: Stage) -> None:
+    """Drop the record of an installation that was broken off: helm refuses to go on while it says `pending`.
+
+    The objects it made stay, and the next installation adopts them.
+    """
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    for secret in kube.items(path, labelSelector=f"owner=helm,name={RELEASE}"):
+        labels = secret["metadata"]["labels"]
+        if labels["status"].startswith("pending-") or labels["status"] == "uninstalling":
+            stage.update(
+                f"revision {labels['version']} was broken off ({labels['status']}): going on from there"
+            )
+            kube.delete(f"{path}/{secret['metadata']['name']}")
+
+
+# ---- waiting
+
+
+def _wait(kube: Kube, stage: Stage) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    doomed_since: dict[str, float] = {}
+    while unready := list(_unready(kube)):
+        now = time.monotonic()
+        stage.update(f"waiting for {', '.join(f'{each.name} ({_short(each.why)})' for each in unready)}")
+        doomed_since = {each.name: doomed_since.get(each.name, now) for each in unready if each.doomed}
+        lost = [each for each in unready if now - doomed_since.get(each.name, now) > HOPELESS_SECONDS]
+        if lost or now > deadline:
+            raise _not_ready(kube, (lost or unready)[0])
+        time.sleep(1)
+
+
+def _unready(kube: Kube) -> Iterator[Workload]:
+    for namespace in OWN_NAMESPACES:
+        pods = kube.items(f"/api/v1/namespaces/{namespace}/pods")
+        for kind, group in (
+            ("Deployment", "apps"),
+            ("StatefulSet", "apps"),
+            ("DaemonSet", "apps"),
+            ("Job", "batch"),
+        ):
+            for each in kube.items(f"/apis/{group}/v1/namespaces/{namespace}/{kind.lower()}s"):
+                if not is_ready(kind, each):
+                    yield _explain(kind, each, [pod for pod in pods if _selects(each, pod)])
+
+
+def is_ready(kind: str, workload: Json) -> bool:
+    """Tell whether the newest version of a workload is fully there and nothing of an older one is left."""
+    spec, status = workload["spec"], workload.get("status", {})
+    if kind == "Job":
+        return bool(status.get("succeeded", 0) >= spec.get("completions", 1))
+    if status.get("observedGeneration", 0) < workload["metadata"]["generation"]:
+        return False
+    if kind == "DaemonSet":
+        wanted = status.get("desiredNumberScheduled", 0)
+        return bool(wanted == status.get("updatedNumberScheduled", 0) == status.get("numberAvailable", 0))
+    wanted = spec.get("replicas", 1)
+    counts = [status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")]
+    return all(count == wanted for count in counts)
+
+
+def _selects(workload: Json, pod: Json) -> bool:
+    wanted = workload["spec"]["selector"].get("matchLabels", {})
+    return wanted.items() <= pod["metadata"].get("labels", {}).items()
+
+
+def _explain(kind: str, workload: Json, pods: list[Json]) -> Workload:
+    namespace, name = workload["metadata"]["namespace"], workload["metadata"]["name"]
+    failed = [each for each in workload.get("status", {}).get("conditions", []) if each["type"] == "Failed"]
+    if kind == "Job" and failed and failed[0]["status"] == "True":
+        return Workload(kind, namespace, name, failed[0].get("message", "failed"), doomed=True)
+    reasons = [reason for each in pods if (reason := waiting_reason(each))]
+    why = reasons[0] if reasons else ("rolling out" if pods else "no pod yet")
+    return Workload(kind, namespace, name, why, doomed=any(map(_is_hopeless, pods)))
+
+
+def _is_hopeless(pod: Json) -> bool:
+    status = pod.get("status", {})
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        reason = container.get("state", {}).get("waiting", {}).get("reason")
+        crashing = reason == "CrashLoopBackOff" and container["restartCount"] >= HOPELESS_RESTARTS
+        if crashing or reason in HOPELESS_REASONS:
+            return True
+    return False
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _not_ready(kube: Kube, workload: Workload) -> CliError:
+    """Return the error for a workload that does not start: why, its pods' events and last log lines."""
+    base = f"/api/v1/namespaces/{workload.namespace}"
+    found = kube.get(_path(workload))
+    pods = [each for each in kube.items(f"{base}/pods") if _selects(found, each)]
+    lines = [f"{workload.kind} {workload.name} does not become ready: {workload.why}"]
+    for pod in pods[-1:]:
+        name = pod["metadata"]["name"]
+        events = kube.items(f"{base}/events", fieldSelector=f"involvedObject.name={name},type=Warning")
+        lines += [f"event: {each.get('message', '').strip()}" for each in events[-3:]]
+        for container in _broken_containers(pod):
+            log = kube.logs(workload.namespace, name, container, previous=True) or kube.logs(
+                workload.namespace, name, container
+            )
+            lines += [f"{container}: {each}" for each in log.splitlines()]
+    where = f"-n {workload.namespace} {workload.kind.lower()}/{workload.name}"
+    cure = f"mend what the lines above say (kubectl describe {where}), then run ./scripts/up again"
+    return CliError("\n  ".join(lines), cure)
+
+
+def _path(workload: Workload) -> str:
+    group = "batch" if workload.kind == "Job" else "apps"
+    return f"/apis/{group}/v1/namespaces/{workload.namespace}/{workload.kind.lower()}s/{workload.name}"
+
+
+def _broken_containers(pod: Json) -> list[str]:
+    status = pod.get("status", {})
+    containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return [
+        each["name"]
+        for each in containers
+        if not each.get("ready") and each.get("state", {}).get("terminated", {}).get("exitCode") != 0
+    ]
+
+
+# ---- what the other commands ask
+
+
+def airflow_url() -> str:
+    """Return where Airflow answers on this machine."""
+    return _url(AIRFLOW_NODE_PORT)
+
+
+def mlflow_url() -> str:
+    """Return where MLflow answers on this machine."""
+    return _url(MLFLOW_NODE_PORT)
+
+
+def _url(node_port: int) -> str:
+    """Ask Docker which port of this machine leads to the node port: the cluster keeps it."""
+    result = run([host.docker(), "port", CONTROL_PLANE, str(node_port)], check=False)
+    if result.returncode:
+        raise CliError("the cluster does not run", "./scripts/up starts it")
+    return f"http://localhost:{result.stdout.strip().rpartition(':')[2]}"
+
+
+def dag_processor_started(kube: Kube) -> str:
+    """Return when the present DAG processor started, in ISO 8601: a DAG parsed later is the released one."""
+    pods = kube.items(f"/api/v1/namespaces/{NAMESPACE}/pods", labelSelector="component=dag-processor")
+    started = [
+        status["state"]["running"]["startedAt"]
+        for pod in pods
+        for status in pod.get("status", {}).get("containerStatuses", [])
+        if "running" in status.get("state", {})
+    ]
+    if not started:
+        raise CliError("the DAG processor does not run", "./scripts/up checks the platform and puts it right")
+    return max(started)

@@ -1,0 +1,127 @@
+"""Runs a DAG and tells how it went; for the training DAG also which model came out of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from . import release
+from .errors import CliError
+from .follow import failures, follow
+from .mlflow_api import Mlflow, ModelVersion
+from .platform import Platform
+
+TRAINING_DAG = "digits_training"
+# Metrics of the summary, the ones that decide first.
+SHOWN_METRICS = ("f1_macro", "accuracy", "val_f1_macro", "train_loss", "val_loss")
+
+
+def parse_conf(text: str) -> dict[str, Any]:
+    """Return the JSON object given with --conf; CliError names the position of a mistake."""
+    try:
+        conf = json.loads(text)
+    except json.JSONDecodeError as error:
+        line = text.splitlines()[error.lineno - 1] if text else ""
+        message = f"--conf is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        cure = """write an object in quotes, e.g. --conf '{"epochs": 3}'"""
+        raise CliError(f"{message}\n    {line}\n    {' ' * (error.colno - 1)}^", cure) from error
+    if not isinstance(conf, dict):
+        message = f"--conf must be a JSON object, not {type(conf).__name__}"
+        raise CliError(message, """e.g. --conf '{"epochs": 3}'""")
+    return conf
+
+
+def new_run_id() -> str:
+    """Return a run id that is unique to the second."""
+    return f"cli-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def start(platform: Platform, dag_id: str, conf: dict[str, Any], run_id: str) -> None:
+    """Trigger the DAG as it was released, not as an older DAG processor read it."""
+    released = release.dag_processor_started(platform.kube)
+    platform.airflow.wait_for_dag(dag_id, parsed_after=released)
+    platform.airflow.trigger(dag_id, conf, run_id)
+
+
+def follow_to_success(platform: Platform, dag_id: str, run_id: str, console: Console) -> None:
+    """Show the run until it ends. CliError names each failed task with its cause and last log lines."""
+    console.print(
+        f"{dag_id} {run_id}: {platform.airflow.run_url(dag_id, run_id)}", markup=False, soft_wrap=True
+    )
+    try:
+        state = follow(platform.airflow, platform.kube, dag_id, run_id, console)
+    except KeyboardInterrupt:
+        again = f"./scripts/run {dag_id} --run-id {run_id}"
+        console.print(f"no longer following; the run goes on. To look again: {again}", markup=False)
+        raise
+    if state == "success":
+        return
+    failed = failures(platform.airflow, dag_id, run_id)
+    lines = [f"run {run_id} of {dag_id} ended as {state}"]
+    for each in failed:
+        lines += [
+            f"task {each.task}, try {each.try_number}: {each.cause}",
+            *(f"  | {text}" for text in each.log),
+        ]
+    where = platform.airflow.run_url(dag_id, run_id)
+    raise CliError(
+        "\n  ".join(lines), f"mend the cause above, then run the command again; all of the log: {where}"
+    )
+
+
+def trained_version(platform: Platform, run_id: str) -> ModelVersion:
+    """Return the version that the run registered, as MLflow has it; CliError without one or its alias."""
+    run_key = f"{TRAINING_DAG}__{run_id}"
+    versions = platform.mlflow.versions_of_run(run_key)
+    if not versions:
+        message = (
+            f"the run succeeded but MLflow holds no model version with the tag trainyard.run_key={run_key}"
+        )
+        raise CliError(
+            message, f"see the log of task promote: {platform.airflow.run_url(TRAINING_DAG, run_id)}"
+        )
+    version = versions[-1]
+    if not {"champion", "challenger"} & set(version.aliases):
+        message = f"{version.name} version {version.version} is neither champion nor challenger"
+        raise CliError(message, f"see the log of task gate: {platform.airflow.run_url(TRAINING_DAG, run_id)}")
+    return version
+
+
+def summary(platform: Platform, version: ModelVersion, console: Console) -> None:
+    """Print what came out, and where to look."""
+    outcome = (
+        "champion: promoted"
+        if "champion" in version.aliases
+        else "challenger: the present champion is as good, so it stays"
+    )
+    metrics = [f"{name} {version.metrics[name]:.4f}" for name in SHOWN_METRICS if name in version.metrics]
+    lines = {
+        "model": f"{version.name} version {version.version}",
+        "alias": outcome,
+        "metrics": ", ".join(metrics),
+        "MLflow run": Mlflow.run_url(platform.mlflow, version),
+    }
+    _print_facts(lines, console)
+
+
+def access(platform: Platform, console: Console) -> None:
+    """Print where the pages are and how to log in; the password itself to a terminal only, not to a log."""
+    read = "kubectl -n trainyard get secret trainyard-admin -o jsonpath={.data.password} | base64 -d"
+    shown = platform.password if console.is_terminal else read
+    _print_facts(
+        {
+            "Airflow": platform.airflow.base_url,
+            "  user": platform.username,
+            "  password": shown,
+            "MLflow": platform.mlflow.base_url,
+        },
+        console,
+    )
+
+
+def _print_facts(facts: dict[str, str], console: Console) -> None:
+    for name, value in facts.items():
+        console.print(f"{name:<12} {value}", markup=False, highlight=False, soft_wrap=True)
