@@ -1,0 +1,257 @@
+"""The project's container images: built when what they are made of changed, loaded onto the nodes that use them."""
+
+import hashlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import host, node_image, paths
+from .cluster import Cluster
+from .errors import CliError
+from .shell import run
+from .stages import Stage
+
+CPU = "cpu"
+GPU = "gpu"
+KEPT_TAGS = 2
+"""How many tags of an image stay, in Docker and in the nodes: the current one and the one before."""
+
+SHARED_INPUTS = (".dockerignore", "images/python")
+IGNORED_NAMES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+BUILD_SETTINGS = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
+DEFAULT_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image is built from, as paths below the repository's root, and the kinds of nodes that run it."""
+
+    inputs: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+def _inputs(name: str, *files: str) -> tuple[str, ...]:
+    return (*SHARED_INPUTS, *(f"images/{name}/{file}" for file in ("Dockerfile", *files)))
+
+
+IMAGES = {
+    "airflow": Image((*_inputs("airflow", "requirements.txt", "entrypoint", "clean-logs"), "dags"), (CPU,)),
+    "mlflow": Image(_inputs("mlflow", "requirements.txt"), (CPU,)),
+    "postgres": Image(_inputs("postgres", "entrypoint"), (CPU,)),
+    "trainer": Image(_inputs("trainer", "requirements.txt", "trainer", "unpack-torch", "src"), (CPU, GPU)),
+    "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
+}
+"""The images in the order in which they are built, the slowest first."""
+
+
+def ensure(stage: Stage, cluster: Cluster) -> dict[str, str]:
+    """Build and load what is missing; return name -> reference, e.g. ``trainyard/mlflow:0123456789ab``.
+
+    Raises CliError with the last lines of the build that failed; its whole output is in the log.
+    """
+    base = node_image.base_image(stage)
+    identity = _base_identity(base)
+    references = {name: reference(name, identity) for name in IMAGES}
+    progress = _Progress(stage)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        jobs = [pool.submit(_ensure_one, progress, name, references[name], base, cluster) for name in IMAGES]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return references
+
+
+def reference(name: str, base_identity: str) -> str:
+    """Return the image's reference: the tag is a hash over the base image and every file that the build reads."""
+    digest = hashlib.sha256(base_identity.encode())
+    for path in files(name):
+        executable = "x" if os.access(path, os.X_OK) else "-"
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"\n{path.relative_to(paths.ROOT)} {executable} {content}".encode())
+    return f"trainyard/{name}:{digest.hexdigest()[:12]}"
+
+
+def files(name: str) -> list[Path]:
+    """Return every file that the build of the image reads, sorted. Raises CliError where one is missing."""
+    found: list[Path] = []
+    for given in IMAGES[name].inputs:
+        path = paths.ROOT / given
+        if not path.exists():
+            raise CliError(f"{given} is missing, which image {name} is built from", f"restore it: git checkout {given}")
+        found += [path] if path.is_file() else [each for each in path.rglob("*") if _is_input(each)]
+    return sorted(found)
+
+
+def _is_input(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".pyc" and not IGNORED_NAMES.intersection(path.parts)
+
+
+class _Progress:
+    """What is being done with which image at the moment, as one line."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._doing: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def update(self, name: str, doing: str) -> None:
+        """Show that the image is being ``doing``; "" when it is done."""
+        with self._lock:
+            self._doing[name] = doing
+            if not doing:
+                del self._doing[name]
+            self._stage.update(", ".join(f"{doing} {name}" for name, doing in self._doing.items()))
+
+
+def _ensure_one(progress: _Progress, name: str, image: str, base: str, cluster: Cluster) -> None:
+    progress.update(name, "checking")
+    try:
+        if not _exists(image):
+            progress.update(name, "building")
+            build(name, image, base)
+        nodes = target_nodes(name, cluster.nodes)
+        missing = [node for node in nodes if f"docker.io/{image}" not in _node_images(node)]
+        if missing:
+            progress.update(name, "loading")
+            load(image, missing)
+        _remove_superseded(name, image, nodes)
+    finally:
+        progress.update(name, "")
+
+
+def _exists(image: str) -> bool:
+    return run([host.docker(), "image", "inspect", image], check=False).returncode == 0
+
+
+def _base_identity(base: str) -> str:
+    """Return the base image's id, its name where Docker has not pulled it yet."""
+    found = run([host.docker(), "image", "inspect", "--format", "{{.Id}}", base], check=False)
+    return found.stdout.strip() if found.returncode == 0 else base
+
+
+# ---- building
+
+
+def build(name: str, image: str, base: str, *, target: str = "final") -> None:
+    """Build images/<name> as ``image``. Raises CliError with the last lines of the build's output."""
+    command = [host.docker(), "build", "--network", "host", "--progress", "plain", "--target", target]
+    command += ["--file", f"images/{name}/Dockerfile", "--tag", image, "--build-arg", f"BASE_IMAGE={base}"]
+    for setting, value in _build_settings().items():
+        command += ["--build-arg", f"{setting}={value}"]
+    bundle = _ca_bundle()
+    if bundle:
+        command += ["--secret", f"id=ca,src={bundle}"]
+    try:
+        run([*command, "."], cwd=paths.ROOT, env={"DOCKER_BUILDKIT": "1"}, log=f"image-{name}")
+    except CliError as error:
+        raise CliError(f"image {name} could not be built: {error.message}", error.cure) from error
+
+
+def _build_settings() -> dict[str, str]:
+    """Return how this machine reaches its package registry, as far as its environment says so."""
+    settings = {name: os.environ.get(name) or os.environ.get(name.lower(), "") for name in BUILD_SETTINGS}
+    return {name: value for name, value in settings.items() if value}
+
+
+def _ca_bundle() -> Path | None:
+    """Return the certificates that this machine trusts: it may reach the registry through its own authority."""
+    named = [Path(os.environ[name]) for name in CA_BUNDLES if os.environ.get(name)]
+    return next((path for path in (*named, DEFAULT_CA_BUNDLE) if path.is_file()), None)
+
+
+# ---- loading
+
+
+def target_nodes(name: str, nodes: dict[str, list[str]]) -> list[str]:
+    """Return the containers of the nodes that run the image. Every role beside cpu and control-plane is a GPU pool."""
+    wanted = IMAGES[name].nodes
+    kinds = {role: CPU if role == CPU else GPU for role in nodes if role != "control-plane"}
+    return [node for role, kind in kinds.items() if kind in wanted for node in nodes[role]]
+
+
+def load(image: str, nodes: list[str]) -> None:
+    """Copy an image from Docker into the nodes' containerd: saved once, imported by all of them at the same time."""
+    docker = host.docker()
+    save = subprocess.Popen([docker, "save", image], stdout=subprocess.PIPE)
+    assert save.stdout is not None
+    imports = {node: _start_import(docker, node) for node in nodes}
+    try:
+        while chunk := save.stdout.read(CHUNK_BYTES):
+            for process in imports.values():
+                _feed(process, chunk)
+    finally:
+        outputs = {node: process.communicate()[0] for node, process in imports.items()}
+        save.stdout.close()
+        saved = save.wait()
+    failed = [node for node, process in imports.items() if process.returncode]
+    if saved or failed:
+        lines = b"\n".join(outputs[node] for node in failed).decode(errors="replace").strip().splitlines()[-5:]
+        where = f"node {', '.join(failed)}" if failed else "docker save"
+        cure = "free disk space if it is full, then run the command again"
+        raise CliError(f"{image} could not be loaded: {where} failed: {' | '.join(lines)}", cure)
+
+
+def _start_import(docker: str, node: str) -> subprocess.Popen[bytes]:
+    command = [docker, "exec", "-i", node, "ctr", "-n", "k8s.io", "images", "import", "--all-platforms", "--digests", "-"]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def _feed(process: subprocess.Popen[bytes], chunk: bytes) -> None:
+    """Write to an import; one that has ended already says why by its exit code."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(chunk)
+    except BrokenPipeError:
+        process.stdin = None
+
+
+def _node_images(node: str) -> dict[str, str]:
+    """Return reference -> digest of the images in a node."""
+    listing = _ctr(node, "images", "ls").stdout.splitlines()[1:]
+    return {fields[0]: fields[2] for fields in map(str.split, listing) if len(fields) > 2}
+
+
+def _ctr(node: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run([host.docker(), "exec", node, "ctr", "-n", "k8s.io", *arguments])
+
+
+# ---- removing
+
+
+def superseded(tags_newest_first: Iterable[str], current: str) -> list[str]:
+    """Return the tags to remove: all but the current one and the newest others, KEPT_TAGS in all."""
+    return [tag for tag in tags_newest_first if tag != current][KEPT_TAGS - 1 :]
+
+
+def _remove_superseded(name: str, image: str, nodes: list[str]) -> None:
+    """Remove old tags from Docker, and from nodes where no container uses them."""
+    repository, _, current = image.partition(":")
+    listing = run([host.docker(), "images", "--format", "{{.Tag}}", repository]).stdout.split()
+    old = superseded(listing, current)
+    if old:
+        run([host.docker(), "rmi", *(f"{repository}:{tag}" for tag in old)], check=False)
+    kept = {f"docker.io/{repository}:{tag}" for tag in listing if tag not in old}
+    for node in nodes:
+        _remove_from_node(node, f"docker.io/{repository}:", kept)
+
+
+def _remove_from_node(node: str, prefix: str, kept: set[str]) -> None:
+    images = _node_images(node)
+    used = {line.split()[1] for line in _ctr(node, "containers", "ls").stdout.splitlines()[1:] if len(line.split()) > 1}
+    digests_in_use = {images[each] for each in (kept | used) if each in images}
+    removed = {digest for each, digest in images.items() if each.startswith(prefix)} - digests_in_use
+    # Kubernetes' own records of an image (its id, its digest) hold the content, too.
+    names = [each for each, digest in images.items() if digest in removed]
+    if names:
+        _ctr(node, "images", "rm", *names)
