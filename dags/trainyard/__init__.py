@@ -1,0 +1,1 @@
+"""The Trainyard DAG library: what every training DAG stands on."""

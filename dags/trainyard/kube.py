@@ -1,0 +1,268 @@
+"""The few Kubernetes calls that the trigger makes, over kubernetes_asyncio, with plain dicts.
+
+Calls are repeated while the API server cannot answer (429, 5xx, no connection), for up to
+`PATIENCE_SECONDS`: an upgrade of the control plane must not end a training run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from kubernetes_asyncio import config
+from kubernetes_asyncio.client import ApiClient, Configuration
+
+from trainyard.pods import CONTAINER
+
+PATIENCE_SECONDS = 600
+CALL_SECONDS = 30
+# A silent stream is opened again after this long: a dead node leaves a connection open for ever.
+STREAM_SILENCE_SECONDS = 60
+_UNANSWERED = (aiohttp.ClientError, TimeoutError, ConnectionError, OSError)
+
+
+class KubeError(Exception):
+    """An answer of the API server which is not a success."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"Kubernetes API: {status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+    @property
+    def temporary(self) -> bool:
+        """Whether the same call may succeed later."""
+        # A conflict means that two creations met on one ResourceQuota.
+        return self.status == 429 or self.status >= 500 or self.reason == "Conflict"
+
+
+@dataclass
+class LogPosition:
+    """How far a container's log was read: the newest time stamp and how many lines carried it."""
+
+    timestamp: str = ""
+    lines: int = 0
+    _known: int = 0
+    _resuming: bool = False
+
+    def resume(self) -> None:
+        """Prepare for a stream which begins at, or a little before, the newest time stamp."""
+        self._known, self._resuming = self.lines, bool(self.timestamp)
+
+    def is_new(self, timestamp: str) -> bool:
+        """Whether a line is read for the first time; moves on when it is."""
+        here, newest = _sortable(timestamp), _sortable(self.timestamp)
+        if self._resuming and (here < newest or (here == newest and self._known)):
+            self._known -= here == newest
+            return False
+        self._resuming = False
+        # Lines of stdout and stderr may come a little out of order: never lose one for that.
+        if here >= newest:
+            self.lines = self.lines + 1 if here == newest else 1
+            self.timestamp = timestamp
+        return True
+
+
+class Kube:
+    """Pods of one namespace. Use as an async context manager."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
+
+    async def __aenter__(self) -> Self:
+        """Connect: with the pod's ServiceAccount, or outside a cluster with KUBECONFIG."""
+        configuration = Configuration()
+        if os.environ.get("KUBERNETES_SERVICE_HOST"):
+            config.load_incluster_config(configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+        self._api = ApiClient(configuration)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        await self._api.close()
+
+    async def create(self, pod: dict[str, Any]) -> dict[str, Any]:
+        """Create a pod; one which is there already, under the same name, is returned as it is."""
+        try:
+            return await self._call("POST", self._pods, body=pod)
+        except KubeError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            return await self.get(pod["metadata"]["name"]) or await self.create(pod)
+
+    async def get(self, name: str) -> dict[str, Any] | None:
+        """The pod, or None when there is none."""
+        try:
+            return await self._call("GET", f"{self._pods}/{name}")
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def find(self, selector: str) -> list[dict[str, Any]]:
+        """All pods with these labels."""
+        answer = await self._call("GET", self._pods, {"labelSelector": selector})
+        return list(answer["items"])
+
+    async def delete(self, name: str, *, force: bool = False) -> None:
+        """Delete a pod if it is there. `force` also forgets one whose node does not answer."""
+        query = {"gracePeriodSeconds": "0"} if force else {}
+        try:
+            await self._call("DELETE", f"{self._pods}/{name}", query)
+        except KubeError as error:
+            if error.status != 404:
+                raise
+
+    async def events(self, name: str) -> list[dict[str, Any]]:
+        """The pod's events, oldest first."""
+        answer = await self._call(
+            "GET",
+            f"/api/v1/namespaces/{self.namespace}/events",
+            {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={name}"},
+        )
+        return sorted(answer["items"], key=_event_time)
+
+    async def wait(
+        self, name: str, until: Callable[[dict[str, Any]], bool], seconds: float
+    ) -> dict[str, Any] | None:
+        """The pod as soon as `until` holds, or as it is after `seconds`; None once it is gone."""
+        end = time.monotonic() + seconds
+        while True:
+            pod = await self.get(name)
+            left = end - time.monotonic()
+            if pod is None or until(pod) or left <= 0:
+                return pod
+            await self._watch_until(pod, until, left)
+
+    async def log_lines(self, name: str, position: LogPosition) -> AsyncGenerator[str, None]:
+        """The container's log lines after `position`, until it ends or the stream breaks.
+
+        A stream that breaks just ends: call again with the same position.
+        """
+        query = {"container": CONTAINER, "follow": "true", "timestamps": "true"}
+        if position.timestamp:
+            query["sinceTime"] = position.timestamp
+        position.resume()
+        try:
+            async with aclosing(self._stream(f"{self._pods}/{name}/log", query)) as lines:
+                async for line in lines:
+                    timestamp, _, text = line.partition(" ")
+                    if not timestamp[:1].isdigit():  # the kubelet's own words, such as why it has no log
+                        yield line
+                    elif position.is_new(timestamp):
+                        yield text
+        except _UNANSWERED:
+            return
+
+    async def _watch_until(
+        self, pod: dict[str, Any], until: Callable[[dict[str, Any]], bool], seconds: float
+    ) -> None:
+        """Return on the first change that `until` likes, on deletion, or when the watch ends."""
+        query = {
+            "watch": "true",
+            "fieldSelector": f"metadata.name={pod['metadata']['name']}",
+            "resourceVersion": pod["metadata"]["resourceVersion"],
+            "timeoutSeconds": str(max(1, round(seconds))),
+        }
+        try:
+            async with asyncio.timeout(seconds), aclosing(self._stream(self._pods, query)) as lines:
+                async for line in lines:
+                    change = json.loads(line)
+                    if change["type"] in ("DELETED", "ERROR") or until(change["object"]):
+                        return
+        except _UNANSWERED:
+            await asyncio.sleep(min(1, seconds))
+        except KubeError as error:
+            if not error.temporary and error.status != 410:  # 410: the version to watch from is gone
+                raise
+            await asyncio.sleep(min(1, seconds))
+
+    async def _stream(self, path: str, query: dict[str, str]) -> AsyncGenerator[str, None]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=STREAM_SILENCE_SECONDS)
+        response = await self._request("GET", path, query, None, timeout)
+        try:
+            await _raise_for_status(response)
+            rest = b""
+            # Not readline(): it refuses lines longer than its buffer.
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+            if rest:
+                yield rest.decode(errors="replace")
+        finally:
+            response.close()
+
+    async def _call(
+        self, method: str, path: str, query: dict[str, str] | None = None, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        end, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+        while True:
+            try:
+                timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+                response = await self._request(method, path, query or {}, body, timeout)
+                async with response:
+                    await _raise_for_status(response)
+                    return dict(await response.json())
+            except KubeError as error:
+                if not error.temporary or time.monotonic() > end:
+                    raise
+            except _UNANSWERED as error:
+                if time.monotonic() > end:
+                    raise KubeError(503, "NoAnswer", f"{method} {path}: {error!r}") from error
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 2, 15)
+
+    async def _request(
+        self, method: str, path: str, query: dict[str, str], body: dict[str, Any] | None, timeout: Any
+    ) -> aiohttp.ClientResponse:
+        response: aiohttp.ClientResponse = await self._api.call_api(
+            path,
+            method,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _return_http_data_only=True,
+            _request_timeout=timeout,
+        )
+        return response
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    if response.status < 400:
+        return
+    text = await response.text()
+    try:
+        status = json.loads(text)
+        raise KubeError(response.status, status.get("reason", ""), status.get("message", text))
+    except ValueError:
+        raise KubeError(response.status, response.reason or "", text[:500]) from None
+
+
+def _event_time(event: dict[str, Any]) -> str:
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return next((moment for moment in times if moment), event["metadata"]["creationTimestamp"])
+
+
+def _sortable(timestamp: str) -> str:
+    """RFC 3339 in UTC drops trailing zeros of the fraction: pad, so that text order is time order."""
+    seconds, _, fraction = timestamp.removesuffix("Z").partition(".")
+    return f"{seconds}.{fraction:0<9}" if timestamp else ""

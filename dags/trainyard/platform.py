@@ -1,0 +1,183 @@
+"""What the chart tells the DAGs about the platform: images, placement, volumes.
+
+The chart writes it to one JSON file (ConfigMap `trainyard-platform`), the environment variable
+`TRAINYARD_PLATFORM` names that file, and nothing else in the library knows where a pod may run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+DEFAULT_PATH = "/opt/airflow/platform/platform.json"
+T = TypeVar("T")
+
+
+class PlatformError(Exception):
+    """The platform file is missing or wrong; the message names the key and the cure."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A claim which training pods mount."""
+
+    claim_name: str
+    mount_path: str
+
+
+@dataclass(frozen=True)
+class GpuPool:
+    """One entry of the chart's `gpuPools`: which nodes they are and how pods get there."""
+
+    name: str
+    airflow_pool: str
+    resource_name: str
+    gpus_per_node: int
+    gpu_type: str
+    spot: bool
+    cost_per_gpu_hour: float
+    node_selector: Mapping[str, str]
+    tolerations: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that training pods have in common."""
+
+    namespace: str
+    service_account_name: str
+    image: str
+    image_pull_policy: str
+    image_pull_secrets: tuple[Mapping[str, str], ...]
+    tracking_uri: str
+    gpu_device: str
+    priority_class_name: str
+    spot_priority_class_name: str
+    checkpoint_freq: int
+    cpu_resources: Mapping[str, Any]
+    gpu_resources: Mapping[str, Any]
+    pod_security_context: Mapping[str, Any]
+    container_security_context: Mapping[str, Any]
+    datasets: Volume
+    checkpoints: Volume
+    keep_failed_pods: bool
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The platform file, checked."""
+
+    training: Training
+    pools: Mapping[str, GpuPool]
+
+    def pool(self, name: str) -> GpuPool:
+        """Return the GPU pool `name`.
+
+        Raises:
+            PlatformError: there is no such pool; names those that there are.
+        """
+        if name not in self.pools:
+            known = ", ".join(sorted(self.pools)) or "none"
+            raise PlatformError(
+                f"no GPU pool {name!r} (there are: {known}); choose one of them or add it to `gpuPools`"
+            )
+        return self.pools[name]
+
+
+def load_platform(path: str | Path | None = None) -> Platform:
+    """Read the platform file (by default the one that TRAINYARD_PLATFORM names).
+
+    Raises:
+        PlatformError: the file is missing or wrong.
+    """
+    file = Path(path or os.environ.get("TRAINYARD_PLATFORM", DEFAULT_PATH))
+    try:
+        data = json.loads(file.read_text())
+    except OSError as error:
+        raise PlatformError(
+            f"cannot read the platform file {file} ({error.strerror}); set TRAINYARD_PLATFORM to the file "
+            "which the chart's ConfigMap `trainyard-platform` holds"
+        ) from error
+    except ValueError as error:
+        raise PlatformError(f"{file} is not JSON: {error}") from error
+    return _platform(_Section(data, file.name))
+
+
+class _Section:
+    """One JSON object of the file, which knows its own path for error messages."""
+
+    def __init__(self, data: object, path: str) -> None:
+        if not isinstance(data, dict):
+            raise PlatformError(f"{path}: expected an object, got {type(data).__name__}")
+        self.data = data
+        self.path = path
+
+    def get(self, key: str, kind: type[T], default: T | None = None) -> T:
+        value = self.data.get(key, default)
+        if value is None:
+            raise PlatformError(f"{self.path}.{key} is missing; the chart and the DAG library do not match")
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise PlatformError(f"{self.path}.{key}: expected {kind.__name__}, got {value!r}")
+        return value
+
+    def section(self, key: str) -> _Section:
+        return _Section(self.get(key, dict), f"{self.path}.{key}")
+
+
+def _platform(top: _Section) -> Platform:
+    pools = top.section("pools")
+    return Platform(
+        training=_training(top.section("training")),
+        pools={name: _pool(name, pools.section(name)) for name in pools.data},
+    )
+
+
+def _training(training: _Section) -> Training:
+    device = training.get("gpuDevice", str)
+    if device not in ("cuda", "cpu"):
+        raise PlatformError(f"{training.path}.gpuDevice: expected 'cuda' or 'cpu', got {device!r}")
+    resources = training.section("resources")
+    volumes = training.section("volumes")
+    return Training(
+        namespace=training.get("namespace", str),
+        service_account_name=training.get("serviceAccountName", str),
+        image=training.get("image", str),
+        image_pull_policy=training.get("imagePullPolicy", str, "IfNotPresent"),
+        image_pull_secrets=tuple(training.get("imagePullSecrets", list, [])),
+        tracking_uri=training.get("trackingUri", str),
+        gpu_device=device,
+        priority_class_name=training.get("priorityClassName", str),
+        spot_priority_class_name=training.get("spotPriorityClassName", str),
+        checkpoint_freq=training.get("checkpointFreq", int),
+        cpu_resources=resources.get("cpu", dict),
+        gpu_resources=resources.get("gpu", dict),
+        pod_security_context=training.get("podSecurityContext", dict),
+        container_security_context=training.get("containerSecurityContext", dict),
+        datasets=_volume(volumes.section("datasets")),
+        checkpoints=_volume(volumes.section("checkpoints")),
+        keep_failed_pods=training.get("keepFailedPods", bool, False),
+    )
+
+
+def _volume(volume: _Section) -> Volume:
+    return Volume(volume.get("claimName", str), volume.get("mountPath", str))
+
+
+def _pool(name: str, pool: _Section) -> GpuPool:
+    return GpuPool(
+        name=name,
+        airflow_pool=pool.get("airflowPool", str),
+        resource_name=pool.get("resourceName", str),
+        gpus_per_node=pool.get("gpusPerNode", int),
+        gpu_type=pool.get("gpuType", str),
+        spot=pool.get("spot", bool),
+        cost_per_gpu_hour=pool.get("costPerGpuHour", float, 0.0),
+        node_selector=pool.get("nodeSelector", dict),
+        tolerations=tuple(pool.get("tolerations", list)),
+    )

@@ -1,0 +1,195 @@
+"""The training pod: a pure function from the platform and a task's request to a pod manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainyard.naming import LABEL_PREFIX, TaskIdentity
+from trainyard.platform import GpuPool, Platform
+
+CONTAINER = "trainer"
+RESULT_PATH = "/airflow/xcom/return.json"
+STEPS = ("validate", "preprocess", "features", "train", "evaluate", "predict")
+# The other steps get the datasets read-only: training cannot damage what it learns from.
+STEPS_THAT_WRITE_DATASETS = ("validate", "preprocess", "features")
+GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
+SCRATCH_LIMIT = "4Gi"
+SHARED_MEMORY_LIMIT = "1Gi"
+
+
+class RequestError(Exception):
+    """A task asks for something which cannot be; the message names the argument and the cure."""
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What a task wants to run, all templates rendered. `gpu_pool` None means a CPU pod."""
+
+    step: str
+    dataset: str
+    output_uri: str
+    deadline_seconds: int
+    step_params: Mapping[str, Any] = field(default_factory=dict)
+    gpu_pool: str | None = None
+    gpus: int = 1
+    image: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    container_resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no pod can satisfy."""
+        if self.step not in STEPS:
+            raise RequestError(f"step {self.step!r} is none of {', '.join(STEPS)}")
+        for name in ("dataset", "output_uri"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or "://" not in value:
+                raise RequestError(f"{name} must be a URI such as file:///data, got {value!r}")
+        if not isinstance(self.step_params, Mapping):
+            raise RequestError(f"step_params must be an object, got {self.step_params!r}")
+
+
+def build_pod(
+    platform: Platform, request: TrainingRequest, task: TaskIdentity, attempt: int
+) -> dict[str, Any]:
+    """Return the manifest of the pod for attempt number `attempt` (1, 2, ...) of `task`.
+
+    Raises:
+        PlatformError: the request names an unknown GPU pool.
+        RequestError: the request wants more GPUs than a node of the pool has.
+    """
+    training = platform.training
+    pool = platform.pool(request.gpu_pool) if request.gpu_pool else None
+    if pool and not 1 <= request.gpus <= pool.gpus_per_node:
+        raise RequestError(f"gpus={request.gpus}: a node of pool {pool.name} has {pool.gpus_per_node}")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": _metadata(training.namespace, request, task, attempt),
+        "spec": {
+            **_placement(platform, pool),
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": request.deadline_seconds,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "serviceAccountName": training.service_account_name,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "imagePullSecrets": [dict(secret) for secret in training.image_pull_secrets],
+            "securityContext": dict(training.pod_security_context),
+            "containers": [_container(platform, pool, request, task, attempt)],
+            "volumes": [
+                {"name": "datasets", "persistentVolumeClaim": {"claimName": training.datasets.claim_name}},
+                {
+                    "name": "checkpoints",
+                    "persistentVolumeClaim": {"claimName": training.checkpoints.claim_name},
+                },
+                {"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_LIMIT}},
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_LIMIT}},
+            ],
+        },
+    }
+
+
+def _metadata(namespace: str, request: TrainingRequest, task: TaskIdentity, attempt: int) -> dict[str, Any]:
+    return {
+        "name": task.pod_name(attempt),
+        "namespace": namespace,
+        "labels": {
+            **task.labels(),
+            "app.kubernetes.io/name": "trainer",
+            "app.kubernetes.io/component": request.step,
+            f"{LABEL_PREFIX}/try-number": str(task.try_number),
+            f"{LABEL_PREFIX}/attempt": str(attempt),
+            f"{LABEL_PREFIX}/gpu-pool": request.gpu_pool or "none",
+        },
+        "annotations": {
+            f"{LABEL_PREFIX}/dag-id": task.dag_id,
+            f"{LABEL_PREFIX}/run-id": task.run_id,
+            f"{LABEL_PREFIX}/task-id": task.task_id,
+            f"{LABEL_PREFIX}/run-key": task.run_key(),
+            # An autoscaler which moves pods to save a node would throw away hours of training.
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+        },
+    }
+
+
+def _placement(platform: Platform, pool: GpuPool | None) -> dict[str, Any]:
+    if pool is None:
+        return {"priorityClassName": platform.training.priority_class_name}
+    priority = (
+        platform.training.spot_priority_class_name if pool.spot else platform.training.priority_class_name
+    )
+    return {
+        "priorityClassName": priority,
+        "nodeSelector": dict(pool.node_selector),
+        "tolerations": [dict(toleration) for toleration in pool.tolerations],
+    }
+
+
+def _container(
+    platform: Platform, pool: GpuPool | None, request: TrainingRequest, task: TaskIdentity, attempt: int
+) -> dict[str, Any]:
+    training = platform.training
+    read_only_datasets = request.step not in STEPS_THAT_WRITE_DATASETS
+    env = {**_environment(platform, pool, task, attempt), **request.env_vars}
+    return {
+        "name": CONTAINER,
+        "image": request.image or training.image,
+        "imagePullPolicy": training.image_pull_policy,
+        "args": [
+            *("trainer", request.step, "--run-key", task.run_key()),
+            *("--dataset", request.dataset, "--output", request.output_uri),
+            *("--params", json.dumps(dict(request.step_params), sort_keys=True), "--resume-if-exists"),
+        ],
+        "env": [{"name": name, "value": str(value)} for name, value in env.items()],
+        "resources": _resources(platform, pool, request),
+        "securityContext": dict(training.container_security_context),
+        # The kubelet reads the result back as the container's termination message; a container which
+        # dies without one leaves its last log lines there instead.
+        "terminationMessagePath": RESULT_PATH,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "datasets", "mountPath": training.datasets.mount_path, "readOnly": read_only_datasets},
+            {"name": "checkpoints", "mountPath": training.checkpoints.mount_path},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+
+
+def _environment(
+    platform: Platform, pool: GpuPool | None, task: TaskIdentity, attempt: int
+) -> dict[str, str]:
+    training = platform.training
+    env = {
+        "MLFLOW_TRACKING_URI": training.tracking_uri,
+        "MLFLOW_RUN_ID": "",  # the trainer finds or creates the run by its tag trainyard.run_key
+        "MLFLOW_EXPERIMENT_NAME": task.dag_id,
+        "CHECKPOINT_DIR": f"{training.checkpoints.mount_path}/{task.run_key()}",
+        "CHECKPOINT_FREQ": str(training.checkpoint_freq),
+        "TRAINYARD_DEVICE": training.gpu_device if pool else "cpu",
+        "TRAINYARD_ATTEMPT": str(attempt),
+        "HOME": "/tmp",
+    }
+    # The commit that the DAGs come from: the airflow image carries it.
+    if commit := os.environ.get("GIT_COMMIT"):
+        env["GIT_COMMIT"] = commit
+    return env
+
+
+def _resources(
+    platform: Platform, pool: GpuPool | None, request: TrainingRequest
+) -> dict[str, dict[str, str]]:
+    defaults = platform.training.gpu_resources if pool else platform.training.cpu_resources
+    resources = {
+        kind: {**defaults.get(kind, {}), **request.container_resources.get(kind, {})}
+        for kind in ("requests", "limits")
+    }
+    if pool:
+        for kind in resources.values():
+            kind[pool.resource_name] = str(request.gpus)
+    return resources

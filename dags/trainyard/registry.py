@@ -1,0 +1,169 @@
+"""The model registry: is a trained model good enough, and which version gets which alias.
+
+mlflow is imported inside functions: it takes seconds, and DAG files import this module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+RUN_KEY_TAG = "trainyard.run_key"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether a model may become champion, and why. `champion_metric` is None on a first run."""
+
+    passed: bool
+    reason: str
+    metric: float
+    champion_metric: float | None
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The registered version and the alias that it got."""
+
+    model: str
+    version: str
+    alias: str
+    reason: str
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """A client of the MLflow server at `tracking_uri`, for runs and models alike."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def decide(metric: float, champion_metric: float | None, *, minimum: float, min_improvement: float) -> Gate:
+    """Decide whether `metric` (higher is better) is enough to replace the champion."""
+    if metric < minimum:
+        reason = f"{metric:.4f} is below the minimum of {minimum:.4f}"
+        return Gate(False, reason, metric, champion_metric)
+    if champion_metric is None:
+        return Gate(True, f"{metric:.4f}, and there is no champion yet", metric, None)
+    gain = metric - champion_metric
+    passed = gain > min_improvement
+    comparison = "better" if passed else "not better"
+    reason = (
+        f"{metric:.4f} is {comparison} than the champion's {champion_metric:.4f} by more than "
+        f"{min_improvement:.4f} ({gain:+.4f})"
+    )
+    return Gate(passed, reason, metric, champion_metric)
+
+
+def champion_metric(client: MlflowClient, model: str, metric: str) -> float | None:
+    """The champion's metric, read from the MLflow run that trained it; None without a champion.
+
+    Raises:
+        ValueError: the champion's run does not have the metric.
+    """
+    champion = find_alias(client, model, CHAMPION)
+    if champion is None:
+        return None
+    metrics = client.get_run(champion.run_id).data.metrics
+    if metric not in metrics:
+        raise ValueError(
+            f"run {champion.run_id} of the champion {model} v{champion.version} has no metric {metric!r}; "
+            "give the alias to another version or evaluate that model again"
+        )
+    return float(metrics[metric])
+
+
+def find_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
+    """The version of `model` with `alias`; None when model or alias do not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(model, alias)
+    except MlflowException as error:
+        # A missing alias is INVALID_PARAMETER_VALUE in the stores, a missing model the other one.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def register(client: MlflowClient, *, model: str, model_uri: str, run_id: str, run_key: str) -> ModelVersion:
+    """Register `model_uri` as a version of `model`, once per run key however often it is called.
+
+    `models:/m-...` (a logged model) and `runs:/RUN/path` are understood.
+    """
+    _ensure_model(client, model)
+    if known := _versions_of_run_key(client, model, run_key):
+        return known[0]
+    source, model_id = model_uri, None
+    if model_uri.startswith("models:/"):
+        model_id = model_uri.removeprefix("models:/")
+        source = client.get_logged_model(model_id).artifact_location
+    elif model_uri.startswith("runs:/"):
+        artifact = model_uri.removeprefix("runs:/").partition("/")[2]
+        source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
+    created = client.create_model_version(
+        model, source=source, run_id=run_id, tags={RUN_KEY_TAG: run_key}, model_id=model_id
+    )
+    # Two registrations at once both get here: the one with the lower number stays.
+    first = _versions_of_run_key(client, model, run_key)[0]
+    if first.version != created.version:
+        client.delete_model_version(model, created.version)
+    return first
+
+
+def promote(
+    client: MlflowClient,
+    *,
+    model: str,
+    model_uri: str,
+    run_id: str,
+    run_key: str,
+    gate: Gate,
+    tags: Mapping[str, Any],
+) -> Promotion:
+    """Register the model and make it champion if the gate passed, else challenger.
+
+    May be repeated: a version which is champion already stays it. `tags` (metrics, git commit, data
+    version, ...) go onto the version; the champion before it keeps a tag that says until when it was.
+    """
+    version = register(client, model=model, model_uri=model_uri, run_id=run_id, run_key=run_key)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    before = find_alias(client, model, CHAMPION)
+    is_champion = before is not None and before.version == version.version
+    alias = CHAMPION if gate.passed or is_champion else CHALLENGER
+    decision = {"gate": json.dumps(vars(gate)), "decided_at": now, "reason": gate.reason}
+    for key, value in {**tags, **decision}.items():
+        if value not in (None, ""):
+            client.set_model_version_tag(model, version.version, f"trainyard.{key}", str(value))
+    client.set_registered_model_alias(model, alias, version.version)
+    if alias == CHAMPION and before is not None and not is_champion:
+        client.set_model_version_tag(model, before.version, "trainyard.champion_until", now)
+        client.set_model_version_tag(model, before.version, "trainyard.replaced_by", version.version)
+    return Promotion(model, str(version.version), alias, gate.reason)
+
+
+def _ensure_model(client: MlflowClient, model: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _versions_of_run_key(client: MlflowClient, model: str, run_key: str) -> list[ModelVersion]:
+    """Versions of `model` from this run key, oldest first."""
+    # Filtered here rather than by the server: a filter on tags and name together differs among stores.
+    versions = client.search_model_versions(f"name = '{model}'", max_results=10000)
+    mine = [version for version in versions if version.tags.get(RUN_KEY_TAG) == run_key]
+    return sorted(mine, key=lambda version: int(version.version))
