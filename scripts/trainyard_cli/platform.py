@@ -19,7 +19,9 @@ from .mlflow_api import Mlflow
 from .shell import run
 from .stages import Stages
 
-DISK_GIB = 20
+# A cluster, its images and what they are built from; and what a running platform needs to go on.
+FRESH_DISK_GIB = 20
+DISK_GIB = 2
 ADMIN_SECRET = "trainyard-admin"
 # What lies in TRAINYARD_HOME beside the state.
 CACHED = ("base-*", "bin", "build", "go", "logs", "uv", "lock")
@@ -40,10 +42,18 @@ class Platform:
 def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path]) -> Platform:
     """Make everything that is missing and return the platform when all of it is ready."""
     with stages("checks"):
-        release.check_values([paths.ROOT / release.KIND_VALUES, *values])
-        host.check_disk(DISK_GIB)
+        release.check_values(values)
+        if ports.airflow == ports.mlflow:
+            raise CliError(
+                f"Airflow and MLflow cannot both have port {ports.mlflow}", "give one another port"
+            )
     with stages("docker") as stage:
         host.ensure_docker(stage)
+        if not _has_nodes():
+            host.check_disk(FRESH_DISK_GIB)
+            host.check_port(ports.airflow)
+            host.check_port(ports.mlflow)
+        host.check_disk(DISK_GIB)
     with stages("tools") as stage:
         tools = toolchain.ensure(stage)
         release.check_renders(tools, values)
@@ -54,6 +64,12 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path]) -> Platfo
     with stages("release") as stage:
         release.install(stage, made, tools, loaded, values)
         return connect()
+
+
+def _has_nodes() -> bool:
+    """Tell whether there are nodes of ours, complete cluster or not: they hold their ports themselves."""
+    label = f"label=io.x-k8s.kind.cluster={cluster.NAME}"
+    return bool(run([host.docker(), "ps", "--all", "--quiet", "--filter", label]).stdout.strip())
 
 
 def connect() -> Platform:
@@ -76,7 +92,7 @@ def connect() -> Platform:
 def take_down(stages: Stages, *, purge: bool) -> None:
     """Remove the cluster, its state and the Docker daemon started here; with `purge` images and cache."""
     with stages("cluster") as stage:
-        cluster.delete(stage)
+        cluster.delete(stage, shared_volumes=True)
     if purge:
         with stages("images"):
             _remove_images()
@@ -91,11 +107,7 @@ def take_down(stages: Stages, *, purge: bool) -> None:
 
 def _remove(*found: Path) -> None:
     for path in found:
-        try:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        except PermissionError as error:
-            message = f"{error.filename} belongs to another user: pods wrote it into a shared volume"
-            raise CliError(message, f"sudo rm -rf {paths.STATE}, then run the command again") from error
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _remove_images() -> None:

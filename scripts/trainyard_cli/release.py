@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from . import host, paths
-from .cluster import Cluster
+from . import cluster, paths
 from .errors import CliError
 from .kube import Kube, waiting_reason
 from .shell import run
@@ -24,9 +23,6 @@ RELEASE = "trainyard"
 NAMESPACE = "trainyard"
 CHART = "charts/trainyard"
 KIND_VALUES = "values/kind.yaml"
-CONTROL_PLANE = "trainyard-control-plane"
-AIRFLOW_NODE_PORT = 30080
-MLFLOW_NODE_PORT = 30500
 OWN_NAMESPACES = (NAMESPACE, "ml-training", "nvidia-device-plugin")
 # Which key of the chart's values takes which image.
 IMAGE_KEYS = {
@@ -68,18 +64,11 @@ def generated_values(images: dict[str, str], airflow_url: str) -> Json:
 
 
 def check_values(files: list[Path]) -> None:
-    """Refuse a values file that is missing, not YAML or not a mapping, with the place of the mistake."""
+    """Refuse a values file that is missing, not YAML or not a mapping, and wrong pools; it takes no tool."""
     for file in files:
         if not file.is_file():
             raise CliError(f"values file {file} does not exist", "name an existing file with --values")
-        try:
-            values = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            message = f"values file {file} is not valid YAML: {' '.join(str(error).split())}"
-            raise CliError(message, "correct the file at that place") from error
-        if not isinstance(values, dict | None):
-            message = f"values file {file} holds a {type(values).__name__}, not keys with values"
-            raise CliError(message, "write it as the chart's own values.yaml is written")
+    cluster.gpu_pools(cluster.read_values((*cluster.VALUES, *files)))
 
 
 def check_renders(tools: Tools, files: list[Path]) -> None:
@@ -89,25 +78,31 @@ def check_renders(tools: Tools, files: list[Path]) -> None:
 
 
 def install(
-    stage: Stage, cluster: Cluster, tools: Tools, images: dict[str, str], files: list[Path] | None = None
+    stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str], files: list[Path]
 ) -> None:
     """Install or upgrade the release and return when every workload is ready; goes on after a break."""
-    files = files or []
-    kube = Kube(cluster.kubeconfig)
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", cluster.kubeconfig]
+    kube = Kube(made.kubeconfig)
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     stage.update("namespaces and shared volumes")
     run([*kubectl, "apply", "--server-side", "-f", "-"], input=yaml.safe_dump(_namespace()))
     run([*kubectl, "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
     _rebind_volumes(kube)
     _recover(kube, stage)
     stage.update("helm upgrade --install")
-    options = ["--install", f"--kubeconfig={cluster.kubeconfig}", "--history-max=5"]
+    options = ["--install", f"--kubeconfig={made.kubeconfig}", "--history-max=5"]
     _helm(tools, "upgrade", files, options + _values_options(images, airflow_url(), files))
     _wait(kube, stage)
 
 
 def _helm(tools: Tools, command: str, files: list[Path], options: list[str]) -> None:
-    words = [tools.helm, command, RELEASE, paths.ROOT / CHART, f"--namespace={NAMESPACE}", *options]
+    words: list[str | Path] = [
+        tools.helm,
+        command,
+        RELEASE,
+        paths.ROOT / CHART,
+        f"--namespace={NAMESPACE}",
+        *options,
+    ]
     result = run(words, check=False, timeout=300)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line and not line.startswith("WARNING")]
@@ -268,20 +263,12 @@ def _broken_containers(pod: Json) -> list[str]:
 
 def airflow_url() -> str:
     """Return where Airflow answers on this machine."""
-    return _url(AIRFLOW_NODE_PORT)
+    return f"http://localhost:{cluster.ports().airflow}"
 
 
 def mlflow_url() -> str:
     """Return where MLflow answers on this machine."""
-    return _url(MLFLOW_NODE_PORT)
-
-
-def _url(node_port: int) -> str:
-    """Ask Docker which port of this machine leads to the node port: the cluster keeps it."""
-    result = run([host.docker(), "port", CONTROL_PLANE, str(node_port)], check=False)
-    if result.returncode:
-        raise CliError("the cluster does not run", "./scripts/up starts it")
-    return f"http://localhost:{result.stdout.strip().rpartition(':')[2]}"
+    return f"http://localhost:{cluster.ports().mlflow}"
 
 
 def dag_processor_started(kube: Kube) -> str:

@@ -91,14 +91,18 @@ def test_up_refuses_malformed_values_at_once(command: Command, tmp_path: Path) -
     broken.write_text("gpuPools:\n  ondemand: {gpusPerNode: 1\n")
     result = command("up", "--values", str(broken))
     assert result.returncode == 1
-    assert "mine.yaml is not valid YAML" in result.stderr
+    assert "mine.yaml is not YAML" in result.stderr
     assert "line 3" in result.stderr
     assert "docker" not in result.stdout
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("- a\n- b\n", "holds a list"), ("just words", "holds a str"), ("a: 1\n\tb: 2\n", "not valid YAML")],
+    [
+        ("- a\n- b\n", "holds no keys and values"),
+        ("just words", "holds no keys and values"),
+        ("a: 1\n\tb: 2\n", "is not YAML"),
+    ],
 )
 def test_values_must_be_keys_with_values(tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "values.yaml"
