@@ -103,7 +103,7 @@ def test(
     """Do all set-up and run every test; what follows -- goes to pytest."""
     if fast and e2e:
         raise CliError("--fast and --e2e exclude each other", "give neither to run every test")
-    with platform.only_one(), Stages(out) as stages:
+    with Stages(out) as stages:
         tests_command.run_tests(stages, context.args, fast=not e2e, e2e=not fast)
 
 

@@ -37,8 +37,9 @@ def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) 
         _pytest(stages, "chart", pytest_args, path)
         _trainer_tests(stages, pytest_args)
     if e2e:
-        platform.bring_up(stages, cluster.Ports(), [])
-        _pytest(stages, "e2e", pytest_args, {**path, "KUBECONFIG": str(paths.KUBECONFIG)})
+        with platform.only_one():
+            platform.bring_up(stages, cluster.Ports(), [])
+            _pytest(stages, "e2e", pytest_args, {**path, "KUBECONFIG": str(paths.KUBECONFIG)})
 
 
 def _pytest(stages: Stages, suite: str, args: list[str], env: Mapping[str, str] | None = None) -> None:

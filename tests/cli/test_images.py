@@ -1,0 +1,114 @@
+"""Which images are rebuilt, where they go, and which are removed."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from trainyard_cli import images, paths
+from trainyard_cli.errors import CliError
+
+NODES = {"control-plane": ["cp"], "cpu": ["worker"], "ondemand": ["worker2", "worker3"], "spot": ["worker4"]}
+COPY = re.compile(r"^COPY (?!--from)(.+) \S+$|--mount=type=bind,source=([^,\s]+)", re.MULTILINE)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what the images are built from, to be changed."""
+    for name in ("images", "dags"):
+        shutil.copytree(
+            paths.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("kind-node", "__pycache__")
+        )
+    shutil.copy(paths.ROOT / ".dockerignore", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+def references() -> dict[str, str]:
+    return {name: images.reference(name, "sha256:base") for name in images.IMAGES}
+
+
+def changed(before: dict[str, str]) -> set[str]:
+    return {name for name, reference in references().items() if reference != before[name]}
+
+
+@pytest.mark.parametrize(
+    ("file", "rebuilt"),
+    [
+        ("dags/digits_training.py", {"airflow"}),
+        ("images/trainer/src/trainyard_trainer/cli.py", {"trainer"}),
+        ("images/mlflow/requirements.txt", {"mlflow"}),
+        ("images/postgres/entrypoint", {"postgres"}),
+        ("images/python/uv.txt", set(images.IMAGES)),
+        ("images/mlflow/requirements.in", set()),
+        ("dags/__pycache__/x.cpython-311.pyc", set()),
+        ("charts/trainyard/values.yaml", set()),
+    ],
+)
+def test_only_images_made_from_a_changed_file_are_rebuilt(
+    checkout: Path, file: str, rebuilt: set[str]
+) -> None:
+    before = references()
+    path = checkout / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        stream.write("\n# changed\n")
+    assert changed(before) == rebuilt
+
+
+def test_renamed_file_and_changed_mode_count_as_changes(checkout: Path) -> None:
+    before = references()
+    (checkout / "dags/digits_training.py").rename(checkout / "dags/renamed.py")
+    (checkout / "images/postgres/entrypoint").chmod(0o644)
+    assert changed(before) == {"airflow", "postgres"}
+
+
+def test_another_base_image_rebuilds_everything() -> None:
+    for name, reference in references().items():
+        assert re.fullmatch(rf"trainyard/{name}:[0-9a-f]{{12}}", reference)
+        assert images.reference(name, "sha256:other") != reference
+
+
+def test_missing_input_is_named(checkout: Path) -> None:
+    (checkout / "images/mlflow/requirements.txt").unlink()
+    with pytest.raises(CliError, match=r"images/mlflow/requirements\.txt is missing"):
+        references()
+
+
+@pytest.mark.parametrize("name", images.IMAGES)
+def test_hash_covers_everything_that_the_dockerfile_reads(name: str) -> None:
+    hashed = [paths.ROOT / each for each in images.IMAGES[name].inputs]
+    dockerfile = (paths.ROOT / f"images/{name}/Dockerfile").read_text()
+    # Other targets' lock files, and the mount of a whole directory for one script of it.
+    other_targets = {"requirements-test.txt", "requirements-cuda.txt"}
+    for copied, mounted in COPY.findall(dockerfile):
+        for source in (copied or mounted).split():
+            path = paths.ROOT / source
+            assert path.exists(), source
+            if path.name not in other_targets and source != f"images/{name}":
+                assert any(path.is_relative_to(each) for each in hashed), source
+
+
+def test_images_go_only_to_nodes_that_run_them() -> None:
+    gpu = ["worker2", "worker3", "worker4"]
+    expected = {
+        "airflow": ["worker"],
+        "mlflow": ["worker"],
+        "postgres": ["worker"],
+        "trainer": ["worker", *gpu],
+        "gpu-simulator": gpu,
+    }
+    assert {name: images.target_nodes(name, NODES) for name in images.IMAGES} == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "removed"),
+    [
+        (["new"], []),
+        (["new", "old"], []),
+        (["new", "old", "older", "oldest"], ["older", "oldest"]),
+        (["old", "older", "new"], ["older"]),
+    ],
+)
+def test_the_current_tag_and_the_one_before_stay(tags: list[str], removed: list[str]) -> None:
+    assert images.superseded(tags, "new") == removed
