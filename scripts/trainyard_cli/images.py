@@ -1,4 +1,4 @@
-"""The project's container images: built when what they are made of changed, loaded onto the nodes that use them."""
+"""The project's images: built when what they are made of changed, loaded onto the nodes that use them."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Image:
-    """What an image is built from, as paths below the repository's root, and the kinds of nodes that run it."""
+    """What an image is built from (paths below the repository's root), and the kinds of nodes that run it."""
 
     inputs: tuple[str, ...]
     nodes: tuple[str, ...]
@@ -71,7 +71,7 @@ def ensure(stage: Stage, cluster: Cluster) -> dict[str, str]:
 
 
 def reference(name: str, base_identity: str) -> str:
-    """Return the image's reference: the tag is a hash over the base image and every file that the build reads."""
+    """Return the image's reference, its tag a hash over the base image and all that the build reads."""
     digest = hashlib.sha256(base_identity.encode())
     for path in files(name):
         executable = "x" if os.access(path, os.X_OK) else "-"
@@ -86,7 +86,9 @@ def files(name: str) -> list[Path]:
     for given in IMAGES[name].inputs:
         path = paths.ROOT / given
         if not path.exists():
-            raise CliError(f"{given} is missing, which image {name} is built from", f"restore it: git checkout {given}")
+            raise CliError(
+                f"{given} is missing, which image {name} is built from", f"restore it: git checkout {given}"
+            )
         found += [path] if path.is_file() else [each for each in path.rglob("*") if _is_input(each)]
     return sorted(found)
 
@@ -106,14 +108,15 @@ class _Progress:
     def update(self, name: str, doing: str) -> None:
         """Show that the image is being ``doing``; "" when it is done."""
         with self._lock:
-            self._doing[name] = doing
-            if not doing:
-                del self._doing[name]
-            self._stage.update(", ".join(f"{doing} {name}" for name, doing in self._doing.items()))
+            if doing:
+                self._doing[name] = doing
+            else:
+                self._doing.pop(name, None)
+            if self._doing:
+                self._stage.update(", ".join(f"{doing} {name}" for name, doing in self._doing.items()))
 
 
 def _ensure_one(progress: _Progress, name: str, image: str, base: str, cluster: Cluster) -> None:
-    progress.update(name, "checking")
     try:
         if not _exists(image):
             progress.update(name, "building")
@@ -163,7 +166,7 @@ def _build_settings() -> dict[str, str]:
 
 
 def _ca_bundle() -> Path | None:
-    """Return the certificates that this machine trusts: it may reach the registry through its own authority."""
+    """Return the certificates that this machine trusts: its registry may have an authority of its own."""
     named = [Path(os.environ[name]) for name in CA_BUNDLES if os.environ.get(name)]
     return next((path for path in (*named, DEFAULT_CA_BUNDLE) if path.is_file()), None)
 
@@ -172,14 +175,14 @@ def _ca_bundle() -> Path | None:
 
 
 def target_nodes(name: str, nodes: dict[str, list[str]]) -> list[str]:
-    """Return the containers of the nodes that run the image. Every role beside cpu and control-plane is a GPU pool."""
+    """Return the nodes that run the image. Every role beside cpu and control-plane is a GPU pool."""
     wanted = IMAGES[name].nodes
     kinds = {role: CPU if role == CPU else GPU for role in nodes if role != "control-plane"}
     return [node for role, kind in kinds.items() if kind in wanted for node in nodes[role]]
 
 
 def load(image: str, nodes: list[str]) -> None:
-    """Copy an image from Docker into the nodes' containerd: saved once, imported by all of them at the same time."""
+    """Copy an image from Docker into the nodes' containerd: saved once, imported by all at the same time."""
     docker = host.docker()
     save = subprocess.Popen([docker, "save", image], stdout=subprocess.PIPE)
     assert save.stdout is not None
@@ -194,17 +197,30 @@ def load(image: str, nodes: list[str]) -> None:
         saved = save.wait()
     failed = [node for node, process in imports.items() if process.returncode]
     if saved or failed:
-        lines = b"\n".join(outputs[node] for node in failed).decode(errors="replace").strip().splitlines()[-5:]
+        lines = (
+            b"\n".join(outputs[node] for node in failed).decode(errors="replace").strip().splitlines()[-5:]
+        )
         where = f"node {', '.join(failed)}" if failed else "docker save"
         cure = "free disk space if it is full, then run the command again"
         raise CliError(f"{image} could not be loaded: {where} failed: {' | '.join(lines)}", cure)
 
 
 def _start_import(docker: str, node: str) -> subprocess.Popen[bytes]:
-    command = [docker, "exec", "-i", node, "ctr", "-n", "k8s.io", "images", "import", "--all-platforms", "--digests", "-"]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    command = [
+        docker,
+        "exec",
+        "-i",
+        node,
+        "ctr",
+        "-n",
+        "k8s.io",
+        "images",
+        "import",
+        "--all-platforms",
+        "--digests",
+        "-",
+    ]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def _feed(process: subprocess.Popen[bytes], chunk: bytes) -> None:
@@ -248,7 +264,11 @@ def _remove_superseded(name: str, image: str, nodes: list[str]) -> None:
 
 def _remove_from_node(node: str, prefix: str, kept: set[str]) -> None:
     images = _node_images(node)
-    used = {line.split()[1] for line in _ctr(node, "containers", "ls").stdout.splitlines()[1:] if len(line.split()) > 1}
+    used = {
+        line.split()[1]
+        for line in _ctr(node, "containers", "ls").stdout.splitlines()[1:]
+        if len(line.split()) > 1
+    }
     digests_in_use = {images[each] for each in (kept | used) if each in images}
     removed = {digest for each, digest in images.items() if each.startswith(prefix)} - digests_in_use
     # Kubernetes' own records of an image (its id, its digest) hold the content, too.
