@@ -52,8 +52,8 @@ class Cluster:
 
     def create(self, name: str, values: dict[str, str]) -> bool:
         """Make a Secret; False when there is one of that name already."""
-        labels = {"app.kubernetes.io/part-of": "trainyard", "app.kubernetes.io/managed-by": "bootstrap-secrets"}
-        body = {"metadata": {"name": name, "labels": labels}, "type": "Opaque", "stringData": values}
+        metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "trainyard"}}
+        body = {"metadata": metadata, "type": "Opaque", "stringData": values}
         try:
             self._call(self.url, body)
         except urllib.error.HTTPError as error:
@@ -81,8 +81,11 @@ def main() -> None:
     """Make each Secret of SECRETS, those first that others refer to."""
     wanted = json.loads(os.environ["SECRETS"])
     cluster = Cluster()
-    composed_last = sorted(wanted, key=lambda name: any("template" in recipe for recipe in wanted[name].values()))
-    for name in composed_last:
+
+    def is_composed(name: str) -> bool:
+        return any("template" in recipe for recipe in wanted[name].values())
+
+    for name in sorted(wanted, key=is_composed):
         values = {key: make_value(recipe, cluster) for key, recipe in wanted[name].items()}
         print(f"{name}: {'made' if cluster.create(name, values) else 'is there already'}", flush=True)
 

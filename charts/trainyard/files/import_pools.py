@@ -1,6 +1,7 @@
 """Write Airflow pools through the public API, making or overwriting each. Standard library only.
 
-POOLS is a JSON list of {name, slots, description, include_deferred}. Pools that it does not name are left alone.
+POOLS is a JSON list of {name, slots, description, include_deferred}. Pools that it does not name are left
+alone.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ def call(method: str, path: str, body: dict, token: str = "") -> dict:
     headers = {"Content-Type": "application/json"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(os.environ["AIRFLOW_URL"] + path, data=data, headers=headers, method=method)
+    url = os.environ["AIRFLOW_URL"] + path
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 

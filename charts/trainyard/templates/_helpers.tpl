@@ -50,6 +50,7 @@ training:
   priorityClassName: {{ $training.priorityClassName }}
   spotPriorityClassName: {{ $training.spotPriorityClassName }}
   checkpointFreq: {{ $training.checkpointFreq }}
+  keepFailedPods: {{ $training.keepFailedPods }}
   resources: {{ toJson $training.resources }}
   podSecurityContext: {{ toJson $training.podSecurityContext }}
   containerSecurityContext: {{ toJson $training.containerSecurityContext }}

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import psycopg2
+from psycopg2.extensions import connection as Connection
 
 # Where a package keeps its migrations -> the table that holds the revision the database is at.
 VERSION_TABLES = {
@@ -29,7 +30,7 @@ VERSION_TABLES = {
 REVISION = re.compile(r"""^(down_)?revision(?::[^=]+)?\s*=\s*["'](\w+)["']""", re.MULTILINE)
 
 
-def connect():
+def connect() -> Connection:
     """Connect to the database; `postgresql+driver://` is SQLAlchemy's spelling of `postgresql://`."""
     url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     return psycopg2.connect(re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url), connect_timeout=5)
@@ -37,7 +38,8 @@ def connect():
 
 def newest_revision(versions: Path) -> str:
     """Return the one revision in a folder of Alembic migrations that no other revises."""
-    revisions, revised = set(), set()
+    revisions: set[str] = set()
+    revised: set[str] = set()
     for path in versions.glob("*.py"):
         for down, revision in REVISION.findall(path.read_text()):
             (revised if down else revisions).add(revision)
@@ -56,7 +58,8 @@ def missing_migrations(expected: dict[str, str]) -> list[str]:
                 cursor.execute(f"SELECT version_num FROM {table}")
                 found = cursor.fetchone()
             if found != (head,):
-                differences.append(f"{table} is at {found[0] if found else 'nothing'}, this image needs {head}")
+                at = found[0] if found else "nothing"
+                differences.append(f"{table} is at {at}, this image needs {head}")
     return differences
 
 

@@ -1,8 +1,8 @@
 """Bring Airflow's database to this image's schema and make the admin user, both only where needed.
 
 Runs Airflow's own commands in one process, since each import of Airflow costs 5 CPU-seconds; when there is
-nothing to do, Airflow is not imported at all. The Secret behind ADMIN_USERNAME and ADMIN_PASSWORD is the truth:
-the password is set again when it differs.
+nothing to do, Airflow is not imported at all. The Secret behind ADMIN_USERNAME and ADMIN_PASSWORD is the
+truth: the password is set again when it differs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,141 @@
+"""Render the chart as helm would, and check every object against the Kubernetes API's schemas."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts/trainyard"
+# The version of the node image's Kubernetes: what runs is what is checked.
+KUBERNETES = re.search(
+    r"k8s\.io/kubernetes v(\d+\.\d+)", (ROOT / "images/kind-node/go/kubernetes/go.mod").read_text()
+)
+POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "Pod"}
+
+Object = dict[str, Any]
+
+
+class ChartError(Exception):
+    """Helm refused to render; the message is helm's."""
+
+
+def render_chart(
+    *,
+    files: tuple[str, ...] = (),
+    values: Object | None = None,
+    release: str = "trainyard",
+    namespace: str = "trainyard",
+) -> list[Object]:
+    """Return the objects of one render, each valid for the API.
+
+    `files` are names in values/ (kind.yaml), applied in order; `values` go on top of them. Raises ChartError.
+    """
+    return _objects(files, json.dumps(values or {}), release, namespace)
+
+
+@functools.cache
+def _objects(files: tuple[str, ...], values: str, release: str, namespace: str) -> list[Object]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    objects = [one for one in yaml.load_all(_helm(files, values, release, namespace), loader) if one]
+    for one in objects:
+        _validate(json.dumps(one, sort_keys=True))
+    return objects
+
+
+@functools.cache
+def _validate(text: str) -> None:
+    """Check an object against the API's schema, once: most are the same in every render."""
+    kubernetes_validate.validate(json.loads(text), kubernetes_version(), strict=True)
+
+
+def render_text(
+    *,
+    files: tuple[str, ...] = (),
+    values: Object | None = None,
+    release: str = "trainyard",
+    namespace: str = "trainyard",
+    fresh: bool = False,
+) -> str:
+    """Return what `helm template` prints; `fresh` renders again what was rendered before."""
+    arguments = (files, json.dumps(values or {}), release, namespace)
+    return _helm.__wrapped__(*arguments) if fresh else _helm(*arguments)
+
+
+@functools.cache
+def _helm(files: tuple[str, ...], values: str, release: str, namespace: str) -> str:
+    command = [os.environ.get("HELM", "helm"), "template", release, str(CHART), "--namespace", namespace]
+    command += ["--kube-version", f"{kubernetes_version()}.0"]
+    for file in files:
+        command += ["--values", str(ROOT / "values" / file)]
+    done = subprocess.run([*command, "--values", "-"], input=values, capture_output=True, text=True)
+    if done.returncode:
+        raise ChartError(done.stderr)
+    return done.stdout
+
+
+def kubernetes_version() -> str:
+    """Return the minor version of Kubernetes to render and validate for, such as 1.34."""
+    assert KUBERNETES, "images/kind-node names no version of k8s.io/kubernetes"
+    return KUBERNETES[1]
+
+
+def find(objects: list[Object], kind: str, name: str) -> Object:
+    """Return the one object of this kind and name; a Job's hash may be left out."""
+    found = [
+        one
+        for one in objects
+        if one["kind"] == kind and (one["metadata"]["name"] == name or identity(one)[1] == name)
+    ]
+    assert len(found) == 1, f"{len(found)} objects {kind} {name}"
+    return found[0]
+
+
+def identity(one: Object) -> tuple[str, str]:
+    """Return kind and name, a Job's without the hash of what it runs."""
+    name = one["metadata"]["name"]
+    if one["kind"] == "Job":
+        name = re.sub(r"-[0-9a-f]{8}$", "", name)
+    return one["kind"], name
+
+
+def pod_spec(one: Object) -> Object:
+    """Return the spec of the pods that an object makes."""
+    return one["spec"] if one["kind"] == "Pod" else one["spec"]["template"]["spec"]
+
+
+def pod_metadata(one: Object) -> Object:
+    """Return the metadata of the pods that an object makes."""
+    return one["metadata"] if one["kind"] == "Pod" else one["spec"]["template"]["metadata"]
+
+
+def containers(one: Object) -> list[Object]:
+    """Return all containers of an object's pods, init containers first."""
+    spec = pod_spec(one)
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def worker_pod(objects: list[Object]) -> Object:
+    """Return the pod that KubernetesExecutor makes for a task."""
+    config = find(objects, "ConfigMap", "trainyard-config")
+    pod = yaml.safe_load(config["data"]["pod_template_file.yaml"])
+    _validate(json.dumps(pod, sort_keys=True))
+    return pod
+
+
+def platform(objects: list[Object]) -> Object:
+    """Return what the DAG library is told of the platform."""
+    return json.loads(find(objects, "ConfigMap", "trainyard-platform")["data"]["platform.json"])
+
+
+def environment(container: Object) -> dict[str, Any]:
+    """Return a container's variables, name -> value or valueFrom."""
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container.get("env", [])}

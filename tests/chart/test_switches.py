@@ -1,0 +1,52 @@
+"""What is switched off leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+from components import VARIANTS
+from render import identity, render_chart
+
+SUBCHARTS = ("airflow", "mlflow", "nvidia-device-plugin", "postgresql")
+# Without its own MLflow the chart must be told of another.
+NEEDED = {"mlflow": {"training": {"trackingUri": "http://mlflow.example.com"}}}
+
+
+@pytest.mark.parametrize("files", VARIANTS)
+@pytest.mark.parametrize("switch", SUBCHARTS)
+def test_a_disabled_subchart_renders_nothing(files: tuple[str, ...], switch: str) -> None:
+    objects = render_chart(files=files, values={switch: {"enabled": False}, **NEEDED.get(switch, {})})
+    left = {identity(one) for one in objects}
+    off = {component.identity for component in VARIANTS[files] if component.switch == switch}
+    assert not left & off
+    assert not [one for one in objects if one["metadata"]["labels"]["app.kubernetes.io/name"] == switch]
+
+
+def test_everything_off_leaves_the_training_namespace() -> None:
+    off = {name: {"enabled": False} for name in SUBCHARTS}
+    kinds = {one["kind"] for one in render_chart(values={**off, **NEEDED["mlflow"]})}
+    assert kinds == {
+        "ConfigMap",
+        "LimitRange",
+        "Namespace",
+        "PersistentVolumeClaim",
+        "PriorityClass",
+        "ResourceQuota",
+        "ServiceAccount",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "gone"),
+    [
+        ({"secrets": {"bootstrap": {"enabled": False}}}, ("Job", "trainyard-bootstrap-secrets")),
+        ({"airflow": {"rbac": {"create": False}}}, ("RoleBinding", "trainyard-training-launcher")),
+        ({"airflowLogs": {"create": False}}, ("PersistentVolumeClaim", "airflow-logs")),
+        ({"training": {"volumes": {"datasets": {"create": False}}}}, ("PersistentVolumeClaim", "datasets")),
+        ({"training": {"createNamespace": False}}, ("Namespace", "ml-training")),
+        ({"priorityClasses": {"trainyard-spot": {"enabled": False}}}, ("PriorityClass", "trainyard-spot")),
+        ({"airflow": {"migrateDatabaseJob": {"enabled": False}}}, ("Job", "trainyard-migrate-database")),
+    ],
+)
+def test_a_single_object_can_be_switched_off(values: dict, gone: tuple[str, str]) -> None:
+    assert gone in {identity(one) for one in render_chart()}
+    assert gone not in {identity(one) for one in render_chart(values=values)}
