@@ -18,6 +18,7 @@ import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 REFERENCE = re.compile(r"\{([\w.-]+)/([\w.-]+)\}")
@@ -39,7 +40,7 @@ class Cluster:
             "Content-Type": "application/json",
         }
 
-    def _call(self, url: str, body: dict | None = None) -> dict:
+    def _call(self, url: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data=data, headers=self.headers)
         with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:

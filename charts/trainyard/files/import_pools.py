@@ -11,11 +11,12 @@ import os
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 PATIENCE_SECONDS = 600
 
 
-def call(method: str, path: str, body: dict, token: str = "") -> dict:
+def call(method: str, path: str, body: dict[str, Any], token: str = "") -> Any:
     """Call Airflow's API with a JSON body and return the JSON answer; raises urllib.error.URLError."""
     headers = {"Content-Type": "application/json"}
     if token:
@@ -32,7 +33,7 @@ def log_in() -> str:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            return call("POST", "/auth/token", credentials)["access_token"]
+            return str(call("POST", "/auth/token", credentials)["access_token"])
         except OSError as error:
             if time.monotonic() > deadline:
                 raise
