@@ -36,16 +36,22 @@ def run(
             result = _run_logged(words, log_file, cwd, environment, input, timeout)
         else:
             result = subprocess.run(
-                words, cwd=cwd, env=environment, input=input, timeout=timeout, capture_output=True, text=True,
+                words,
+                cwd=cwd,
+                env=environment,
+                input=input,
+                timeout=timeout,
+                capture_output=True,
+                text=True,
                 errors="replace",
             )
     except FileNotFoundError as error:
         missing = cwd if cwd and not cwd.is_dir() else words[0]
-        raise CliError(f"{missing} was not found", f"install {missing}, then run the command again") from error
+        cure = f"install {missing}, then run the command again"
+        raise CliError(f"{missing} was not found", cure) from error
     except subprocess.TimeoutExpired as error:
-        raise CliError(
-            f"{shlex.join(words[:4])} did not end within {timeout:.0f} s", _where(log_file, "run the command again")
-        ) from error
+        message = f"{shlex.join(words[:4])} did not end within {timeout:.0f} s"
+        raise CliError(message, _where(log_file, "run the command again")) from error
     if check and result.returncode != 0:
         raise failure(result, log_file)
     return result
@@ -82,7 +88,14 @@ def _run_logged(
         stream.flush()
         start = stream.tell()
         result = subprocess.run(
-            words, cwd=cwd, env=env, input=input, timeout=timeout, stdout=stream, stderr=subprocess.STDOUT, text=True
+            words,
+            cwd=cwd,
+            env=env,
+            input=input,
+            timeout=timeout,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         stream.seek(start)
         return subprocess.CompletedProcess(words, result.returncode, stream.read(), "")

@@ -115,5 +115,3 @@ class Stages:
             table.add_row(stage.name, stage.status, f"{stage.seconds:.1f}")
         table.add_row("total", "", f"{time.monotonic() - self._started:.1f}")
         return table
-
-

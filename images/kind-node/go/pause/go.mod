@@ -1,0 +1,5 @@
+module trainyard.dev/kind-node/pause
+
+go 1.25.0
+
+tool trainyard.dev/kind-node/pause

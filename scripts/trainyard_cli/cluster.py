@@ -1,0 +1,364 @@
+"""The kind cluster: one control plane, one CPU worker, and workers for each GPU pool declared in values."""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import host, node_image, paths, toolchain
+from .errors import CliError
+from .shell import run
+from .stages import Stage
+
+Json = dict[str, Any]
+
+NAME = "trainyard"
+CONFIG = paths.STATE / "kind.yaml"
+"""The configuration of the cluster that was made last; absent while none is complete."""
+VALUES = (paths.ROOT / "charts/trainyard/values.yaml", paths.ROOT / "values/kind.yaml")
+SHARED_VOLUMES = paths.ROOT / "manifests/kind/shared-volumes.yaml"
+
+CONTROL_PLANE = "control-plane"
+CPU = "cpu"
+ROLE_LABEL = "trainyard.dev/role"
+POOL_LABEL = "trainyard.dev/pool"
+GPU_TYPE_LABEL = "trainyard.dev/gpu-type"
+GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+SPOT_TAINT = {"key": "trainyard.dev/spot", "value": "true", "effect": "NoSchedule"}
+TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+NODE_PORTS = {"airflow": 30080, "mlflow": 30500}
+DNS_PODS = ("-l", "k8s-app=kube-dns")
+CREATE_SECONDS = 400
+READY_SECONDS = 120
+RESTART_SECONDS = 90
+HEARTBEAT_SECONDS = 30
+# Every node watches many files; the usual limits are for one machine.
+INOTIFY_LIMITS = {"max_user_instances": 1024, "max_user_watches": 524288}
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports of this machine's loopback interface, by what answers there."""
+
+    airflow: int = 8080
+    mlflow: int = 5000
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster. ``nodes`` maps "control-plane", "cpu" and each pool's name to node containers."""
+
+    name: str
+    kubeconfig: Path
+    nodes: dict[str, list[str]] = field(default_factory=dict)
+
+
+def ensure(stage: Stage, ports: Ports | None = None) -> Cluster:
+    """Return the cluster that values and ``ports`` ask for: as it runs, started again, or made anew."""
+    ports = ports or Ports()
+    pools = gpu_pools(read_values(VALUES))
+    _make_shared_directories()
+    image = node_image.ensure(stage)
+    tools = toolchain.ensure(stage)
+    config = kind_config(pools, image, ports)
+    cluster = Cluster(NAME, paths.KUBECONFIG, node_names(pools))
+    if not _reuse(stage, tools, config, cluster):
+        _create(stage, tools, config, cluster)
+    return cluster
+
+
+def delete(stage: Stage, shared_volumes: bool = False) -> None:
+    """Delete the cluster and its files; with ``shared_volumes`` also the data of the RWX volumes."""
+    containers = list(_containers())
+    if containers:
+        stage.update(f"deleting {len(containers)} nodes")
+        run([host.docker(), "rm", "-f", "-v", *containers])
+    for file in (CONFIG, paths.KUBECONFIG):
+        file.unlink(missing_ok=True)
+    if shared_volumes and paths.SHARED_VOLUMES.exists():
+        stage.update("deleting the shared volumes")
+        try:
+            shutil.rmtree(paths.SHARED_VOLUMES)
+        except PermissionError as error:
+            raise CliError(
+                f"{error.filename} was written by a pod and belongs to another user",
+                f"sudo rm -rf {paths.SHARED_VOLUMES}",
+            ) from error
+
+
+def ports() -> Ports:
+    """Return the ports that the cluster made last was given."""
+    if not CONFIG.is_file():
+        raise CliError("there is no cluster", "./scripts/up makes one")
+    mappings = yaml.safe_load(CONFIG.read_text())["nodes"][0]["extraPortMappings"]
+    host_ports = {each["containerPort"]: each["hostPort"] for each in mappings}
+    return Ports(**{name: host_ports[port] for name, port in NODE_PORTS.items()})
+
+
+def read_values(files: Iterable[Path]) -> Json:
+    """Return the values files merged as Helm does it, the last one winning."""
+    merged: Json = {}
+    for file in files:
+        try:
+            values = yaml.safe_load(file.read_text())
+        except FileNotFoundError as error:
+            raise CliError(f"{file} is missing", "restore it from git") from error
+        except yaml.YAMLError as error:
+            raise CliError(f"{file} is not YAML: {error}", "correct the place that is named") from error
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise CliError(f"{file} holds no keys and values", "write it like charts/trainyard/values.yaml")
+        merged = merge(merged, values)
+    return merged
+
+
+def merge(base: Json, overlay: Json) -> Json:
+    """Return ``base`` overlaid: mappings merge, null removes a key, everything else replaces."""
+    result = dict(base)
+    for key, value in overlay.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            below = result.get(key)
+            result[key] = merge(below if isinstance(below, dict) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def gpu_pools(values: Json) -> dict[str, Json]:
+    """Return the checked ``gpuPools``, sorted by name. Raises CliError with the key that is wrong."""
+    pools = values.get("gpuPools")
+    if not isinstance(pools, dict) or not pools:
+        raise _bad("gpuPools", "is not a map of pools")
+    for name, pool in pools.items():
+        key = f"gpuPools.{name}"
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?", name):
+            raise _bad(key, "is no pool name: lower-case letters, digits and dashes")
+        if name in (CONTROL_PLANE, CPU):
+            raise _bad(key, f"is no pool name: {name} names another kind of node")
+        if not isinstance(pool, dict):
+            raise _bad(key, "is not a map")
+        _check_pool(key, pool)
+    return {name: pools[name] for name in sorted(pools)}
+
+
+def _check_pool(key: str, pool: Json) -> None:
+    nodes = pool.get("kindNodes", 1)
+    if not isinstance(nodes, int) or isinstance(nodes, bool) or not 0 <= nodes <= 10:
+        raise _bad(f"{key}.kindNodes", f"is {nodes!r}, not a number from 0 to 10")
+    if not isinstance(pool.get("spot", False), bool):
+        raise _bad(f"{key}.spot", f"is {pool['spot']!r}, not true or false")
+    labels = pool.get("labels") or {}
+    if not isinstance(labels, dict) or not all(isinstance(each, str) for each in (*labels, *labels.values())):
+        raise _bad(f"{key}.labels", "is not a map from text to text")
+    taints = pool.get("taints") or []
+    if not isinstance(taints, list):
+        raise _bad(f"{key}.taints", "is not a list")
+    for index, taint in enumerate(taints):
+        if not isinstance(taint, dict) or not taint.get("key") or taint.get("effect") not in TAINT_EFFECTS:
+            raise _bad(f"{key}.taints[{index}]", f"needs a key and an effect ({', '.join(TAINT_EFFECTS)})")
+
+
+def _bad(key: str, problem: str) -> CliError:
+    return CliError(f"values: {key} {problem}", f"correct it in {' or '.join(map(str, VALUES))}")
+
+
+def pool_labels(name: str, pool: Json) -> dict[str, str]:
+    """Return the labels of a pool's nodes."""
+    labels = {POOL_LABEL: name, **(pool.get("labels") or {})}
+    if pool.get("gpuType"):
+        labels[GPU_TYPE_LABEL] = str(pool["gpuType"])
+    return labels
+
+
+def pool_taints(pool: Json) -> list[Json]:
+    """Return the taints of a pool's nodes: the GPU's, the spot pools', the pool's own."""
+    return [GPU_TAINT, *([SPOT_TAINT] if pool.get("spot") else []), *(pool.get("taints") or [])]
+
+
+def kind_config(pools: dict[str, Json], image: str, ports: Ports) -> Json:
+    """Return kind's configuration for the checked ``pools``."""
+    workers: list[Json] = [{"labels": {ROLE_LABEL: CPU}}]
+    for name, pool in pools.items():
+        join = {"kind": "JoinConfiguration", "nodeRegistration": {"taints": pool_taints(pool)}}
+        node = {"labels": pool_labels(name, pool), "kubeadmConfigPatches": [yaml.safe_dump(join)]}
+        workers += [node] * pool.get("kindNodes", 1)
+    mount = {"hostPath": str(paths.SHARED_VOLUMES), "containerPath": paths.NODE_SHARED_VOLUMES}
+    forwarded = [
+        {"containerPort": node_port, "hostPort": getattr(ports, name), "listenAddress": "127.0.0.1"}
+        for name, node_port in NODE_PORTS.items()
+    ]
+    # The kubelet refuses cgroup v1 by default; kind works on such hosts all the same.
+    kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False}
+    return {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "name": NAME,
+        "kubeadmConfigPatches": [yaml.safe_dump(kubelet)],
+        "nodes": [
+            {"role": CONTROL_PLANE, "image": image, "extraPortMappings": forwarded},
+            *({"role": "worker", "image": image, "extraMounts": [mount], **worker} for worker in workers),
+        ],
+    }
+
+
+def node_names(pools: dict[str, Json]) -> dict[str, list[str]]:
+    """Return the containers of the nodes in ``kind_config``, named as kind names them."""
+    groups = {CPU: 1, **{name: pool.get("kindNodes", 1) for name, pool in pools.items()}}
+    names: dict[str, list[str]] = {CONTROL_PLANE: [f"{NAME}-control-plane"]}
+    number = 0
+    for group, count in groups.items():
+        names[group] = []
+        for _ in range(count):
+            number += 1
+            names[group].append(f"{NAME}-worker{number if number > 1 else ''}")
+    return names
+
+
+def _make_shared_directories() -> None:
+    """Make the directory of every shared volume, writable for the pods' users."""
+    paths.SHARED_VOLUMES.mkdir(parents=True, exist_ok=True)
+    for manifest in yaml.safe_load_all(SHARED_VOLUMES.read_text()):
+        if manifest["kind"] == "PersistentVolume":
+            in_node = Path(manifest["spec"]["hostPath"]["path"])
+            directory = paths.SHARED_VOLUMES / in_node.relative_to(paths.NODE_SHARED_VOLUMES)
+            if not directory.is_dir():
+                directory.mkdir(parents=True)
+                directory.chmod(0o777)
+
+
+def _containers() -> dict[str, str]:
+    """Return the state ("running", "exited" ...) of each of the cluster's containers, the oldest first."""
+    command = [host.docker(), "ps", "-a", "--filter", f"label=io.x-k8s.kind.cluster={NAME}"]
+    lines = run([*command, "--format", "{{.Names}} {{.State}}"]).stdout.splitlines()
+    return dict(line.split(maxsplit=1) for line in reversed(lines))
+
+
+def _reuse(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster) -> bool:
+    """Return whether the existing cluster is as ``config`` wants it and, started if need be, healthy."""
+    states = _containers()
+    if not states or not CONFIG.is_file():
+        return False
+    if yaml.safe_load(CONFIG.read_text()) != config:
+        stage.update("the cluster's configuration has changed: it is made anew")
+        return False
+    if set(states) != {name for names in cluster.nodes.values() for name in names}:
+        return False
+    stopped = [name for name, state in states.items() if state != "running"]
+    if stopped:
+        stage.update(f"starting {len(stopped)} nodes again")
+        # One by one in the order in which they were made, so that they tend to get their old addresses.
+        for name in stopped:
+            if run([host.docker(), "start", name], check=False).returncode != 0:
+                return False
+    if not cluster.kubeconfig.is_file():
+        export = [tools.kind, "export", "kubeconfig", "--name", NAME, "--kubeconfig", cluster.kubeconfig]
+        run(export, env=_path())
+    _raise_inotify_limits(config)
+    problem = _wait_until_healthy(stage, tools, cluster, RESTART_SECONDS)
+    if problem:
+        stage.update(f"the cluster does not recover ({problem}): it is made anew")
+    return not problem
+
+
+def _create(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster) -> None:
+    delete(stage)
+    for mapping in config["nodes"][0]["extraPortMappings"]:
+        host.check_port(mapping["hostPort"])
+    _raise_inotify_limits(config)
+    stage.update(f"creating a cluster of {len(config['nodes'])} nodes")
+    text = yaml.safe_dump(config, sort_keys=False)
+    create = [tools.kind, "create", "cluster", "--name", NAME, "--config", "-"]
+    run(
+        [*create, "--kubeconfig", cluster.kubeconfig],
+        input=text,
+        env=_path(),
+        log="kind",
+        timeout=CREATE_SECONDS,
+    )
+    problem = _wait_until_healthy(stage, tools, cluster, READY_SECONDS)
+    if problem:
+        message = f"the new cluster is not healthy after {READY_SECONDS} s: {problem}"
+        raise CliError(message, "run the command again")
+    CONFIG.write_text(text)
+
+
+def _path() -> dict[str, str]:
+    """Have kind use the same Docker client as we do."""
+    return {"PATH": f"{Path(host.docker()).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def _raise_inotify_limits(config: Json) -> None:
+    """Raise the limits of the kernel that Docker runs on, from a container: this needs no root here."""
+    low = []
+    for name, wanted in INOTIFY_LIMITS.items():
+        file = Path("/proc/sys/fs/inotify") / name
+        if file.exists() and int(file.read_text()) < wanted:
+            low.append(f"fs.inotify.{name}={wanted}")
+    if low:
+        sysctl = ["--rm", "--privileged", "--entrypoint", "sysctl", config["nodes"][0]["image"], "-w", *low]
+        run([host.docker(), "run", *sysctl])
+
+
+def _wait_until_healthy(stage: Stage, tools: toolchain.Tools, cluster: Cluster, seconds: float) -> str:
+    """Wait until the cluster is healthy and return "", or after ``seconds`` what is wrong with it."""
+    deadline = time.monotonic() + seconds
+    while problem := _problem(tools, cluster):
+        stage.update(f"waiting: {problem}")
+        if time.monotonic() > deadline:
+            return problem
+        time.sleep(1)
+    return ""
+
+
+def _problem(tools: toolchain.Tools, cluster: Cluster) -> str:
+    kubectl = [tools.kubectl, "--kubeconfig", cluster.kubeconfig, "--request-timeout=5s"]
+    answers = []
+    for what in (["nodes"], ["leases", "-n", "kube-node-lease"], ["pods", "-n", "kube-system", *DNS_PODS]):
+        result = run([*kubectl, "get", *what, "-o", "json"], check=False)
+        if result.returncode != 0:
+            return "the API server does not answer"
+        answers.append(json.loads(result.stdout))
+    nodes, leases, dns = answers
+    expected = {name for names in cluster.nodes.values() for name in names}
+    return unready_nodes(expected, nodes, leases, datetime.now(UTC)) or _unreachable_dns(dns, cluster)
+
+
+def unready_nodes(expected: set[str], nodes: Json, leases: Json, now: datetime) -> str:
+    """Return which ``expected`` nodes are not Ready or have given no sign for HEARTBEAT_SECONDS."""
+    ready = {node["metadata"]["name"] for node in nodes["items"] if _is_ready(node)}
+    fresh = {
+        lease["metadata"]["name"]
+        for lease in leases["items"]
+        if (now - datetime.fromisoformat(lease["spec"]["renewTime"])).total_seconds() < HEARTBEAT_SECONDS
+    }
+    missing = sorted(expected - (ready & fresh))
+    return f"not ready: {', '.join(missing)}" if missing else ""
+
+
+def _unreachable_dns(pods: Json, cluster: Cluster) -> str:
+    """Try from the CPU worker to reach a CoreDNS pod, which as a rule runs on another node."""
+    addresses = [pod["status"]["podIP"] for pod in pods["items"] if _is_ready(pod)]
+    if not addresses:
+        return "CoreDNS is not ready"
+    worker = cluster.nodes[CPU][0]
+    connect = f"timeout 3 bash -c 'echo > /dev/tcp/{addresses[0]}/53'"
+    if run([host.docker(), "exec", worker, "sh", "-c", connect], check=False).returncode != 0:
+        return f"{worker} does not reach the pod network"
+    return ""
+
+
+def _is_ready(item: Json) -> bool:
+    conditions = item["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)

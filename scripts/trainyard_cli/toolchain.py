@@ -1,0 +1,213 @@
+"""kind, helm and kubectl: released binaries where they can be had, else built from images/kind-node/go.
+
+Every directory there is a Go module whose `tool` directives name the programs and whose go.sum locks them.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from . import host, paths
+from .errors import CliError
+from .shell import run
+from .stages import Stage
+
+GO_MODULES = paths.ROOT / "images" / "kind-node" / "go"
+GO_CACHE = paths.HOME / "go"
+PLATFORM = "linux-amd64"
+PROBE_SECONDS = 5.0
+# The first Go that fetches newer versions of itself, as a go.mod asks for.
+SELF_UPDATING_GO = (1, 21)
+# What kind nodes never use; modules ignore the tags that they do not know.
+BUILD_TAGS = "providerless,no_btrfs,no_zfs,no_devmapper,no_aufs"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Paths of the programs."""
+
+    kind: Path
+    helm: Path
+    kubectl: Path
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where a released program and its SHA-256 can be had, and its path inside an archive."""
+
+    url: str
+    checksum_url: str
+    member: str = ""
+
+
+def ensure(stage: Stage) -> Tools:
+    """Return the tools, downloaded or built where they are missing."""
+    return Tools(
+        kind=_tool(stage, "kind", "kind"),
+        helm=_tool(stage, "helm", "helm"),
+        kubectl=_tool(stage, "kubernetes", "kubectl"),
+    )
+
+
+def version(module: str) -> str:
+    """Return the version, e.g. v1.35.4, of the program that images/kind-node/go/<module> builds."""
+    text = (GO_MODULES / module / "go.mod").read_text()
+    block = re.search(r"^tool (?:\(\s*)?(\S+)", text, re.M)
+    if block:
+        requirements = re.findall(r"^(?:require)?\s*(\S+) (v\S+)", text, re.M)
+        for path, found in requirements:
+            if block[1] == path or block[1].startswith(f"{path}/"):
+                return found
+    raise CliError(f"{GO_MODULES / module}/go.mod names no version of its tool", "restore it from git")
+
+
+def content_hash(module: str) -> str:
+    """Return 12 hex digits over everything that decides what building ``module`` gives."""
+    digest = hashlib.sha256(" ".join(_build_options(module)).encode())
+    for file in sorted((GO_MODULES / module).iterdir()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def build(stage: Stage, module: str) -> Path:
+    """Build the programs of images/kind-node/go/<module> unless they are there; return their directory."""
+    directory = paths.HOME / "bin" / f"{module}-{content_hash(module)}"
+    if directory.is_dir():
+        return directory
+    go, environment = _go(stage)
+    stage.update(f"building {module} from Go modules")
+    new = directory.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    options = _build_options(module)
+    command = [go, "build", *options, "-o", f"{new}/", "tool"]
+    run(command, cwd=GO_MODULES / module, env=environment, log="go-build")
+    new.rename(directory)
+    return directory
+
+
+def releases() -> dict[str, Release]:
+    """Return where released tools can be had, for the versions in the go.mod files."""
+    kind, helm, kubectl = version("kind"), version("helm"), version("kubernetes")
+    kind_url = f"https://github.com/kubernetes-sigs/kind/releases/download/{kind}/kind-{PLATFORM}"
+    helm_url = f"https://get.helm.sh/helm-{helm}-{PLATFORM}.tar.gz"
+    kubectl_url = f"https://dl.k8s.io/release/{kubectl}/bin/{PLATFORM.replace('-', '/')}/kubectl"
+    return {
+        "kind": Release(kind_url, f"{kind_url}.sha256sum"),
+        "helm": Release(helm_url, f"{helm_url}.sha256sum", member=f"{PLATFORM}/helm"),
+        "kubectl": Release(kubectl_url, f"{kubectl_url}.sha256"),
+    }
+
+
+def _tool(stage: Stage, module: str, name: str) -> Path:
+    built = paths.HOME / "bin" / f"{module}-{content_hash(module)}" / name
+    if built.exists():
+        return built
+    released = paths.HOME / "bin" / f"{name}-{version(module)}" / name
+    if released.exists() or _download(stage, releases()[name], released):
+        return released
+    return build(stage, module) / name
+
+
+def _download(stage: Stage, release: Release, target: Path) -> bool:
+    """Fetch a released program and check its SHA-256; return False where it cannot be had."""
+    timeout = httpx.Timeout(PROBE_SECONDS, read=60)
+    stage.update(f"looking for a release of {target.name}")
+    try:
+        with httpx.Client(timeout=timeout, follow_redirects=True) as client:
+            expected = client.get(release.checksum_url).raise_for_status().text.split()[0]
+            content = client.get(release.url).raise_for_status().content
+    except (httpx.HTTPError, OSError, IndexError) as error:
+        stage.update(f"no release of {target.name} can be had ({type(error).__name__})")
+        return False
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise CliError(f"{release.url} does not have its SHA-256 {expected}", "run the command again")
+    new = target.with_suffix(".new")
+    new.parent.mkdir(parents=True, exist_ok=True)
+    new.write_bytes(content)
+    if release.member:
+        with tarfile.open(new) as archive:
+            member = archive.extractfile(release.member)
+            program = member.read() if member else b""
+        new.write_bytes(program)
+    new.chmod(0o755)
+    new.rename(target)
+    return True
+
+
+def _build_options(module: str) -> list[str]:
+    flags = ["-s", "-w", *(f"-X {name}={value}" for name, value in _version_variables(module).items())]
+    return ["-trimpath", f"-tags={BUILD_TAGS}", f"-ldflags={' '.join(flags)}"]
+
+
+def _version_variables(module: str) -> Mapping[str, str]:
+    """Return the variables through which programs know their version, for those that need to."""
+    if module == "helm":
+        return {"helm.sh/helm/v3/internal/version.version": version(module)}
+    if module == "containerd":
+        return {"github.com/containerd/containerd/v2/version.Version": version(module)}
+    if module != "kubernetes":
+        return {}
+    found = version(module)
+    major, minor, _ = found.removeprefix("v").split(".", 2)
+    values = {"gitVersion": found, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return {f"{package}.{name}": value for package in packages for name, value in values.items()}
+
+
+def _go(stage: Stage) -> tuple[str, dict[str, str]]:
+    """Return a Go that can build every module, and its environment."""
+    environment = {
+        "GOMODCACHE": str(GO_CACHE / "mod"),
+        "GOCACHE": str(GO_CACHE / "build"),
+        "GOFLAGS": "-mod=readonly -modcacherw -buildvcs=false",
+        "GOTOOLCHAIN": "auto",
+        "CGO_ENABLED": "0",
+        "HOME": os.environ.get("HOME", str(paths.HOME)),
+    }
+    go = shutil.which("go")
+    if not go:
+        stage.update("installing Go from Debian")
+        host.install_packages("golang-go", "ca-certificates")
+        go = shutil.which("go") or "/usr/bin/go"
+    if _go_version(go) < SELF_UPDATING_GO:
+        stage.update("fetching a newer Go through the Go proxy")
+        go = str(_newer_go(go, environment))
+    return go, environment
+
+
+def _go_version(go: str) -> tuple[int, int]:
+    found = re.search(r"go(\d+)\.(\d+)", run([go, "version"], env={"GOTOOLCHAIN": "local"}).stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _newer_go(go: str, environment: Mapping[str, str]) -> Path:
+    """Have a Go too old to update itself fetch the newest one that a go.mod asks for.
+
+    Go's releases are versions of the module golang.org/toolchain. A module keeps neither executable bits nor
+    nested go.mod files, which lie there as _go.mod; a newer Go sets this right on first use, here we do.
+    """
+    needed = max(
+        (re.search(r"^go (\S+)", file.read_text(), re.M)[1] for file in GO_MODULES.glob("*/go.mod")),  # type: ignore[index]
+        key=lambda text: [int(part) for part in text.split(".")],
+    )
+    release = needed if needed.count(".") == 2 else f"{needed}.0"
+    module = f"golang.org/toolchain@v0.0.1-go{release}.{PLATFORM}"
+    # Outside any module, so that no go.mod or vendor directory has a say.
+    GO_CACHE.mkdir(parents=True, exist_ok=True)
+    old = {**environment, "GOFLAGS": "-modcacherw"}
+    run([go, "mod", "download", module], cwd=GO_CACHE, env=old, log="go-build")
+    directory = GO_CACHE / "mod" / module
+    for file in directory.rglob("_go.mod"):
+        file.rename(file.with_name("go.mod"))
+    for folder in ("bin", "pkg/tool"):
+        for file in (directory / folder).rglob("*"):
+            if file.is_file():
+                file.chmod(0o755)
+    return directory / "bin" / "go"
