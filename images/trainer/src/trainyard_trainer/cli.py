@@ -77,7 +77,8 @@ def _run(arguments: Sequence[str], preemption: Preemption) -> None:
         result.write({**values, "mlflow_run_id": tracker.run_id})
     except Exception as error:
         if not isinstance(error, Temporary):  # the next attempt goes on with the run
-            tracker.end(failed=True)
+            with suppress(TrainerError):  # the first error counts
+                tracker.end(failed=True)
         raise
     tracker.end()
     log.event("step_done", step=parsed.step, **values)

@@ -10,7 +10,10 @@ from trainyard_trainer.errors import BadConfig
 
 
 def device(name: str, threads: int) -> torch.device:
-    """Set torch up with that number of CPU threads and return the device. Raises BadConfig when CUDA is demanded and is not there."""
+    """Set torch up with that number of CPU threads and return the device.
+
+    Raises BadConfig when CUDA is demanded and is not there.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise BadConfig(
             "TRAINYARD_DEVICE is cuda, but torch finds no CUDA device; run the CUDA variant of the image "

@@ -9,7 +9,7 @@ from trainyard_trainer.errors import CodeError, storage_error
 
 # The kubelet keeps 4096 bytes of a termination message; a longer one would be cut in the middle.
 LIMIT_BYTES = 4000
-_LONGEST_MESSAGE = 1500
+_LONGEST_MESSAGE = 600  # characters, of at most 6 bytes each in JSON
 
 
 def _path() -> Path:
@@ -21,7 +21,7 @@ def write(values: Mapping[str, object]) -> None:
 
     Raises CodeError when it is over the limit: XCom holds metadata, data goes by URI.
     """
-    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    text = json.dumps(values, sort_keys=True, allow_nan=False, ensure_ascii=False)
     if len(text.encode()) > LIMIT_BYTES:
         raise CodeError(
             f"the result has {len(text.encode())} bytes, at most {LIMIT_BYTES} are allowed; "

@@ -13,6 +13,7 @@ class Settings:
 
     tracking_uri: str
     experiment: str
+    tracking_patience: float  # seconds to wait for an MLflow that does not answer
     mlflow_run_id: str  # "" = find by the run key, or create
     checkpoint_dir: Path
     checkpoint_freq: int  # epochs
@@ -32,6 +33,7 @@ class Settings:
         return cls(
             tracking_uri=tracking_uri,
             experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or "trainyard",
+            tracking_patience=_positive("TRAINYARD_TRACKING_PATIENCE", 120),
             mlflow_run_id=os.environ.get("MLFLOW_RUN_ID", ""),
             checkpoint_dir=Path(os.environ.get("CHECKPOINT_DIR") or "/checkpoints"),
             checkpoint_freq=_positive("CHECKPOINT_FREQ", 5),

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 RUN_KEY_TAG = "trainyard.run_key"
 WEIGHTS_TAG = "trainyard.weights_sha256"
-# How long a step waits for an MLflow that does not answer before it gives up with Temporary.
-PATIENCE_SECONDS = 120.0
-# Two tries of at most 20 s within each call: patience is ours, so that training can go on meanwhile.
+# Two tries of at most 20 s within each call: patience is the Tracker's, and training goes on without any.
 _CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -29,6 +27,7 @@ _CLIENT_ENVIRONMENT = {
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _REFUSED = {
@@ -52,6 +51,7 @@ class Tracker:
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
+        self._patience = settings.tracking_patience
         self._uri = settings.tracking_uri
         self._client = MlflowClient(settings.tracking_uri)
         self._run_key = run_key
@@ -66,7 +66,7 @@ class Tracker:
                 "trainyard.git_commit": settings.git_commit,
                 "mlflow.source.git.commit": settings.git_commit,
             }
-        self.experiment_id, self.run_id = _patiently(lambda: self._open(settings))
+        self.experiment_id, self.run_id = self._patiently(lambda: self._open(settings))
         self.tag(tags)
         self._set_status("RUNNING")
 
@@ -75,13 +75,13 @@ class Tracker:
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, value) for key, value in tags.items()]
-        _patiently(lambda: self._client.log_batch(self.run_id, tags=entities))
+        self._patiently(lambda: self._client.log_batch(self.run_id, tags=entities))
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Log the parameters once. Raises BadConfig when the run already has one with another value."""
         from mlflow.entities import Param
 
-        known = _patiently(lambda: self._client.get_run(self.run_id)).data.params
+        known = self._patiently(lambda: self._client.get_run(self.run_id)).data.params
         for key, value in params.items():
             if known.get(key, str(value)) != str(value):
                 raise BadConfig(
@@ -89,7 +89,7 @@ class Tracker:
                     f"this step has {key}={value}; use the former, or another --run-key"
                 )
         entities = [Param(key, str(value)) for key, value in params.items()]
-        _patiently(lambda: self._client.log_batch(self.run_id, params=entities))
+        self._patiently(lambda: self._client.log_batch(self.run_id, params=entities))
 
     def epochs(self, history: Sequence[Mapping[str, Any]], *, patient: bool) -> bool:
         """Log those epochs of the history that MLflow does not have yet; return whether it has all now.
@@ -108,7 +108,7 @@ class Tracker:
             return True
 
         if patient:
-            return _patiently(send)
+            return self._patiently(send)
         try:
             return _translated(send)
         except Temporary as error:
@@ -140,11 +140,11 @@ class Tracker:
             if new:
                 self._client.log_batch(self.run_id, metrics=new)
 
-        _patiently(send)
+        self._patiently(send)
 
     def artifact(self, file: Path, directory: str) -> None:
         """Upload a file into a directory of the run's artifacts."""
-        _patiently(lambda: self._client.log_artifact(self.run_id, str(file), directory))
+        self._patiently(lambda: self._client.log_artifact(self.run_id, str(file), directory))
 
     def model(self, name: str, directory: Path, weights: str, *, step: int, params: Mapping[str, Any]) -> str:
         """Log the model in the directory once for its weights (their SHA-256), and return its URI."""
@@ -166,11 +166,11 @@ class Tracker:
             self._client.finalize_logged_model(model.model_id, "READY")
             return str(model.model_uri)
 
-        return _patiently(send)
+        return self._patiently(send)
 
     def newest_model(self) -> str:
         """Return the URI of the newest model of this run key. Raises BadConfig when there is none."""
-        models = _patiently(self._models)
+        models = self._patiently(self._models)
         if not models:
             raise BadConfig(
                 f"run key {self._run_key!r} has no model in MLflow; run the step train first, "
@@ -185,7 +185,7 @@ class Tracker:
         def fetch() -> str:
             return str(download_artifacts(model_uri, dst_path=str(directory), tracking_uri=self._uri))
 
-        return Path(_patiently(fetch))
+        return Path(self._patiently(fetch))
 
     def end(self, *, failed: bool = False) -> None:
         """Say in MLflow that a step is over; the next step of the run key opens the run again."""
@@ -194,9 +194,23 @@ class Tracker:
     def _set_status(self, status: str) -> None:
         # update_run leaves the end time alone, which set_terminated sets; a run that goes on has none.
         if status == "RUNNING":
-            _patiently(lambda: self._client.update_run(self.run_id, status=status))
+            self._patiently(lambda: self._client.update_run(self.run_id, status=status))
         else:
-            _patiently(lambda: self._client.set_terminated(self.run_id, status))
+            self._patiently(lambda: self._client.set_terminated(self.run_id, status))
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        """Call, and while MLflow does not answer, again with growing pauses until patience ends."""
+        deadline = time.monotonic() + self._patience
+        pause = 1.0
+        while True:
+            try:
+                return _translated(call)
+            except Temporary as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                log.warning("tracking_retried", reason=str(error), pause_seconds=pause)
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
 
     def _open(self, settings: Settings) -> tuple[str, str]:
         if settings.mlflow_run_id:
@@ -260,21 +274,6 @@ def _metrics(history: Iterable[Mapping[str, Any]]) -> "Iterable[Metric]":
     for entry in history:
         for key in sorted(entry.keys() - {"epoch", "timestamp_ms"}):
             yield Metric(key, entry[key], entry["timestamp_ms"], entry["epoch"])
-
-
-def _patiently(call: Callable[[], Result]) -> Result:
-    """Call, and while MLflow does not answer, again with growing pauses until patience ends."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    pause = 1.0
-    while True:
-        try:
-            return _translated(call)
-        except Temporary as error:
-            if time.monotonic() + pause > deadline:
-                raise
-            log.warning("tracking_retried", reason=str(error), pause_seconds=pause)
-        time.sleep(pause)
-        pause = min(2 * pause, 15.0)
 
 
 def _translated(call: Callable[[], Result]) -> Result:

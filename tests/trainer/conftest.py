@@ -1,0 +1,110 @@
+"""The trainer as the platform runs it: a process of its own, with an MLflow store and a lake on disk.
+
+Runs in the trainer's image, and wherever torch, scikit-learn and mlflow-skinny are installed.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if importlib.util.find_spec("trainyard_trainer") is None:  # outside the image
+    sys.path.insert(0, str(Path(__file__).parents[2] / "images/trainer/src"))
+
+# mlflow-skinny has no database backend; its files hold the same entities.
+os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+
+
+@dataclass
+class Ended:
+    """How a step ended."""
+
+    code: int
+    result: dict[str, Any]
+    events: list[dict[str, Any]]
+    text: str
+
+    def event(self, name: str) -> dict[str, Any]:
+        return next(event for event in self.events if event["event"] == name)
+
+
+class Steps:
+    """Runs the steps of one run key."""
+
+    def __init__(self, directory: Path, lake: Path, run_key: str) -> None:
+        self.lake = lake
+        self.run_key = run_key
+        self.output = directory / "output"
+        self.checkpoints = directory / "checkpoints"
+        self.return_file = directory / "return.json"
+        self.tracking_uri = (directory / "mlruns").as_uri()
+        self.environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "CHECKPOINT_DIR": str(self.checkpoints),
+            "CHECKPOINT_FREQ": "2",
+            "TRAINYARD_RETURN": str(self.return_file),
+        }
+
+    def start(self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str):
+        self.return_file.unlink(missing_ok=True)
+        output = self.lake if step in ("validate", "preprocess") else self.output
+        arguments = ["--run-key", self.run_key, "--dataset", dataset, "--output", output.as_uri()]
+        arguments += ["--params", json.dumps(params or {}), *flags]
+        return subprocess.Popen(
+            [sys.executable, "-m", "trainyard_trainer", step, *arguments],
+            env=os.environ | self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self, process, lines: list[str] | None = None) -> Ended:
+        text = "".join(lines or []) + process.communicate(timeout=120)[0]
+        result = json.loads(self.return_file.read_text()) if self.return_file.exists() else {}
+        return Ended(process.returncode, result, [json.loads(line) for line in text.splitlines()], text)
+
+    def run(self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str) -> Ended:
+        return self.end(self.start(step, dataset, *flags, params=params, **environment))
+
+    def runs(self) -> list[Any]:
+        """The MLflow runs of the run key."""
+        client = self.client()
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`trainyard.run_key` = '{self.run_key}'")
+        return list(found)
+
+    def steps_of(self, metric: str) -> list[int]:
+        """The steps that were logged for a metric, in order of logging."""
+        (run,) = self.runs()
+        return [entry.step for entry in self.client().get_metric_history(run.info.run_id, metric)]
+
+    def models(self) -> list[Any]:
+        client = self.client()
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_logged_models(experiments))
+
+    def client(self):
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.tracking_uri)
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Steps:
+    return Steps(tmp_path, tmp_path / "lake", "digits_training__manual-1")
+
+
+@pytest.fixture(scope="session")
+def processed(tmp_path_factory) -> str:
+    """The URI of the digits, ready for training."""
+    directory = tmp_path_factory.mktemp("data")
+    steps = Steps(directory, directory / "lake", "data")
+    raw = steps.run("validate", "sklearn://digits").result["dataset"]
+    return str(steps.run("preprocess", raw).result["dataset"])

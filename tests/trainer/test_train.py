@@ -1,0 +1,61 @@
+"""The state of a training, saved and restored between any two batches."""
+
+import pytest
+import torch
+from trainyard_trainer import compute, lake
+from trainyard_trainer.checkpoint import Store
+from trainyard_trainer.models.digits import Model
+from trainyard_trainer.steps.train import Trainer
+
+PARAMS = {"seed": 3, "batch_size": 200, "learning_rate": 0.01}
+EPOCHS = 2
+
+
+@pytest.fixture
+def columns(processed: str) -> lake.Columns:
+    return lake.read(processed)[0]
+
+
+def trainer(columns: lake.Columns) -> Trainer:
+    return Trainer(Model(), columns, PARAMS, compute.device("cpu", threads=1))
+
+
+def go(training: Trainer, batches: int) -> None:
+    for _ in range(batches):
+        training.train_batch()
+        if training.batch == training.batches:
+            training.end_epoch(training.validate() | {"timestamp_ms": 0})
+
+
+def test_cut_at_every_batch_it_ends_alike(columns, tmp_path):
+    whole = trainer(columns)
+    total = EPOCHS * whole.batches
+    go(whole, total)
+    for cut in range(total + 1):
+        first = trainer(columns)
+        go(first, cut)
+        store = Store(tmp_path / str(cut), PARAMS)
+        store.save(first.epoch, first.batch, first.state())
+        torch.manual_seed(99)  # what another process would have
+        second = trainer(columns)
+        second.restore(store.latest())
+        go(second, total - cut)
+        assert compute.weights_sha256(second.network) == compute.weights_sha256(whole.network)
+        assert second.history == whole.history
+
+
+def test_validating_does_not_disturb(columns):
+    weights = []
+    for validations in (0, 2):
+        training = trainer(columns)
+        go(training, 2)
+        for _ in range(validations):
+            training.validate()
+        go(training, 2)
+        weights.append(compute.weights_sha256(training.network))
+    assert weights[0] == weights[1]
+
+
+def test_a_batch_as_large_as_the_data_is_one_batch(columns):
+    training = Trainer(Model(), columns, PARAMS | {"batch_size": 5000}, compute.device("cpu", threads=1))
+    assert training.batches == 1
