@@ -263,7 +263,15 @@ def _reuse(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster)
             if run([host.docker(), "start", name], check=False).returncode != 0:
                 return False
     if not cluster.kubeconfig.is_file():
-        export = [tools.kind, "export", "kubeconfig", "--name", NAME, "--kubeconfig", cluster.kubeconfig]
+        export: list[str | Path] = [
+            tools.kind,
+            "export",
+            "kubeconfig",
+            "--name",
+            NAME,
+            "--kubeconfig",
+            cluster.kubeconfig,
+        ]
         run(export, env=_path())
     _raise_inotify_limits(config)
     problem = _wait_until_healthy(stage, tools, cluster, RESTART_SECONDS)
@@ -279,7 +287,7 @@ def _create(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster
     _raise_inotify_limits(config)
     stage.update(f"creating a cluster of {len(config['nodes'])} nodes")
     text = yaml.safe_dump(config, sort_keys=False)
-    create = [tools.kind, "create", "cluster", "--name", NAME, "--config", "-"]
+    create: list[str | Path] = [tools.kind, "create", "cluster", "--name", NAME, "--config", "-"]
     run(
         [*create, "--kubeconfig", cluster.kubeconfig],
         input=text,
@@ -323,7 +331,7 @@ def _wait_until_healthy(stage: Stage, tools: toolchain.Tools, cluster: Cluster, 
 
 
 def _problem(tools: toolchain.Tools, cluster: Cluster) -> str:
-    kubectl = [tools.kubectl, "--kubeconfig", cluster.kubeconfig, "--request-timeout=5s"]
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", cluster.kubeconfig, "--request-timeout=5s"]
     answers = []
     for what in (["nodes"], ["leases", "-n", "kube-node-lease"], ["pods", "-n", "kube-system", *DNS_PODS]):
         result = run([*kubectl, "get", *what, "-o", "json"], check=False)

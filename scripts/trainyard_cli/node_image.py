@@ -99,8 +99,10 @@ def _bootstrap_base(stage: Stage) -> None:
     paths.HOME.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.HOME, prefix="base-") as temporary:
         tree = Path(temporary) / "debian"
-        mirror = _debian_mirror()
-        run(["debootstrap", "--variant=minbase", SUITE, tree, mirror], log="debootstrap")
+        sources = _debian_sources()
+        run(["debootstrap", "--variant=minbase", SUITE, tree, sources[SUITE]], log="debootstrap")
+        lines = (f"deb {uri} {suite} main\n" for suite, uri in sources.items())
+        (tree / "etc/apt/sources.list").write_text("".join(lines))
         shutil.copytree(SOURCE / "base", tree, dirs_exist_ok=True)
         # The base's own dpkg rules keep these out of later installs; here they are there already.
         for folder in ("doc", "info", "locale", "man"):
@@ -114,12 +116,15 @@ def _bootstrap_base(stage: Stage) -> None:
         run([host.docker(), "import", "--change", 'CMD ["bash"]', archive, BUILT_BASE])
 
 
-def _debian_mirror() -> str:
-    """Return the package mirror that this machine uses for the suite, else Debian's own."""
+def _debian_sources() -> dict[str, str]:
+    """Return {suite: address of its packages}, security updates included, as this machine gets them."""
+    main, security = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
+    sources = {SUITE: main, f"{SUITE}-updates": main, f"{SUITE}-security": security}
     listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"], check=False).stdout
-    sources = (line.split() for line in listed.splitlines())
-    mirrors = (uri for uri, codename in sources if codename == SUITE and "/debian" in uri)
-    return next(mirrors, "http://deb.debian.org/debian")
+    for uri, suite in (line.split() for line in listed.splitlines()):
+        if suite in sources and "/debian" in uri:
+            sources[suite] = uri
+    return sources
 
 
 def _build(stage: Stage, image: str) -> str:
