@@ -22,7 +22,7 @@ from gpu_simulator.v1beta1 import deviceplugin_pb2 as api  # noqa: E402
 from gpu_simulator.v1beta1 import deviceplugin_pb2_grpc as rpc  # noqa: E402
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -87,7 +87,7 @@ class Simulator:
     def terminate(self) -> int:
         assert self._process
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=10)
+        return self._process.wait(timeout=30)
 
     def kill(self) -> None:
         if self._process and self._process.poll() is None:

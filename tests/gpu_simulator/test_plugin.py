@@ -78,7 +78,7 @@ def test_an_unhealthy_device_is_reported_within_seconds(kubelet: Kubelet, runnin
     assert running.command("unhealthy", DEVICES[0]).returncode == 0
     started = time.monotonic()
     assert health(next(stream)) == ALL_HEALTHY | {DEVICES[0]: "Unhealthy"}
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 3  # half a second where nothing else runs
     (running.health / DEVICES[0]).unlink()  # what the command `healthy` does, as an operator on the node
     assert health(next(stream)) == ALL_HEALTHY
 
@@ -128,7 +128,7 @@ def test_ends_at_once_and_cleans_up_at_sigterm(kubelet: Kubelet, running: Simula
     next(kubelet.plugin().ListAndWatch(api.Empty()))
     started = time.monotonic()
     assert running.terminate() == 0
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
     assert not socket.exists()
     assert running.events("stopped")
 
