@@ -55,7 +55,8 @@ def decide(metric: float, champion_metric: float | None, *, minimum: float, min_
     if champion_metric is None:
         return Gate(True, f"{metric:.4f}, and there is no champion yet", metric, None)
     gain = metric - champion_metric
-    passed = gain > min_improvement
+    # More than by rounding: 0.945 - 0.94 is a little more than 0.005.
+    passed = gain - min_improvement > 1e-9
     comparison = "better" if passed else "not better"
     reason = (
         f"{metric:.4f} is {comparison} than the champion's {champion_metric:.4f} by more than "

@@ -10,7 +10,7 @@ from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent
 
 from trainyard.kube import Kube
 from trainyard.mapping import resolve_mapped
-from trainyard.naming import TaskIdentity
+from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.outcomes import Action, Cause, Outcome
 from trainyard.platform import PlatformError, load_platform
 from trainyard.pod_run import PodRun
@@ -56,9 +56,10 @@ class TrainingPodTrigger(BaseTrigger):
         yield await self._event(outcome)
 
     async def on_kill(self) -> None:
-        """Delete the pods: a user ended or cleared the task."""
+        """Delete this try's pods: a user ended or cleared the task (and the next try may have begun)."""
+        task = self._identity()
         async with Kube(load_platform().training.namespace) as kube:
-            for pod in await kube.find(self._identity().selector()):
+            for pod in await kube.find(f"{task.selector()},{LABEL_PREFIX}/try-number={task.try_number}"):
                 await kube.delete(pod["metadata"]["name"])
 
     async def _run(self) -> Outcome:

@@ -1,0 +1,41 @@
+"""The DAG library under test, with the platform file that the chart renders for kind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Airflow reads its settings when it is imported: before any test module.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="trainyard-airflow-")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+PLATFORM_FILE = Path(__file__).parent / "platform.json"
+os.environ["TRAINYARD_PLATFORM"] = str(PLATFORM_FILE)
+
+from trainyard.naming import TaskIdentity  # noqa: E402
+from trainyard.platform import Platform, load_platform  # noqa: E402
+from trainyard.pods import TrainingRequest  # noqa: E402
+
+
+@pytest.fixture
+def platform() -> Platform:
+    return load_platform()
+
+
+@pytest.fixture
+def identity() -> TaskIdentity:
+    return TaskIdentity("digits_training", "manual__2026-11-21T07:00:00.123456+00:00", "train", -1, 1)
+
+
+@pytest.fixture
+def request_for_train() -> TrainingRequest:
+    return TrainingRequest(
+        step="train",
+        dataset="file:///data/processed/digits/date=2026-11-21/version=0123456789ab",
+        output_uri="file:///checkpoints/k/model",
+        deadline_seconds=7200,
+        step_params={"model": "digits", "epochs": 3},
+        gpu_pool="ondemand",
+    )

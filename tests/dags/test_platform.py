@@ -1,0 +1,52 @@
+"""The platform file: what is wrong with it is said by key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PLATFORM_FILE
+from trainyard.platform import PlatformError, load_platform
+
+
+def damaged(tmp_path: Path, path: str, value: Any) -> Path:
+    data = json.loads(PLATFORM_FILE.read_text())
+    *parents, key = path.split(".")
+    place = data
+    for parent in parents:
+        place = place[parent]
+    place.pop(key) if value is None else place.update({key: value})
+    file = tmp_path / "platform.json"
+    file.write_text(json.dumps(data))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training", None, "training is missing"),
+        ("training.image", None, "training.image is missing"),
+        ("training.image", 3, "training.image: expected str, got 3"),
+        ("training.gpuDevice", "tpu", "gpuDevice: expected 'cuda' or 'cpu'"),
+        ("training.checkpointFreq", True, "checkpointFreq: expected int"),
+        ("pools.spot.tolerations", {}, "pools.spot.tolerations: expected list"),
+        ("pools.spot", [], "pools.spot: expected dict"),
+    ],
+)
+def test_errors_name_the_key(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    with pytest.raises(PlatformError, match=message):
+        load_platform(damaged(tmp_path, path, value))
+
+
+def test_a_missing_file_names_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="set TRAINYARD_PLATFORM"):
+        load_platform(tmp_path / "none.json")
+
+
+def test_broken_json_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "platform.json"
+    file.write_text("{")
+    with pytest.raises(PlatformError, match=r"platform.json is not JSON"):
+        load_platform(file)

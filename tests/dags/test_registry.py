@@ -1,0 +1,110 @@
+"""Gate and promotion against a real MLflow registry (its SQL store, as on the server)."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from trainyard import registry
+from trainyard.registry import Gate, decide, promote
+
+MODEL = "digits"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    # Making the tables takes seconds, so the tests share the database and have a model each.
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> str:
+    return request.node.name
+
+
+@pytest.fixture
+def client(store: str) -> MlflowClient:
+    return registry.connect(store)
+
+
+def trained(client: MlflowClient, tmp_path: Path, f1: float) -> dict[str, str]:
+    """A finished run with a logged model, as the trainer leaves it."""
+    found = client.get_experiment_by_name("tests")
+    experiment = found.experiment_id if found else client.create_experiment("tests", str(tmp_path))
+    run_id = client.create_run(experiment).info.run_id
+    client.log_metric(run_id, "f1_macro", f1)
+    logged = client.create_logged_model(experiment, name="model", source_run_id=run_id)
+    client.finalize_logged_model(logged.model_id, "READY")
+    return {"model_uri": f"models:/{logged.model_id}", "run_id": run_id}
+
+
+def run(client: MlflowClient, tmp_path: Path, model: str, key: str, f1: float) -> Any:
+    champion = registry.champion_metric(client, model, "f1_macro")
+    gate = decide(f1, champion, minimum=0.9, min_improvement=0.005)
+    tags = {"f1_macro": f1, "git_commit": "abc", "nothing": None}
+    return promote(client, model=model, run_key=key, gate=gate, tags=tags, **trained(client, tmp_path, f1))
+
+
+@pytest.mark.parametrize(
+    ("metric", "champion", "passed", "reason"),
+    [
+        (0.89, None, False, "below the minimum"),
+        (0.90, None, True, "no champion yet"),
+        (0.95, 0.94, True, "better than the champion's 0.9400"),
+        (0.945, 0.94, False, "not better than the champion's"),
+        (0.50, 0.40, False, "below the minimum"),
+    ],
+)
+def test_the_gate(metric: float, champion: float | None, passed: bool, reason: str) -> None:
+    gate = decide(metric, champion, minimum=0.9, min_improvement=0.005)
+    assert (gate.passed, gate.metric, gate.champion_metric) == (passed, metric, champion)
+    assert reason in gate.reason
+
+
+def test_a_missing_champion_is_a_first_run(client: MlflowClient, model: str) -> None:
+    assert registry.champion_metric(client, model, "f1_macro") is None
+
+
+def test_better_replaces_and_no_better_challenges(client: MlflowClient, model: str, tmp_path: Path) -> None:
+    promotions = [run(client, tmp_path, model, f"k{i}", f1) for i, f1 in enumerate((0.95, 0.952, 0.97))]
+    assert [p.alias for p in promotions] == ["champion", "challenger", "champion"]
+    aliases = {k: int(v) for k, v in client.get_registered_model(model).aliases.items()}
+    assert aliases == {"champion": 3, "challenger": 2}
+    before, now = (client.get_model_version(model, number) for number in ("1", "3"))
+    assert before.tags["trainyard.replaced_by"] == "3"
+    assert "trainyard.champion_until" in before.tags
+    assert now.tags["trainyard.git_commit"] == "abc"
+    assert now.tags["trainyard.run_key"] == "k2"
+    assert "trainyard.nothing" not in now.tags
+    assert {"trainyard.reason", "trainyard.decided_at", "trainyard.f1_macro"} <= set(now.tags)
+
+
+def test_a_repeated_run_keeps_its_version_and_its_alias(
+    client: MlflowClient, model: str, tmp_path: Path
+) -> None:
+    first = run(client, tmp_path, model, "k", 0.95)
+    again = run(client, tmp_path, model, "k", 0.95)  # its gate sees the champion that it is itself
+    assert (again.version, again.alias) == (first.version, "champion")
+    assert len(client.search_model_versions(f"name = '{model}'")) == 1
+
+
+def test_registrations_at_once_leave_one_version(client: MlflowClient, model: str, tmp_path: Path) -> None:
+    about = trained(client, tmp_path, 0.95)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(registry.register, client, model=model, run_key="k", **about) for _ in range(4)]
+    assert len({str(job.result().version) for job in jobs}) == 1
+    assert len(client.search_model_versions(f"name = '{model}'")) == 1
+
+
+def test_a_champion_without_the_metric_is_named(client: MlflowClient, model: str, tmp_path: Path) -> None:
+    run(client, tmp_path, model, "k", 0.95)
+    with pytest.raises(ValueError, match=r"champion .* has no metric 'auc'"):
+        registry.champion_metric(client, model, "auc")
+
+
+def test_the_decision_survives_xcom() -> None:
+    gate = decide(0.95, None, minimum=0.9, min_improvement=0.0)
+    assert Gate(**vars(gate)) == gate
