@@ -1,15 +1,17 @@
 """The project's images: built when what they are made of changed, loaded onto the nodes that use them."""
 
+import contextlib
 import hashlib
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import host, node_image, paths
+from . import host, image_archive, node_image, paths
 from .cluster import Cluster
 from .errors import CliError
 from .shell import run
@@ -25,7 +27,6 @@ IGNORED_NAMES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
 BUILD_SETTINGS = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 DEFAULT_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -182,32 +183,27 @@ def target_nodes(name: str, nodes: dict[str, list[str]]) -> list[str]:
 
 
 def load(image: str, nodes: list[str]) -> None:
-    """Copy an image from Docker into the nodes' containerd: saved once, imported by all at the same time."""
-    docker = host.docker()
-    save = subprocess.Popen([docker, "save", image], stdout=subprocess.PIPE)
-    assert save.stdout is not None
-    imports = {node: _start_import(docker, node) for node in nodes}
-    try:
-        while chunk := save.stdout.read(CHUNK_BYTES):
-            for process in imports.values():
-                _feed(process, chunk)
-    finally:
-        outputs = {node: process.communicate()[0] for node, process in imports.items()}
-        save.stdout.close()
-        saved = save.wait()
-    failed = [node for node, process in imports.items() if process.returncode]
-    if saved or failed:
-        lines = (
-            b"\n".join(outputs[node] for node in failed).decode(errors="replace").strip().splitlines()[-5:]
-        )
-        where = f"node {', '.join(failed)}" if failed else "docker save"
-        cure = "free disk space if it is full, then run the command again"
-        raise CliError(f"{image} could not be loaded: {where} failed: {' | '.join(lines)}", cure)
+    """Copy an image from Docker into the nodes' containerd: saved once, all nodes at the same time.
+
+    A node gets only the layers that it lacks, so a changed DAG does not send Airflow again.
+    """
+    with tempfile.TemporaryDirectory(dir=_scratch(), prefix="image-") as scratch:
+        saved = Path(scratch) / "image.tar"
+        run([host.docker(), "save", "--output", saved, image])
+        with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
+            for job in [pool.submit(_load_node, image, saved, node) for node in nodes]:
+                job.result()
 
 
-def _start_import(docker: str, node: str) -> subprocess.Popen[bytes]:
+def _scratch() -> Path:
+    paths.HOME.mkdir(parents=True, exist_ok=True)
+    return paths.HOME
+
+
+def _load_node(image: str, saved: Path, node: str) -> None:
+    present = set(_ctr(node, "content", "ls", "--quiet").stdout.split())
     command = [
-        docker,
+        host.docker(),
         "exec",
         "-i",
         node,
@@ -217,19 +213,20 @@ def _start_import(docker: str, node: str) -> subprocess.Popen[bytes]:
         "images",
         "import",
         "--all-platforms",
-        "--digests",
         "-",
     ]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def _feed(process: subprocess.Popen[bytes], chunk: bytes) -> None:
-    """Write to an import; one that has ended already says why by its exit code."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert process.stdin is not None
-    try:
-        process.stdin.write(chunk)
-    except BrokenPipeError:
-        process.stdin = None
+    # An import that ends early says why below.
+    with contextlib.suppress(BrokenPipeError):
+        image_archive.write(saved, f"docker.io/{image}", present, process.stdin)
+    output = process.communicate()[0].decode(errors="replace").strip()
+    if process.returncode:
+        reason = " | ".join(output.splitlines()[-5:])
+        cure = "free disk space if it is full, then run the command again"
+        raise CliError(f"{image} could not be loaded into node {node}: {reason}", cure)
 
 
 def _node_images(node: str) -> dict[str, str]:
