@@ -22,7 +22,10 @@ GPU = "gpu"
 KEPT_TAGS = 2
 """How many tags of an image stay, in Docker and in the nodes: the current one and the one before."""
 
-SHARED_INPUTS = (".dockerignore", "images/python")
+SHARED_INPUTS = (
+    ".dockerignore",
+    *(f"images/python/{file}" for file in ("apt-install", "network", "uv-bootstrap", "uv-install", "uv.txt")),
+)
 IGNORED_NAMES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
 BUILD_SETTINGS = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
