@@ -31,13 +31,16 @@ def log_in() -> str:
     """Return a token of the admin user, waiting until the api-server and that user are there."""
     credentials = {"username": os.environ["ADMIN_USERNAME"], "password": os.environ["ADMIN_PASSWORD"]}
     deadline = time.monotonic() + PATIENCE_SECONDS
+    said = ""
     while True:
         try:
             return str(call("POST", "/auth/token", credentials)["access_token"])
         except OSError as error:
             if time.monotonic() > deadline:
                 raise
-            print(f"waiting for the api-server: {error}", flush=True)
+            if str(error) != said:
+                said = str(error)
+                print(f"waiting for the api-server: {said}", flush=True)
             time.sleep(3)
 
 
