@@ -25,17 +25,33 @@ the minimum and with the champion's in MLflow; `promote` registers the model as 
 To try it: trigger it with other values below, or `./scripts/run digits_training --conf '{"epochs": 3}'`.
 """
 
+# Every number has both bounds, those of the trainer: Airflow 3.3.2's triggerer dies of integers over 64 bits,
+# which JSON happily carries, and would die again on each restart.
 PARAMS = {
-    "epochs": Param(12, type="integer", minimum=1, maximum=1000, description="passes over the training data"),
-    "learning_rate": Param(0.001, type="number", exclusiveMinimum=0, description="of the Adam optimizer"),
-    "seed": Param(0, type="integer", minimum=0, description="the same seed gives the same model"),
+    "epochs": Param(
+        12, type="integer", minimum=1, maximum=10_000, description="passes over the training data"
+    ),
+    "learning_rate": Param(
+        0.001, type="number", minimum=1e-9, maximum=10, description="of the Adam optimizer"
+    ),
+    "seed": Param(
+        0, type="integer", minimum=0, maximum=2**31 - 1, description="the same seed gives the same model"
+    ),
     "pool": Param(POOL, type="string", enum=sorted(PLATFORM.pools), description="GPU pool to train in"),
     "min_f1": Param(0.9, type="number", minimum=0, maximum=1, description="macro F1 that a champion needs"),
     "min_improvement": Param(
-        0.005, type="number", minimum=0, description="by how much macro F1 must beat the champion's"
+        0.005,
+        type="number",
+        minimum=0,
+        maximum=1,
+        description="by how much macro F1 must beat the champion's",
     ),
     "epoch_seconds": Param(
-        0, type="number", minimum=0, description="least seconds per epoch, to watch a run or to disturb it"
+        0,
+        type="number",
+        minimum=0,
+        maximum=3600,
+        description="least seconds per epoch, to watch a run or to disturb it",
     ),
 }
 
