@@ -76,7 +76,7 @@ class Airflow:
         if response.status_code == httpx.codes.CONFLICT:
             return self.dag_run(dag_id, run_id)
         if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY):
-            detail = _detail(response)
+            detail = _detail(response).partition("\n")[0]
             raise CliError(
                 f'DAG "{dag_id}" refused its parameters: {detail}', "correct the JSON given with --conf"
             )

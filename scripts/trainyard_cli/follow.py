@@ -22,6 +22,8 @@ POLL_SECONDS = 1.0
 # Without a terminal a line comes at least this often, so that a slow task does not look like a hung one.
 HEARTBEAT_SECONDS = 20.0
 LOG_LINES = 20
+# How long a task may be deferred before that looks odd: the triggerer makes its pod within a second or two.
+TRIGGERER_SECONDS = 10
 
 # Where a run's pods are, and the label that finds them there.
 POD_SOURCES = (
@@ -114,7 +116,8 @@ def follow(airflow: Airflow, kube: Kube, dag_id: str, run_id: str, console: Cons
         for namespace, selector in POD_SOURCES:
             memory.observe(kube.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector))
         now = datetime.now(UTC)
-        return state, make_rows(order, airflow.task_instances(dag_id, run_id), memory.pods, now)
+        rows = make_rows(order, airflow.task_instances(dag_id, run_id), memory.pods, now)
+        return state, [_with_triggerer(row, kube) for row in rows]
 
     show = _show_live if console.is_terminal else _show_lines
     return show(look, f"{dag_id} {run_id}", console)
@@ -175,6 +178,15 @@ def _row(instance: Json, pod: Pod | None, now: datetime) -> Row:
     if row.state == "up_for_retry":
         row = replace(row, why=f"try {instance['try_number']} of {instance['max_tries'] + 1} failed")
     return row
+
+
+def _with_triggerer(row: Row, kube: Kube) -> Row:
+    """A task that stays deferred without a pod waits for the triggerer: say what that one is at."""
+    if row.state != "deferred" or (row.seconds or 0) < TRIGGERER_SECONDS:
+        return row
+    pods = kube.items("/api/v1/namespaces/trainyard/pods", labelSelector="component=triggerer")
+    problems = [reason for pod in pods if (reason := waiting_reason(pod))]
+    return replace(row, why=f"the triggerer is not ready: {problems[0]}" if problems else "")
 
 
 def _seconds(instance: Json, now: datetime) -> float | None:

@@ -157,7 +157,7 @@ def _wait(kube: Kube, stage: Stage) -> None:
     doomed_since: dict[str, float] = {}
     while unready := list(_unready(kube)):
         now = time.monotonic()
-        stage.update(f"waiting for {', '.join(f'{each.name} ({_short(each.why)})' for each in unready)}")
+        stage.update(f"{len(unready)} workloads are not ready; {unready[0].name}: {unready[0].why}")
         doomed_since = {each.name: doomed_since.get(each.name, now) for each in unready if each.doomed}
         lost = [each for each in unready if now - doomed_since.get(each.name, now) > HOPELESS_SECONDS]
         if lost or now > deadline:
@@ -217,10 +217,6 @@ def _is_hopeless(pod: Json) -> bool:
         if crashing or reason in HOPELESS_REASONS:
             return True
     return False
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _not_ready(kube: Kube, workload: Workload) -> CliError:

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from . import release
+from . import paths, release
 from .errors import CliError
 from .follow import failures, follow
 from .mlflow_api import Mlflow, ModelVersion
-from .platform import Platform
+from .platform import ADMIN_SECRET, Platform
 
 TRAINING_DAG = "digits_training"
 # Metrics of the summary, the ones that decide first.
@@ -55,7 +55,9 @@ def follow_to_success(platform: Platform, dag_id: str, run_id: str, console: Con
         state = follow(platform.airflow, platform.kube, dag_id, run_id, console)
     except KeyboardInterrupt:
         again = f"./scripts/run {dag_id} --run-id {run_id}"
-        console.print(f"no longer following; the run goes on. To look again: {again}", markup=False)
+        console.print(
+            f"no longer following; the run goes on. To look again: {again}", markup=False, soft_wrap=True
+        )
         raise
     if state == "success":
         return
@@ -109,7 +111,8 @@ def summary(platform: Platform, version: ModelVersion, console: Console) -> None
 
 def access(platform: Platform, console: Console) -> None:
     """Print where the pages are and how to log in; the password itself to a terminal only, not to a log."""
-    read = "kubectl -n trainyard get secret trainyard-admin -o jsonpath={.data.password} | base64 -d"
+    read = f"kubectl --kubeconfig {paths.KUBECONFIG} -n trainyard get secret {ADMIN_SECRET}"
+    read += " -o jsonpath={.data.password} | base64 -d"
     shown = platform.password if console.is_terminal else read
     _print_facts(
         {
