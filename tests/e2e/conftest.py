@@ -1,0 +1,156 @@
+"""What the end-to-end tests share: the cluster that ./scripts/up makes, its pages, and runs of the DAG.
+
+The cluster and release are made by `./scripts/test` (or `./scripts/up`); KUBECONFIG names the cluster.
+Each test session trains a model name of its own, so that it neither meets nor replaces a champion of yours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client, config
+from kubernetes.stream import stream
+from pods import PodRecorder, wait_until
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from trainyard_cli import host  # noqa: E402
+from trainyard_cli.airflow_api import FINAL_RUN_STATES, Airflow  # noqa: E402
+from trainyard_cli.mlflow_api import Mlflow, ModelVersion  # noqa: E402
+from trainyard_cli.platform import Platform, connect  # noqa: E402
+
+NAMESPACE = "trainyard"
+DAG = "digits_training"
+RUN_SECONDS = 600
+
+
+@dataclass
+class Run:
+    """One DAG run that has ended, with its task instances by task id."""
+
+    run_id: str
+    state: str
+    tasks: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def core() -> client.CoreV1Api:
+    config.load_kube_config(os.environ["KUBECONFIG"])
+    return client.CoreV1Api()
+
+
+@pytest.fixture(scope="session")
+def platform(core: client.CoreV1Api) -> dict[str, Any]:
+    """The platform file that DAGs read their placement from."""
+    return json.loads(core.read_namespaced_config_map("trainyard-platform", NAMESPACE).data["platform.json"])
+
+
+@pytest.fixture(scope="session")
+def docker() -> str:
+    return host.docker()
+
+
+@pytest.fixture(scope="session")
+def connection() -> Platform:
+    """The clients that the commands use."""
+    return connect()
+
+
+@pytest.fixture(scope="session")
+def airflow(connection: Platform) -> Airflow:
+    return connection.airflow
+
+
+@pytest.fixture(scope="session")
+def mlflow(connection: Platform) -> Mlflow:
+    return connection.mlflow
+
+
+@pytest.fixture(scope="session")
+def recorder(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[PodRecorder]:
+    recorder = PodRecorder(core, (NAMESPACE, platform["training"]["namespace"]))
+    recorder.start()
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture(scope="session")
+def model_name() -> str:
+    return f"digits-e2e-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@pytest.fixture(scope="session")
+def trigger(airflow: Airflow, recorder: PodRecorder, model_name: str) -> Callable[..., str]:
+    """Starts a run of the DAG and returns its run id."""
+
+    def _trigger(name: str, **conf: Any) -> str:
+        run_id = f"{name}-{model_name}"
+        airflow.trigger(DAG, {"model_name": model_name, **conf}, run_id)
+        return run_id
+
+    return _trigger
+
+
+@pytest.fixture(scope="session")
+def finish(airflow: Airflow) -> Callable[[str], Run]:
+    """Waits for a run to end."""
+
+    def _finish(run_id: str) -> Run:
+        def final() -> str | None:
+            state = airflow.dag_run(DAG, run_id)["state"]
+            return state if state in FINAL_RUN_STATES else None
+
+        state = wait_until(f"run {run_id} to end", final, seconds=RUN_SECONDS, every=2)
+        return Run(run_id, state, {task["task_id"]: task for task in airflow.task_instances(DAG, run_id)})
+
+    return _finish
+
+
+@pytest.fixture(scope="session")
+def versions(mlflow: Mlflow) -> Callable[[str], list[ModelVersion]]:
+    """The model versions that a run registered."""
+
+    def _versions(run_id: str) -> list[ModelVersion]:
+        return mlflow.versions_of_run(f"{DAG}__{run_id}")
+
+    return _versions
+
+
+@pytest.fixture(scope="session")
+def first_run(trigger: Callable[..., str], finish: Callable[[str], Run]) -> Run:
+    """The first training of this session's model: there is no champion yet."""
+    return finish(trigger("first"))
+
+
+@pytest.fixture(scope="session")
+def simulator(core: client.CoreV1Api) -> Callable[[str], tuple[Callable[..., str], str]]:
+    """For a pool: a function that runs a gpu_simulator command on its node, and the node's name."""
+
+    def _simulator(pool: str) -> tuple[Callable[..., str], str]:
+        node = core.list_node(label_selector=f"trainyard.dev/pool={pool}").items[0].metadata.name
+        (pod,) = core.list_namespaced_pod(
+            "nvidia-device-plugin", field_selector=f"spec.nodeName={node},status.phase=Running"
+        ).items
+
+        def command(*args: str) -> str:
+            return stream(
+                core.connect_get_namespaced_pod_exec,
+                pod.metadata.name,
+                pod.metadata.namespace,
+                command=["python3", "-m", "gpu_simulator", *args],
+                stdout=True,
+                stderr=True,
+            )
+
+        return command, node
+
+    return _simulator

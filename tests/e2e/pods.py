@@ -1,0 +1,100 @@
+"""A recorder of pods: training pods are deleted once their log is read, so tests look at what was seen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from kubernetes import client, watch
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+Pod = dict[str, Any]
+
+
+@dataclass
+class PodRecorder:
+    """Watches namespaces in background threads and keeps the last state of every pod, gone ones included.
+
+    ``deleted`` holds the UIDs of pods that are gone.
+    """
+
+    api: client.CoreV1Api
+    namespaces: tuple[str, ...]
+    pods: dict[str, Pod] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        for namespace in self.namespaces:
+            threading.Thread(target=self._watch, args=(namespace,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _watch(self, namespace: str) -> None:
+        serialize = self.api.api_client.sanitize_for_serialization
+        while not self._stop.is_set():
+            try:
+                stream = watch.Watch().stream(
+                    self.api.list_namespaced_pod, namespace, timeout_seconds=60, _request_timeout=70
+                )
+                for event in stream:
+                    pod = serialize(event["object"])
+                    uid = pod["metadata"]["uid"]
+                    self.pods[uid] = pod
+                    if event["type"] == "DELETED":
+                        self.deleted.add(uid)
+            except (ApiException, HTTPError):
+                time.sleep(1)  # the API server restarts or drops old watches: begin again
+
+    def of_task(self, run_id: str, task_id: str) -> list[Pod]:
+        """Pods of one task of one run, oldest first: training pods and Airflow's own worker pods alike."""
+        found = [
+            pod
+            for pod in list(self.pods.values())
+            if (_raw(pod, "run-id"), _raw(pod, "task-id")) == (run_id, task_id)
+        ]
+        return sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+    def is_gone(self, pod: Pod) -> bool:
+        return pod["metadata"]["uid"] in self.deleted
+
+
+def _raw(pod: Pod, name: str) -> str | None:
+    """The unabridged value of a task coordinate: labels are cut to 63 characters, annotations are not."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return annotations.get(f"trainyard.dev/{name}") or annotations.get(name.replace("-", "_"))
+
+
+def node_of(pod: Pod) -> str:
+    return pod["spec"].get("nodeName", "")
+
+
+def limits_of(pod: Pod) -> dict[str, str]:
+    return pod["spec"]["containers"][0].get("resources", {}).get("limits", {})
+
+
+def ran_between(pod: Pod) -> tuple[datetime, datetime]:
+    """Start and end of the first container (UTC); the pod must have ended."""
+    ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    return _time(ended["startedAt"]), _time(ended["finishedAt"])
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def wait_until(what: str, check: Callable[[], Any], seconds: float = 120, every: float = 1) -> Any:
+    """The first truthy answer of ``check``; AssertionError that names ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = check()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}; last answer: {answer!r}"
+        time.sleep(every)

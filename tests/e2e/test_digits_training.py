@@ -1,0 +1,74 @@
+"""The main job: digits_training from raw data to a registered, promoted model, on the cluster."""
+
+from __future__ import annotations
+
+from conftest import DAG, Run
+from pods import PodRecorder, limits_of, node_of, wait_until
+
+GPU = "nvidia.com/gpu"
+TRAINING_TASKS = ("validate", "preprocess", "train", "evaluate")
+WORKER_TASKS = ("gate", "promote", "notify")
+
+
+def test_the_first_run_registers_and_promotes_one_model(first_run: Run, versions, model_name) -> None:
+    assert first_run.state == "success", first_run.tasks
+    assert set(first_run.tasks) == {*TRAINING_TASKS, *WORKER_TASKS}
+    (version,) = versions(first_run.run_id)
+    assert version.name == model_name
+    assert version.aliases == ("champion",)
+    assert version.metrics["f1_macro"] >= 0.90
+
+
+def test_train_ran_on_the_gpu_node_and_the_other_steps_did_not(
+    first_run: Run, recorder: PodRecorder, core
+) -> None:
+    for task in TRAINING_TASKS:
+        (pod,) = recorder.of_task(first_run.run_id, task)
+        labels = core.read_node(node_of(pod)).metadata.labels
+        if task == "train":
+            assert labels["trainyard.dev/pool"] == "ondemand"
+            assert limits_of(pod)[GPU] == "1"
+        else:
+            assert "trainyard.dev/pool" not in labels
+            assert GPU not in limits_of(pod)
+
+
+def test_a_training_task_is_one_pod_and_needs_no_worker(first_run: Run, recorder: PodRecorder) -> None:
+    for task in TRAINING_TASKS:
+        (pod,) = recorder.of_task(first_run.run_id, task)
+        assert pod["metadata"]["namespace"] == "ml-training"
+
+
+def test_task_pods_hold_no_secret_and_no_token(first_run: Run, recorder: PodRecorder) -> None:
+    for task in (*TRAINING_TASKS, *WORKER_TASKS):
+        (pod,) = recorder.of_task(first_run.run_id, task)
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        assert not [v for v in spec.get("volumes", []) if "secret" in v or "projected" in v]
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            assert not container.get("envFrom")
+            assert not [e for e in container.get("env", []) if "secretKeyRef" in e.get("valueFrom", {})], (
+                f"{task} reads a Secret"
+            )
+
+
+def test_task_logs_are_readable_after_the_pods_are_gone(
+    first_run: Run, recorder: PodRecorder, airflow
+) -> None:
+    for task in (*TRAINING_TASKS, *WORKER_TASKS):
+        (pod,) = recorder.of_task(first_run.run_id, task)
+        wait_until(f"the pod of {task} to go", lambda pod=pod: recorder.is_gone(pod))
+        lines = airflow.log(DAG, first_run.run_id, task, first_run.tasks[task]["try_number"])
+        text = "\n".join(str(line) for line in lines)
+        assert "Could not read" not in text
+        if task == "train":
+            assert "val_f1_macro" in text, f"the trainer's own log lines are missing:\n{text[-2000:]}"
+
+
+def test_a_second_run_that_is_no_better_is_not_promoted(first_run: Run, trigger, finish, versions) -> None:
+    second = finish(trigger("second"))
+    assert second.state == "success"
+    (challenger,) = versions(second.run_id)
+    (champion,) = versions(first_run.run_id)
+    assert challenger.aliases == ("challenger",)
+    assert champion.aliases == ("champion",)

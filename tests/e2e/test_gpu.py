@@ -1,0 +1,130 @@
+"""GPU nodes: tainted, one device to one container, devices come and go with their health."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from kubernetes import client
+from pods import Pod, ran_between, wait_until
+
+Launch = Callable[..., str]
+GPU = "nvidia.com/gpu"
+
+
+@pytest.fixture
+def launch(core: client.CoreV1Api, platform: dict) -> Iterator[Launch]:
+    """Makes a bare pod in the training namespace, with the trainer image as it is on the nodes."""
+    training = platform["training"]
+    made: list[str] = []
+
+    def _launch(
+        name: str, *, command: list[str], pool: str | None = None, gpus: int = 0, tolerate: bool = False
+    ) -> str:
+        placement = platform["pools"][pool] if pool else {}
+        resources = {"cpu": "100m", "memory": "64Mi"} | ({GPU: str(gpus)} if gpus else {})
+        pod = {
+            "metadata": {"name": name},
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 0,
+                "nodeSelector": placement.get("nodeSelector"),
+                "tolerations": placement.get("tolerations") if tolerate else None,
+                "securityContext": training["podSecurityContext"],
+                "containers": [
+                    {
+                        "name": "main",
+                        "image": training["image"],
+                        "command": command,
+                        "resources": {"requests": resources, "limits": resources},
+                        "securityContext": training["containerSecurityContext"],
+                    }
+                ],
+            },
+        }
+        core.create_namespaced_pod(training["namespace"], pod)
+        made.append(name)
+        return name
+
+    yield _launch
+    for name in made:
+        core.delete_namespaced_pod(name, training["namespace"], grace_period_seconds=0)
+
+
+@pytest.fixture
+def read_pod(core: client.CoreV1Api, platform: dict) -> Callable[[str], Pod]:
+    def _read(name: str) -> Pod:
+        pod = core.read_namespaced_pod(name, platform["training"]["namespace"])
+        return core.api_client.sanitize_for_serialization(pod)
+
+    return _read
+
+
+def test_gpu_nodes_are_what_the_pools_declare(core: client.CoreV1Api, platform: dict) -> None:
+    for name, pool in platform["pools"].items():
+        nodes = core.list_node(label_selector=f"trainyard.dev/pool={name}").items
+        assert nodes, f"no node for pool {name}"
+        for node in nodes:
+            assert int(node.status.allocatable[pool["resourceName"]]) == pool["gpusPerNode"]
+            taints = {(taint.key, taint.effect) for taint in node.spec.taints}
+            assert (pool["resourceName"], "NoSchedule") in taints
+            assert (("trainyard.dev/spot", "NoSchedule") in taints) == pool["spot"]
+
+
+def test_a_pod_without_the_toleration_never_lands_on_a_gpu_node(launch: Launch, read_pod, core) -> None:
+    refused = launch("e2e-untolerated", command=["true"], pool="ondemand", gpus=1)
+    anywhere = launch("e2e-anywhere", command=["true"])
+
+    def why() -> str:
+        conditions = read_pod(refused)["status"].get("conditions", [])
+        return next((c.get("message", "") for c in conditions if c["type"] == "PodScheduled"), "")
+
+    assert "untolerated taint" in wait_until("the scheduler to refuse the pod", why)
+    ended = wait_until("the plain pod to end", lambda: _ended(read_pod(anywhere)))
+    node = core.read_node(ended["spec"]["nodeName"])
+    assert "trainyard.dev/pool" not in node.metadata.labels
+
+
+def test_two_gpu_pods_on_a_one_gpu_node_run_one_after_the_other(launch: Launch, read_pod) -> None:
+    command = ["sh", "-c", "echo devices=$NVIDIA_VISIBLE_DEVICES > /dev/termination-log; sleep 3"]
+    names = [
+        launch(f"e2e-gpu-{i}", command=command, pool="ondemand", gpus=1, tolerate=True) for i in range(2)
+    ]
+    pods = [
+        wait_until(f"{name} to end", lambda name=name: _ended(read_pod(name)), seconds=180) for name in names
+    ]
+    (_, first_end), (second_start, _) = sorted(ran_between(pod) for pod in pods)
+    assert first_end <= second_start
+    devices = {
+        pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"].strip() for pod in pods
+    }
+    assert len(devices) == 1, "a one-GPU node has one device"
+    assert devices.pop().removeprefix("devices="), "the container must be told which device it holds"
+
+
+def test_an_unhealthy_gpu_is_taken_out_and_comes_back(core: client.CoreV1Api, simulator) -> None:
+    command, node = simulator("ondemand")
+    device = f"GPU-{node}-0"
+    try:
+        command("unhealthy", device)
+        wait_until("the GPU to leave the node", lambda: _gpus(core, node) == 0)
+    finally:
+        command("healthy", device)
+    wait_until("the GPU to come back", lambda: _gpus(core, node) == 1)
+
+
+def test_the_plugin_registers_again_after_a_kubelet_restart(core: client.CoreV1Api, docker: str) -> None:
+    (node,) = [n.metadata.name for n in core.list_node(label_selector="trainyard.dev/pool=spot").items]
+    subprocess.run([docker, "exec", node, "systemctl", "restart", "kubelet"], check=True, timeout=60)
+    # A restarted kubelet offers no device until the plugin has registered again.
+    wait_until("the GPU to come back after the kubelet's restart", lambda: _gpus(core, node) == 1)
+
+
+def _gpus(core: client.CoreV1Api, node: str) -> int:
+    return int(core.read_node(node).status.allocatable.get(GPU, 0))
+
+
+def _ended(pod: Pod) -> Pod | None:
+    return pod if pod["status"].get("phase") in ("Succeeded", "Failed") else None
