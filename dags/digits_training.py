@@ -46,6 +46,12 @@ PARAMS = {
         maximum=1,
         description="by how much macro F1 must beat the champion's",
     ),
+    "model_name": Param(
+        MODEL,
+        type="string",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="name in the registry; another name has a champion of its own",
+    ),
     "epoch_seconds": Param(
         0,
         type="number",
@@ -124,7 +130,7 @@ with DAG(
         from trainyard.registry import champion_metric, connect, decide
 
         params = get_current_context()["params"]
-        champion = champion_metric(connect(PLATFORM.training.tracking_uri), MODEL, METRIC)
+        champion = champion_metric(connect(PLATFORM.training.tracking_uri), params["model_name"], METRIC)
         decision = decide(
             evaluation[METRIC],
             champion,
@@ -140,10 +146,11 @@ with DAG(
         from trainyard.registry import Gate, connect
         from trainyard.registry import promote as promote_model
 
-        dag_run = get_current_context()["dag_run"]
+        context = get_current_context()
+        dag_run = context["dag_run"]
         promotion = promote_model(
             connect(PLATFORM.training.tracking_uri),
-            model=MODEL,
+            model=context["params"]["model_name"],
             model_uri=evaluation["model_uri"],
             run_id=evaluation["mlflow_run_id"],
             run_key=run_key(dag_run.dag_id, dag_run.run_id),

@@ -1,4 +1,4 @@
-"""The release as installed: it is up, agrees with the pools, and an upgrade that changes nothing does nothing."""
+"""The release as installed: it is up, agrees with the pools, and an upgrade without change does nothing."""
 
 from __future__ import annotations
 
