@@ -81,7 +81,10 @@ def delete(stage: Stage, shared_volumes: bool = False) -> None:
     containers = list(_containers())
     if containers:
         stage.update(f"deleting {len(containers)} nodes")
-        run([host.docker(), "rm", "-f", "-v", *containers])
+        # On a busy machine Docker may miss that a container has ended; asked again it knows.
+        run([host.docker(), "rm", "-f", "-v", *containers], check=False)
+        if left := list(_containers()):
+            run([host.docker(), "rm", "-f", "-v", *left])
     for file in (CONFIG, paths.KUBECONFIG):
         file.unlink(missing_ok=True)
     if shared_volumes and paths.SHARED_VOLUMES.exists():
