@@ -124,13 +124,16 @@ def follow(airflow: Airflow, kube: Kube, dag_id: str, run_id: str, console: Cons
 
 
 def _show_live(look: Any, title: str, console: Console) -> str:
-    with Live(console=console, refresh_per_second=4) as live:
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
         while True:
             state, rows = look()
             live.update(render(rows, f"{title}: {state}"))
             if state in FINAL_RUN_STATES:
-                return str(state)
+                break
             time.sleep(POLL_SECONDS)
+    # A stage's progress line around it takes everything live away with it: the last table is to stay.
+    console.print(render(rows, f"{title}: {state}"))
+    return str(state)
 
 
 def _show_lines(look: Any, title: str, console: Console) -> str:

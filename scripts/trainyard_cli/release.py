@@ -157,7 +157,7 @@ def _wait(kube: Kube, stage: Stage) -> None:
     doomed_since: dict[str, float] = {}
     while unready := list(_unready(kube)):
         now = time.monotonic()
-        stage.update(f"{len(unready)} workloads are not ready; {unready[0].name}: {unready[0].why}")
+        stage.update(f"{len(unready)} not ready yet; {unready[0].name}: {unready[0].why}")
         doomed_since = {each.name: doomed_since.get(each.name, now) for each in unready if each.doomed}
         lost = [each for each in unready if now - doomed_since.get(each.name, now) > HOPELESS_SECONDS]
         if lost or now > deadline:
