@@ -41,6 +41,7 @@ CREATE_SECONDS = 400
 READY_SECONDS = 120
 RESTART_SECONDS = 90
 HEARTBEAT_SECONDS = 30
+STOP_SECONDS = 10
 # Every node watches many files; the usual limits are for one machine.
 INOTIFY_LIMITS = {"max_user_instances": 1024, "max_user_watches": 524288}
 
@@ -81,10 +82,10 @@ def delete(stage: Stage, shared_volumes: bool = False) -> None:
     containers = list(_containers())
     if containers:
         stage.update(f"deleting {len(containers)} nodes")
-        # On a busy machine Docker may miss that a container has ended; asked again it knows.
-        run([host.docker(), "rm", "-f", "-v", *containers], check=False)
-        if left := list(_containers()):
-            run([host.docker(), "rm", "-f", "-v", *left])
+        # Killed while it makes a pod, a node may leave a process behind that cgroup v1 has frozen and that
+        # nothing ends then: so each is told to shut down first.
+        run([host.docker(), "stop", "--time", str(STOP_SECONDS), *containers], check=False)
+        run([host.docker(), "rm", "-f", "-v", *containers])
     for file in (CONFIG, paths.KUBECONFIG):
         file.unlink(missing_ok=True)
     if shared_volumes and paths.SHARED_VOLUMES.exists():
