@@ -70,6 +70,8 @@ class Airflow:
 
     def trigger(self, dag_id: str, conf: Json, run_id: str) -> Json:
         """Unpause the DAG and start a run. The run id makes it safe to ask twice: it starts once."""
+        declared = self._get(f"/api/v2/dags/{quote(dag_id)}/details")["params"] or {}
+        check_conf(dag_id, conf, list(declared))
         self._request("PATCH", f"/api/v2/dags/{quote(dag_id)}", json={"is_paused": False})
         body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
         response = self._send("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", json=body)
@@ -163,6 +165,16 @@ def unknown_dag(dag_id: str, available: list[str], why: str = "") -> CliError:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     listed = ", ".join(available) or "none"
     return CliError(f'there is no DAG "{dag_id}"{why}', f"{hint}available DAGs: {listed}")
+
+
+def check_conf(dag_id: str, conf: Json, declared: list[str]) -> None:
+    """Refuse parameters that the DAG does not declare: Airflow would take a misspelt one in silence."""
+    for name in conf:
+        if name not in declared:
+            close = difflib.get_close_matches(name, declared, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            cure = f"{hint}its parameters: {', '.join(sorted(declared)) or 'none'}"
+            raise CliError(f'DAG "{dag_id}" has no parameter "{name}"', cure)
 
 
 def run_order(downstream: dict[str, list[str]]) -> list[str]:

@@ -63,10 +63,12 @@ class Cluster:
     nodes: dict[str, list[str]] = field(default_factory=dict)
 
 
-def ensure(stage: Stage, ports: Ports | None = None) -> Cluster:
-    """Return the cluster that values and ``ports`` ask for: as it runs, started again, or made anew."""
-    ports = ports or Ports()
-    pools = gpu_pools(read_values(VALUES))
+def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = ()) -> Cluster:
+    """Return the cluster that values and ``ports`` ask for: as it runs, started again, or made anew.
+
+    ``values`` are files over the project's own: their gpuPools decide on the nodes.
+    """
+    pools = gpu_pools(read_values((*VALUES, *values)))
     _make_shared_directories()
     image = node_image.ensure(stage)
     tools = toolchain.ensure(stage)

@@ -58,7 +58,8 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path]) -> Platfo
         tools = toolchain.ensure(stage)
         release.check_renders(tools, values)
     with stages("cluster") as stage:
-        made = cluster.ensure(stage, ports)
+        made = cluster.ensure(stage, ports, values)
+        toolchain.forget_sources()
     with stages("images") as stage:
         loaded = images.ensure(stage, made)
     with stages("release") as stage:

@@ -60,6 +60,8 @@ def generated_values(images: dict[str, str], airflow_url: str) -> Json:
             level = level.setdefault(key, {})
         level.update(repository=repository, tag=tag)
     values["airflow"]["config"] = {"api": {"base_url": airflow_url}}
+    # Pods that launch training see a changed ConfigMap a minute late: another trainer starts them anew.
+    values["airflow"]["airflowPodAnnotations"] = {"trainyard.dev/trainer": images["trainer"]}
     return values
 
 

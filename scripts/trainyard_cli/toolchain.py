@@ -92,6 +92,11 @@ def build(stage: Stage, module: str) -> Path:
     return directory
 
 
+def forget_sources() -> None:
+    """Delete the sources and objects of what has been built: gigabytes, of no use until a version changes."""
+    shutil.rmtree(GO_CACHE, ignore_errors=True)
+
+
 def releases() -> dict[str, Release]:
     """Return where released tools can be had, for the versions in the go.mod files."""
     kind, helm, kubectl = version("kind"), version("helm"), version("kubernetes")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from render import Object, containers, environment, find, platform, pod_spec, render_chart
+
+ROOT = Path(__file__).parents[2]
 
 A100 = {
     "gpuType": "nvidia-a100",
@@ -102,3 +105,11 @@ def test_the_dag_library_can_read_it(tmp_path) -> None:
         config = find(render_chart(files=(values,)), "ConfigMap", "trainyard-platform")
         file.write_text(config["data"]["platform.json"])
         assert set(load_platform(file).pools) == {"ondemand", "spot"}
+
+
+def test_the_dag_tests_use_what_the_chart_renders() -> None:
+    """tests/dags/platform.json stands for the ConfigMap where no chart is rendered."""
+    fixture = json.loads((ROOT / "tests/dags/platform.json").read_text())
+    rendered = platform(render_chart(files=("kind.yaml",)))
+    fixture["training"]["image"] = rendered["training"]["image"]
+    assert fixture == rendered

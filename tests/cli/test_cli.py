@@ -126,6 +126,7 @@ def test_generated_values_reach_the_keys_of_the_chart() -> None:
     images = {name: f"trainyard/{name}:abc123" for name in release.IMAGE_KEYS}
     assert release.generated_values(images, "http://localhost:8081") == {
         "airflow": {
+            "airflowPodAnnotations": {"trainyard.dev/trainer": "trainyard/trainer:abc123"},
             "config": {"api": {"base_url": "http://localhost:8081"}},
             "images": {"airflow": {"repository": "trainyard/airflow", "tag": "abc123"}},
         },
@@ -165,6 +166,14 @@ def test_a_wrong_dag_id_lists_close_matches_first() -> None:
     error = airflow_api.unknown_dag("digit_training", ["digits_training", "other"])
     assert error.message == 'there is no DAG "digit_training"'
     assert error.cure == "did you mean digits_training? available DAGs: digits_training, other"
+
+
+def test_a_parameter_that_the_dag_does_not_declare_is_refused() -> None:
+    declared = ["epochs", "seed"]
+    airflow_api.check_conf("digits_training", {"epochs": 3}, declared)
+    with pytest.raises(CliError, match='has no parameter "epoch"') as caught:
+        airflow_api.check_conf("digits_training", {"epoch": 3}, declared)
+    assert caught.value.cure.startswith("did you mean epochs?")
 
 
 def test_tasks_come_in_the_order_in_which_they_run() -> None:

@@ -115,11 +115,26 @@ def test_an_unhealthy_gpu_is_taken_out_and_comes_back(core: client.CoreV1Api, si
     wait_until("the GPU to come back", lambda: _gpus(core, node) == 1)
 
 
-def test_the_plugin_registers_again_after_a_kubelet_restart(core: client.CoreV1Api, docker: str) -> None:
-    (node,) = [n.metadata.name for n in core.list_node(label_selector="trainyard.dev/pool=spot").items]
+def test_a_gpu_is_handed_out_after_a_kubelet_restart(
+    core: client.CoreV1Api, docker: str, simulator, launch: Launch, read_pod
+) -> None:
+    _, node = simulator("spot")
+    (plugin,) = core.list_namespaced_pod(
+        "nvidia-device-plugin", field_selector=f"spec.nodeName={node},status.phase=Running"
+    ).items
+
+    def registrations() -> int:
+        log = core.read_namespaced_pod_log(plugin.metadata.name, plugin.metadata.namespace)
+        return log.count('"event": "registered"')
+
+    before = registrations()
+    assert before >= 1
     subprocess.run([docker, "exec", node, "systemctl", "restart", "kubelet"], check=True, timeout=60)
-    # A restarted kubelet offers no device until the plugin has registered again.
-    wait_until("the GPU to come back after the kubelet's restart", lambda: _gpus(core, node) == 1)
+    wait_until("the plugin to register with the new kubelet", lambda: registrations() > before)
+    name = launch("e2e-after-restart", command=["true"], pool="spot", gpus=1, tolerate=True)
+    ended = wait_until("a GPU pod to run on the node", lambda: _ended(read_pod(name)))
+    assert ended["status"]["phase"] == "Succeeded"
+    assert ended["spec"]["nodeName"] == node
 
 
 def _gpus(core: client.CoreV1Api, node: str) -> int:
