@@ -88,6 +88,14 @@ class Airflow:
         """Return the run with its state: queued, running, success or failed."""
         return self._get(_run(dag_id, run_id))
 
+    def unfinished_runs(self, dag_id: str) -> list[str]:
+        """Return the ids of runs that are queued or running."""
+        path = f"/api/v2/dags/{quote(dag_id)}/dagRuns"
+        response = self._send("GET", path, params={"state": ["queued", "running"], "limit": 100})
+        # A DAG that was never parsed has no runs.
+        found = [] if response.status_code == httpx.codes.NOT_FOUND else _checked(response)["dag_runs"]
+        return [each["dag_run_id"] for each in found]
+
     def task_instances(self, dag_id: str, run_id: str) -> list[Json]:
         """Return every task instance of a run, mapped ones included."""
         return list(self._pages(_instances(dag_id, run_id), "task_instances", {}))

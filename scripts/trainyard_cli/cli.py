@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from . import cluster, platform, tests_command, training
+from . import figures as measured
 from .errors import CliError
 from .stages import Stages
 
@@ -46,9 +47,8 @@ def up(
         with platform.only_one():
             made = platform.bring_up(stages, ports, values or [])
         if train:
-            run_id = training.new_run_id()
             with stages("training"):
-                training.start(made, training.TRAINING_DAG, {}, run_id)
+                run_id = training.start_or_resume(made, training.TRAINING_DAG, "up")
                 training.follow_to_success(made, training.TRAINING_DAG, run_id, out)
                 version = training.trained_version(made, run_id)
     if train:
@@ -72,7 +72,7 @@ def run(
     """
     parameters = training.parse_conf(conf)
     reached = platform.connect()
-    run_id = run_id or training.new_run_id()
+    run_id = run_id or training.new_run_id("run")
     training.start(reached, dag, parameters, run_id)
     if follow:
         training.follow_to_success(reached, dag, run_id, out)
@@ -91,6 +91,12 @@ def down(
     """Remove the cluster, its data and a Docker daemon that ./scripts/up started; nothing else."""
     with platform.only_one(), Stages(out) as stages:
         platform.take_down(stages, purge=purge)
+
+
+@app.command()
+def figures(verbose: Verbose = False) -> None:
+    """Show what the running platform costs: memory of every pod, sizes of the images."""
+    measured.show(platform.connect().kube, out)
 
 
 @app.command(context_settings={"allow_extra_args": True})

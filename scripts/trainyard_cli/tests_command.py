@@ -59,7 +59,16 @@ def _trainer_tests(stages: Stages, args: list[str]) -> None:
         image = "trainyard/trainer-test:latest"
         images.build("trainer", image, node_image.base_image(stage), target="test")
         command = [host.docker(), "run", "--rm", "-v", f"{paths.ROOT}:/src:ro", "-w", "/src", image]
-        command += ["pytest", "tests/trainer", "-p", "no:cacheprovider", *_colour(stages.console), *args]
+        command += [
+            "pytest",
+            "tests/trainer",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "2",
+            *_colour(stages.console),
+            *args,
+        ]
         _show(stages.console, "trainer tests", command, allowed=(0, NOTHING_SELECTED) if args else (0,))
 
 

@@ -34,9 +34,19 @@ def parse_conf(text: str) -> dict[str, Any]:
     return conf
 
 
-def new_run_id() -> str:
-    """Return a run id that is unique to the second."""
-    return f"cli-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+def new_run_id(command: str) -> str:
+    """Return a run id that names the command and is unique to the second."""
+    return f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def start_or_resume(platform: Platform, dag_id: str, command: str) -> str:
+    """Return the id of a run that an interrupted command left going, else of a new one."""
+    for run_id in platform.airflow.unfinished_runs(dag_id):
+        if run_id.startswith(f"{command}-"):
+            return run_id
+    run_id = new_run_id(command)
+    start(platform, dag_id, {}, run_id)
+    return run_id
 
 
 def start(platform: Platform, dag_id: str, conf: dict[str, Any], run_id: str) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 from rich.console import Console
-from trainyard_cli import airflow_api, follow, kube, release, training
+from trainyard_cli import airflow_api, figures, follow, kube, release, training
 from trainyard_cli.errors import CliError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -316,3 +316,14 @@ def test_every_image_value_is_a_string() -> None:
     values = release.generated_values(dict.fromkeys(release.IMAGE_KEYS, "trainyard/any:0123456789"), "")
     text = yaml.safe_dump(values)
     assert yaml.safe_load(text) == values, "a tag of digits only must stay a string"
+
+
+def test_memory_is_that_of_the_releases_pods_the_largest_first() -> None:
+    def pod(namespace: str, name: str, *working_sets: int) -> dict:
+        containers = [{"memory": {"workingSetBytes": each}} for each in working_sets]
+        return {"podRef": {"namespace": namespace, "name": name}, "containers": containers}
+
+    found = figures.pod_memory(
+        [pod("trainyard", "small", 5), pod("kube-system", "other", 99), pod("ml-training", "two", 4, 3)]
+    )
+    assert [(each.pod, each.working_set) for each in found] == [("two", 7), ("small", 5)]
