@@ -50,8 +50,11 @@ class Workload:
     doomed: bool = False
 
 
-def generated_values(images: dict[str, str], airflow_url: str) -> Json:
-    """Return the chart values that are known here only: each image's repository and tag, Airflow's URL."""
+def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) -> Json:
+    """Return the chart values that are known here only: images, and what depends on this machine's ports.
+
+    ``given`` are the other values, whose lists must not get lost.
+    """
     values: Json = {}
     for name, keys in IMAGE_KEYS.items():
         repository, _, tag = images[name].rpartition(":")
@@ -59,7 +62,9 @@ def generated_values(images: dict[str, str], airflow_url: str) -> Json:
         for key in keys:
             level = level.setdefault(key, {})
         level.update(repository=repository, tag=tag)
-    values["airflow"]["config"] = {"api": {"base_url": airflow_url}}
+    values["airflow"]["config"] = {"api": {"base_url": f"http://localhost:{ports.airflow}"}}
+    hosts = [f"{name}:{ports.mlflow}" for name in ("localhost", "127.0.0.1")]
+    values["mlflow"]["allowedHosts"] = [*given.get("mlflow", {}).get("allowedHosts", []), *hosts]
     # Pods that launch training see a changed ConfigMap a minute late: another trainer starts them anew.
     values["airflow"]["airflowPodAnnotations"] = {"trainyard.dev/trainer": images["trainer"]}
     return values
@@ -76,7 +81,7 @@ def check_values(files: list[Path]) -> None:
 def check_renders(tools: Tools, files: list[Path]) -> None:
     """Render the chart with these values, so that a wrong key is told before anything slow."""
     names = dict.fromkeys(IMAGE_KEYS, "checked/values:only")
-    _helm(tools, "template", files, _values_options(names, "http://localhost", files))
+    _helm(tools, "template", files, _values_options(names, cluster.Ports(), files))
 
 
 def install(
@@ -92,7 +97,7 @@ def install(
     _recover(kube, stage)
     stage.update("helm upgrade --install")
     options = ["--install", f"--kubeconfig={made.kubeconfig}", "--history-max=5"]
-    _helm(tools, "upgrade", files, options + _values_options(images, airflow_url(), files))
+    _helm(tools, "upgrade", files, options + _values_options(images, cluster.ports(), files))
     _wait(kube, stage)
 
 
@@ -112,10 +117,11 @@ def _helm(tools: Tools, command: str, files: list[Path], options: list[str]) -> 
         raise CliError("\n  ".join([f"helm {command} refuses the chart or its values:", *lines[-12:]]), cure)
 
 
-def _values_options(images: dict[str, str], url: str, files: list[Path]) -> list[str]:
+def _values_options(images: dict[str, str], ports: cluster.Ports, files: list[Path]) -> list[str]:
     generated = paths.STATE / "values.yaml"
     generated.parent.mkdir(parents=True, exist_ok=True)
-    generated.write_text(yaml.safe_dump(generated_values(images, url)))
+    given = cluster.read_values((*cluster.VALUES, *files))
+    generated.write_text(yaml.safe_dump(generated_values(images, ports, given)))
     return [f"--values={each}" for each in (paths.ROOT / KIND_VALUES, *files, generated)]
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 from rich.console import Console
-from trainyard_cli import airflow_api, figures, follow, kube, release, training
+from trainyard_cli import airflow_api, cluster, figures, follow, kube, release, training
 from trainyard_cli.errors import CliError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -124,13 +124,17 @@ def test_an_empty_values_file_is_fine(tmp_path: Path) -> None:
 
 def test_generated_values_reach_the_keys_of_the_chart() -> None:
     images = {name: f"trainyard/{name}:abc123" for name in release.IMAGE_KEYS}
-    assert release.generated_values(images, "http://localhost:8081") == {
+    given = {"mlflow": {"allowedHosts": ["mlflow.lan"]}}
+    assert release.generated_values(images, cluster.Ports(airflow=8081, mlflow=5001), given) == {
         "airflow": {
             "airflowPodAnnotations": {"trainyard.dev/trainer": "trainyard/trainer:abc123"},
             "config": {"api": {"base_url": "http://localhost:8081"}},
             "images": {"airflow": {"repository": "trainyard/airflow", "tag": "abc123"}},
         },
-        "mlflow": {"image": {"repository": "trainyard/mlflow", "tag": "abc123"}},
+        "mlflow": {
+            "allowedHosts": ["mlflow.lan", "localhost:5001", "127.0.0.1:5001"],
+            "image": {"repository": "trainyard/mlflow", "tag": "abc123"},
+        },
         "postgresql": {"image": {"repository": "trainyard/postgres", "tag": "abc123"}},
         "nvidia-device-plugin": {"image": {"repository": "trainyard/gpu-simulator", "tag": "abc123"}},
         "training": {"image": {"repository": "trainyard/trainer", "tag": "abc123"}},
@@ -313,7 +317,9 @@ def test_conf_defaults_to_no_parameters() -> None:
 
 
 def test_every_image_value_is_a_string() -> None:
-    values = release.generated_values(dict.fromkeys(release.IMAGE_KEYS, "trainyard/any:0123456789"), "")
+    values = release.generated_values(
+        dict.fromkeys(release.IMAGE_KEYS, "trainyard/any:0123456789"), cluster.Ports(), {}
+    )
     text = yaml.safe_dump(values)
     assert yaml.safe_load(text) == values, "a tag of digits only must stay a string"
 

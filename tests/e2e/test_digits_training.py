@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from conftest import DAG, Run
+import re
+
+from conftest import DAG, Run, run_tags
 from pods import PodRecorder, limits_of, node_of, wait_until
 
 GPU = "nvidia.com/gpu"
@@ -17,6 +19,12 @@ def test_the_first_run_registers_and_promotes_one_model(first_run: Run, versions
     assert version.name == model_name
     assert version.aliases == ("champion",)
     assert version.metrics["f1_macro"] >= 0.90
+
+
+def test_the_model_tells_what_it_was_trained_on(first_run: Run, versions, mlflow) -> None:
+    (version,) = versions(first_run.run_id)
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", run_tags(mlflow, version.run_id)["trainyard.git_commit"])
+    assert re.fullmatch(r"[0-9a-f]{12}", version.tags["trainyard.data_version"])
 
 
 def test_train_ran_on_the_gpu_node_and_the_other_steps_did_not(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import httpx
-from conftest import NAMESPACE
+from conftest import NAMESPACE, metric_steps, run_tags
 from kubernetes import client
 from pods import PodRecorder, wait_until
-from trainyard_cli.mlflow_api import Mlflow
 
 EPOCHS = 24
 SLOW = {"epochs": EPOCHS, "epoch_seconds": 1}
@@ -53,23 +49,6 @@ def test_a_triggerer_restart_reattaches_to_the_same_pod(
     assert run.tasks["train"]["try_number"] == 1
     assert len(recorder.of_task(run_id, "train")) == 1
     assert len(versions(run_id)) == 1
-
-
-def metric_steps(mlflow: Mlflow, mlflow_run: str, metric: str) -> list[int]:
-    """Every logged step of a metric, in order, duplicates kept."""
-    answer = _get(mlflow, "metrics/get-history", run_id=mlflow_run, metric_key=metric)
-    return sorted(int(point["step"]) for point in answer["metrics"])
-
-
-def run_tags(mlflow: Mlflow, mlflow_run: str) -> dict[str, str]:
-    answer = _get(mlflow, "runs/get", run_id=mlflow_run)
-    return {tag["key"]: tag["value"] for tag in answer["run"]["data"]["tags"]}
-
-
-def _get(mlflow: Mlflow, path: str, **params: str) -> dict[str, Any]:
-    response = httpx.get(f"{mlflow.base_url}/api/2.0/mlflow/{path}", params=params, trust_env=False)
-    response.raise_for_status()
-    return response.json()
 
 
 def _running_train_pod(recorder: PodRecorder, run_id: str) -> dict:
