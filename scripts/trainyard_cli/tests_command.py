@@ -39,7 +39,8 @@ def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) 
     if e2e:
         with platform.only_one():
             platform.bring_up(stages, cluster.Ports(), [])
-            _pytest(stages, "e2e", pytest_args, {**path, "KUBECONFIG": str(paths.KUBECONFIG)})
+        # Outside the lock: a test runs ./scripts/up itself.
+        _pytest(stages, "e2e", pytest_args, {**path, "KUBECONFIG": str(paths.KUBECONFIG)})
 
 
 def _pytest(stages: Stages, suite: str, args: list[str], env: Mapping[str, str] | None = None) -> None:

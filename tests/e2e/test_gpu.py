@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -124,17 +125,25 @@ def test_a_gpu_is_handed_out_after_a_kubelet_restart(
     ).items
 
     def registrations() -> int:
-        log = core.read_namespaced_pod_log(plugin.metadata.name, plugin.metadata.namespace)
+        try:
+            log = core.read_namespaced_pod_log(plugin.metadata.name, plugin.metadata.namespace)
+        except client.ApiException:  # logs come from the kubelet, which is away for a moment
+            return 0
         return log.count('"event": "registered"')
 
     before = registrations()
     assert before >= 1
     subprocess.run([docker, "exec", node, "systemctl", "restart", "kubelet"], check=True, timeout=60)
     wait_until("the plugin to register with the new kubelet", lambda: registrations() > before)
-    name = launch("e2e-after-restart", command=["true"], pool="spot", gpus=1, tolerate=True)
-    ended = wait_until("a GPU pod to run on the node", lambda: _ended(read_pod(name)))
-    assert ended["status"]["phase"] == "Succeeded"
-    assert ended["spec"]["nodeName"] == node
+    names = (f"e2e-after-restart-{number}" for number in itertools.count())
+
+    def pod_with_gpu() -> Pod | None:
+        # Until the kubelet has heard of the devices it refuses such pods: UnexpectedAdmissionError.
+        name = launch(next(names), command=["true"], pool="spot", gpus=1, tolerate=True)
+        ended = wait_until(f"{name} to end", lambda: _ended(read_pod(name)))
+        return ended if ended["status"]["phase"] == "Succeeded" else None
+
+    assert wait_until("a GPU pod to run on the node", pod_with_gpu)["spec"]["nodeName"] == node
 
 
 def _gpus(core: client.CoreV1Api, node: str) -> int:

@@ -40,7 +40,8 @@ def test_every_dag_file_is_read_without_error(airflow: Airflow) -> None:
 
 def test_an_upgrade_that_changes_nothing_restarts_nothing(core: client.CoreV1Api) -> None:
     before = _pods(core), _secrets(core)
-    subprocess.run([ROOT / "scripts/up", "--no-train"], check=True, capture_output=True, timeout=300)
+    again = subprocess.run([ROOT / "scripts/up", "--no-train"], capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
     assert (_pods(core), _secrets(core)) == before
 
 
