@@ -29,12 +29,17 @@ Values = Annotated[
 @app.command()
 def up(
     airflow_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Where Airflow answers on this machine.")
-    ] = 8080,
+        int | None,
+        typer.Option(min=1, max=65535, help="Where Airflow answers on this machine.", show_default="8080"),
+    ] = None,
     mlflow_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Where MLflow answers on this machine.")
-    ] = 5000,
+        int | None,
+        typer.Option(min=1, max=65535, help="Where MLflow answers on this machine.", show_default="5000"),
+    ] = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Train the first model.")] = True,
+    remake: Annotated[
+        bool, typer.Option("--remake", help="Make the cluster anew if need be; its runs and models are lost.")
+    ] = False,
     values: Values = None,
     verbose: Verbose = False,
 ) -> None:
@@ -42,10 +47,10 @@ def up(
 
     What is there already is kept, so running it again is quick and goes on where it stopped.
     """
-    ports = cluster.Ports(airflow=airflow_port, mlflow=mlflow_port)
+    ports = cluster.chosen_ports(airflow_port, mlflow_port)
     with Stages(out) as stages:
         with platform.only_one():
-            made = platform.bring_up(stages, ports, values or [])
+            made = platform.bring_up(stages, ports, values or [], remake=remake)
         if train:
             with stages("training"):
                 run_id = training.start_or_resume(made, training.TRAINING_DAG, "up")
@@ -106,7 +111,10 @@ def test(
     e2e: Annotated[bool, typer.Option("--e2e", help="Only what needs the cluster.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Do all set-up and run every test; what follows -- goes to pytest."""
+    """Do all set-up and run every test; what follows -- goes to pytest.
+
+    The end-to-end tests run on the cluster of ./scripts/up, which is made anew where it cannot stay.
+    """
     if fast and e2e:
         raise CliError("--fast and --e2e exclude each other", "give neither to run every test")
     with Stages(out) as stages:

@@ -63,10 +63,11 @@ class Cluster:
     nodes: dict[str, list[str]] = field(default_factory=dict)
 
 
-def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = ()) -> Cluster:
-    """Return the cluster that values and ``ports`` ask for: as it runs, started again, or made anew.
+def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = (), *, remake: bool = False) -> Cluster:
+    """Return the cluster that values and ``ports`` ask for: as it runs, started again, or made.
 
-    ``values`` are files over the project's own: their gpuPools decide on the nodes.
+    ``values`` are files over the project's own: their gpuPools decide on the nodes. A cluster that cannot
+    stay as it is holds somebody's runs and models: CliError then, unless ``remake`` gives them up.
     """
     pools = gpu_pools(read_values((*VALUES, *values)))
     _make_shared_directories()
@@ -74,7 +75,12 @@ def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = ()) -> Cluster:
     tools = toolchain.ensure(stage)
     config = kind_config(pools, image, ports)
     cluster = Cluster(NAME, paths.KUBECONFIG, node_names(pools))
-    if not _reuse(stage, tools, config, cluster):
+    complete = CONFIG.is_file() and bool(_containers())
+    problem = _reuse(stage, tools, config, cluster) if complete else "there is none"
+    if problem and complete and not remake:
+        message = f"the cluster cannot stay as it is: {problem}"
+        raise CliError(message, "./scripts/up --remake makes it anew; its runs and models are lost")
+    if problem:
         _create(stage, tools, config, cluster)
     return cluster
 
@@ -99,6 +105,12 @@ def delete(stage: Stage, shared_volumes: bool = False) -> None:
                 f"{error.filename} was written by a pod and belongs to another user",
                 f"sudo rm -rf {paths.SHARED_VOLUMES}",
             ) from error
+
+
+def chosen_ports(airflow: int | None, mlflow: int | None) -> Ports:
+    """Return the given ports, for those not given the present cluster's, without one the usual ones."""
+    present = ports() if CONFIG.is_file() else Ports()
+    return Ports(airflow or present.airflow, mlflow or present.mlflow)
 
 
 def ports() -> Ports:
@@ -251,23 +263,20 @@ def _containers() -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in reversed(lines))
 
 
-def _reuse(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster) -> bool:
-    """Return whether the existing cluster is as ``config`` wants it and, started if need be, healthy."""
+def _reuse(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster) -> str:
+    """Return "" when the cluster is as ``config`` wants it and, started if need be, healthy; else why not."""
     states = _containers()
-    if not states or not CONFIG.is_file():
-        return False
     if yaml.safe_load(CONFIG.read_text()) != config:
-        stage.update("the cluster's configuration has changed: it is made anew")
-        return False
+        return "its node image, pools or ports have changed"
     if set(states) != {name for names in cluster.nodes.values() for name in names}:
-        return False
+        return "nodes are missing"
     stopped = [name for name, state in states.items() if state != "running"]
     if stopped:
         stage.update(f"starting {len(stopped)} nodes again")
         # One by one in the order in which they were made, so that they tend to get their old addresses.
         for name in stopped:
             if run([host.docker(), "start", name], check=False).returncode != 0:
-                return False
+                return f"node {name} does not start"
     if not cluster.kubeconfig.is_file():
         export: list[str | Path] = [
             tools.kind,
@@ -280,10 +289,7 @@ def _reuse(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster)
         ]
         run(export, env=_path())
     _raise_inotify_limits(config)
-    problem = _wait_until_healthy(stage, tools, cluster, RESTART_SECONDS)
-    if problem:
-        stage.update(f"the cluster does not recover ({problem}): it is made anew")
-    return not problem
+    return _wait_until_healthy(stage, tools, cluster, RESTART_SECONDS)
 
 
 def _create(stage: Stage, tools: toolchain.Tools, config: Json, cluster: Cluster) -> None:

@@ -39,7 +39,7 @@ class Platform:
     password: str
 
 
-def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path]) -> Platform:
+def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake: bool) -> Platform:
     """Make everything that is missing and return the platform when all of it is ready."""
     with stages("checks"):
         release.check_values(values)
@@ -58,7 +58,7 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path]) -> Platfo
         tools = toolchain.ensure(stage)
         release.check_renders(tools, values)
     with stages("cluster") as stage:
-        made = cluster.ensure(stage, ports, values)
+        made = cluster.ensure(stage, ports, values, remake=remake)
         toolchain.forget_sources()
     with stages("images") as stage:
         loaded = images.ensure(stage, made)

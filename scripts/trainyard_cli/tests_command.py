@@ -38,7 +38,7 @@ def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) 
         _trainer_tests(stages, pytest_args)
     if e2e:
         with platform.only_one():
-            platform.bring_up(stages, cluster.Ports(), [])
+            platform.bring_up(stages, cluster.chosen_ports(None, None), [], remake=True)
         # Outside the lock: a test runs ./scripts/up itself.
         _pytest(stages, "e2e", pytest_args, {**path, "KUBECONFIG": str(paths.KUBECONFIG)})
 

@@ -65,6 +65,15 @@ def test_ports_are_forwarded_on_loopback_only():
     ]
 
 
+def test_a_cluster_keeps_its_ports_unless_others_are_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "CONFIG", tmp_path / "kind.yaml")
+    assert cluster.chosen_ports(None, 5001) == cluster.Ports(airflow=8080, mlflow=5001)
+    made = config(ports=cluster.Ports(airflow=8081, mlflow=5001))
+    cluster.CONFIG.write_text(yaml.safe_dump(made))
+    assert cluster.chosen_ports(None, None) == cluster.Ports(airflow=8081, mlflow=5001)
+    assert cluster.chosen_ports(8082, None) == cluster.Ports(airflow=8082, mlflow=5001)
+
+
 def test_every_worker_mounts_the_shared_volumes():
     for worker in config()["nodes"][1:]:
         assert [mount["containerPath"] for mount in worker["extraMounts"]] == ["/var/trainyard/shared"]
