@@ -155,7 +155,7 @@ with DAG(
             run_id=evaluation["mlflow_run_id"],
             run_key=run_key(dag_run.dag_id, dag_run.run_id),
             gate=Gate(**decision),
-            tags={name: evaluation[name] for name in (METRIC, "accuracy", "data_version")},
+            tags={name: evaluation[name] for name in (METRIC, "accuracy", "data_version", "git_commit")},
         )
         return vars(promotion)
 

@@ -53,7 +53,9 @@ def decide(metric: float, champion_metric: float | None, *, minimum: float, min_
         reason = f"{metric:.4f} is below the minimum of {minimum:.4f}"
         return Gate(False, reason, metric, champion_metric)
     if champion_metric is None:
-        return Gate(True, f"{metric:.4f}, and there is no champion yet", metric, None)
+        return Gate(
+            True, f"{metric:.4f} reaches the minimum of {minimum:.4f}; it is the first champion", metric, None
+        )
     gain = metric - champion_metric
     # More than by rounding: 0.945 - 0.94 is a little more than 0.005.
     passed = gain - min_improvement > 1e-9
@@ -112,7 +114,12 @@ def register(client: MlflowClient, *, model: str, model_uri: str, run_id: str, r
         artifact = model_uri.removeprefix("runs:/").partition("/")[2]
         source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
     created = client.create_model_version(
-        model, source=source, run_id=run_id, tags={RUN_KEY_TAG: run_key}, model_id=model_id
+        model,
+        source=source,
+        run_id=run_id,
+        tags={RUN_KEY_TAG: run_key},
+        model_id=model_id,
+        await_creation_for=0,
     )
     # Two registrations at once both get here: the one with the lower number stays.
     first = _versions_of_run_key(client, model, run_key)[0]

@@ -52,7 +52,7 @@ def run(client: MlflowClient, tmp_path: Path, model: str, key: str, f1: float) -
     ("metric", "champion", "passed", "reason"),
     [
         (0.89, None, False, "below the minimum"),
-        (0.90, None, True, "no champion yet"),
+        (0.90, None, True, "first champion"),
         (0.95, 0.94, True, "better than the champion's 0.9400"),
         (0.945, 0.94, False, "not better than the champion's"),
         (0.50, 0.40, False, "below the minimum"),

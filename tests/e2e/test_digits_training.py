@@ -23,7 +23,8 @@ def test_the_first_run_registers_and_promotes_one_model(first_run: Run, versions
 
 def test_the_model_tells_what_it_was_trained_on(first_run: Run, versions, mlflow) -> None:
     (version,) = versions(first_run.run_id)
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", run_tags(mlflow, version.run_id)["trainyard.git_commit"])
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", version.tags["trainyard.git_commit"])
+    assert run_tags(mlflow, version.run_id)["trainyard.git_commit"] == version.tags["trainyard.git_commit"]
     assert re.fullmatch(r"[0-9a-f]{12}", version.tags["trainyard.data_version"])
 
 

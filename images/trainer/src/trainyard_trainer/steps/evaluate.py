@@ -50,6 +50,7 @@ def run(context: Context) -> Result:
         **metrics,
         "model_uri": model_uri,
         "data_version": dataset.version,
+        "git_commit": context.settings.git_commit,
         "rows": int(matrix.sum()),
         "output": lake.file_uri(report),
     }

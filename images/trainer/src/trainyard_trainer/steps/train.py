@@ -212,7 +212,8 @@ def _train(context: Context, trainer: Trainer, store: Store) -> None:
                 if trainer.epoch % context.settings.checkpoint_freq == 0:
                     save()
             entry = trainer.history[-1]
-            log.event("epoch_done", seconds=round(time.monotonic() - started, 3), **entry)
+            shown = {key: round(value, 4) for key, value in entry.items() if key != "timestamp_ms"}
+            log.event("epoch_done", **shown, seconds=round(time.monotonic() - started, 3))
             context.tracker.epochs(trainer.history, patient=False)
         with context.preemption.deferred():
             save()
