@@ -107,12 +107,6 @@ class Airflow:
         content = self._get(path, params=params)["content"]
         return [{"event": each} if isinstance(each, str) else each for each in content]
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """Return a task's XCom value; None where it wrote none."""
-        path = f"{_instances(dag_id, run_id)}/{quote(task_id)}/xcomEntries/{key}"
-        response = self._send("GET", path, params={"deserialize": False})
-        return None if response.status_code == httpx.codes.NOT_FOUND else _checked(response)["value"]
-
     def run_url(self, dag_id: str, run_id: str) -> str:
         """Return the address of the run's page."""
         return f"{self.base_url}/dags/{quote(dag_id)}/runs/{quote(run_id)}"

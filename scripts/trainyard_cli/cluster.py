@@ -23,7 +23,9 @@ Json = dict[str, Any]
 NAME = "trainyard"
 CONFIG = paths.STATE / "kind.yaml"
 """The configuration of the cluster that was made last; absent while none is complete."""
-VALUES = (paths.ROOT / "charts/trainyard/values.yaml", paths.ROOT / "values/kind.yaml")
+CHART = paths.ROOT / "charts/trainyard"
+KIND_VALUES = paths.ROOT / "values/kind.yaml"
+VALUES = (CHART / "values.yaml", KIND_VALUES)
 SHARED_VOLUMES = paths.ROOT / "manifests/kind/shared-volumes.yaml"
 
 CONTROL_PLANE = "control-plane"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from . import release
 from .airflow_api import FINAL_RUN_STATES, Airflow
 from .kube import Kube, waiting_reason
 
@@ -27,8 +28,8 @@ TRIGGERER_SECONDS = 10
 
 # Where a run's pods are, and the label that finds them there.
 POD_SOURCES = (
-    ("ml-training", "app.kubernetes.io/managed-by=trainyard"),
-    ("trainyard", "kubernetes_executor=True"),
+    (release.TRAINING_NAMESPACE, "app.kubernetes.io/managed-by=trainyard"),
+    (release.NAMESPACE, "kubernetes_executor=True"),
 )
 STATE_STYLES = {
     "success": "green",
@@ -187,7 +188,7 @@ def _with_triggerer(row: Row, kube: Kube) -> Row:
     """A task that stays deferred without a pod waits for the triggerer: say what that one is at."""
     if row.state != "deferred" or (row.seconds or 0) < TRIGGERER_SECONDS:
         return row
-    pods = kube.items("/api/v1/namespaces/trainyard/pods", labelSelector="component=triggerer")
+    pods = kube.items(f"/api/v1/namespaces/{release.NAMESPACE}/pods", labelSelector="component=triggerer")
     problems = [reason for pod in pods if (reason := waiting_reason(pod))]
     return replace(row, why=f"the triggerer is not ready: {problems[0]}" if problems else "")
 

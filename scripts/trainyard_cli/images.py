@@ -122,7 +122,7 @@ class _Progress:
 
 def _ensure_one(progress: _Progress, name: str, image: str, base: str, cluster: Cluster) -> None:
     try:
-        if not _exists(image):
+        if not node_image.present(image):
             progress.update(name, "building")
             build(name, image, base)
         nodes = target_nodes(name, cluster.nodes)
@@ -133,10 +133,6 @@ def _ensure_one(progress: _Progress, name: str, image: str, base: str, cluster: 
         _remove_superseded(name, image, nodes)
     finally:
         progress.update(name, "")
-
-
-def _exists(image: str) -> bool:
-    return run([host.docker(), "image", "inspect", image], check=False).returncode == 0
 
 
 def _base_identity(base: str) -> str:

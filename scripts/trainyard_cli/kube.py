@@ -91,6 +91,12 @@ def secret(kube: Kube, namespace: str, name: str) -> dict[str, str] | None:
     return found and {key: _decoded(value) for key, value in found.get("data", {}).items()}
 
 
+def container_statuses(pod: Json) -> list[Json]:
+    """Return the statuses of a pod's containers in the order in which they start, init containers first."""
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
 def waiting_reason(pod: Json) -> str:
     """Say in one line why a pod is not running yet, or not ready; empty when it is, or has ended."""
     status = pod.get("status", {})
@@ -100,8 +106,7 @@ def waiting_reason(pod: Json) -> str:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return str(scheduled.get("message") or scheduled.get("reason", "not scheduled"))
-    containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-    for container in containers:
+    for container in container_statuses(pod):
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "PodInitializing"):
             return ": ".join(filter(None, (container["name"], waiting["reason"], waiting.get("message"))))

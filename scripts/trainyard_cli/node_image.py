@@ -32,7 +32,7 @@ IMPORT = "ctr -n k8s.io images import --local --discard-unpacked-layers -".split
 def base_image(stage: Stage) -> str:
     """Return the image that all Dockerfiles start from: Debian's slim one, or one made of its packages."""
     for image in (BUILT_BASE, PUBLIC_BASE):
-        if _present(image):
+        if present(image):
             return image
     if _pull(stage, PUBLIC_BASE):
         return PUBLIC_BASE
@@ -45,7 +45,7 @@ def ensure(stage: Stage) -> str:
     public = f"kindest/node:{toolchain.version('kubernetes')}"
     built = f"trainyard/kind-node:{content_hash()}"
     for image in (built, public):
-        if _present(image):
+        if present(image):
             return image
     if _pull(stage, public):
         return public
@@ -69,7 +69,8 @@ def component_images(listing: str) -> dict[str, str]:
     return {image.rpartition(":")[0].rpartition("/")[2]: image for image in images}
 
 
-def _present(image: str) -> bool:
+def present(image: str) -> bool:
+    """Return whether Docker has the image, which may be a tag or an id."""
     return run([host.docker(), "image", "inspect", image], check=False).returncode == 0
 
 

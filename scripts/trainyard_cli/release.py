@@ -12,7 +12,7 @@ import yaml
 
 from . import cluster, paths
 from .errors import CliError
-from .kube import Kube, waiting_reason
+from .kube import Kube, container_statuses, waiting_reason
 from .shell import run
 from .stages import Stage
 from .toolchain import Tools
@@ -21,9 +21,8 @@ Json = dict[str, Any]
 
 RELEASE = "trainyard"
 NAMESPACE = "trainyard"
-CHART = "charts/trainyard"
-KIND_VALUES = "values/kind.yaml"
-OWN_NAMESPACES = (NAMESPACE, "ml-training", "nvidia-device-plugin")
+TRAINING_NAMESPACE = "ml-training"
+OWN_NAMESPACES = (NAMESPACE, TRAINING_NAMESPACE, "nvidia-device-plugin")
 # Which key of the chart's values takes which image.
 IMAGE_KEYS = {
     "airflow": ("airflow", "images", "airflow"),
@@ -106,14 +105,14 @@ def _helm(tools: Tools, command: str, files: list[Path], options: list[str]) -> 
         tools.helm,
         command,
         RELEASE,
-        paths.ROOT / CHART,
+        cluster.CHART,
         f"--namespace={NAMESPACE}",
         *options,
     ]
     result = run(words, check=False, timeout=300)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line and not line.startswith("WARNING")]
-        cure = f"correct {', '.join(map(str, files)) or KIND_VALUES}, then run ./scripts/up again"
+        cure = f"correct {', '.join(map(str, files)) or cluster.KIND_VALUES}, then run ./scripts/up again"
         raise CliError("\n  ".join([f"helm {command} refuses the chart or its values:", *lines[-12:]]), cure)
 
 
@@ -122,7 +121,7 @@ def _values_options(images: dict[str, str], ports: cluster.Ports, files: list[Pa
     generated.parent.mkdir(parents=True, exist_ok=True)
     given = cluster.read_values((*cluster.VALUES, *files))
     generated.write_text(yaml.safe_dump(generated_values(images, ports, given)))
-    return [f"--values={each}" for each in (paths.ROOT / KIND_VALUES, *files, generated)]
+    return [f"--values={each}" for each in (cluster.KIND_VALUES, *files, generated)]
 
 
 def _namespace() -> Json:
@@ -218,8 +217,7 @@ def _explain(kind: str, workload: Json, pods: list[Json]) -> Workload:
 
 
 def _is_hopeless(pod: Json) -> bool:
-    status = pod.get("status", {})
-    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+    for container in container_statuses(pod):
         reason = container.get("state", {}).get("waiting", {}).get("reason")
         crashing = reason == "CrashLoopBackOff" and container["restartCount"] >= HOPELESS_RESTARTS
         if crashing or reason in HOPELESS_REASONS:
@@ -253,11 +251,9 @@ def _path(workload: Workload) -> str:
 
 
 def _broken_containers(pod: Json) -> list[str]:
-    status = pod.get("status", {})
-    containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     return [
         each["name"]
-        for each in containers
+        for each in container_statuses(pod)
         if not each.get("ready") and each.get("state", {}).get("terminated", {}).get("exitCode") != 0
     ]
 
