@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the cluster that ./scripts/up makes, its pages, and runs of the DAG.
+"""What the end-to-end tests share: the cluster that ./scripts/up makes, its pages, and runs of DAGs.
 
 The cluster and release are made by `./scripts/test` (or `./scripts/up`); KUBECONFIG names the cluster.
 Each test session trains a model name of its own, so that it neither meets nor replaces a champion of yours.
@@ -36,11 +36,16 @@ RUN_SECONDS = 600
 
 @dataclass
 class Run:
-    """One DAG run that has ended, with its task instances by task id."""
+    """One DAG run that has ended: task instances by task id, and those of mapped tasks by map index."""
 
     run_id: str
     state: str
     tasks: dict[str, dict[str, Any]]
+    mapped: list[dict[str, Any]]
+
+    def instances(self, task_id: str) -> list[dict[str, Any]]:
+        """The instances of a mapped task, in the order of their map index."""
+        return [task for task in self.mapped if task["task_id"] == task_id]
 
 
 @pytest.fixture(scope="session")
@@ -91,43 +96,46 @@ def model_name() -> str:
 
 @pytest.fixture(scope="session")
 def trigger(airflow: Airflow, recorder: PodRecorder, model_name: str) -> Callable[..., str]:
-    """Starts a run of the DAG and returns its run id."""
+    """Starts a run of a DAG and returns its run id. digits_training trains the session's own model."""
 
-    def _trigger(name: str, **conf: Any) -> str:
+    def _trigger(name: str, dag: str = DAG, **conf: Any) -> str:
         run_id = f"{name}-{model_name}"
-        airflow.trigger(DAG, {"model_name": model_name, **conf}, run_id)
+        airflow.trigger(dag, {"model_name": model_name, **conf} if dag == DAG else conf, run_id)
         return run_id
 
     return _trigger
 
 
 @pytest.fixture(scope="session")
-def finish(airflow: Airflow) -> Callable[[str], Run]:
+def finish(airflow: Airflow) -> Callable[..., Run]:
     """Waits for a run to end."""
 
-    def _finish(run_id: str) -> Run:
+    def _finish(run_id: str, dag: str = DAG) -> Run:
         def final() -> str | None:
-            state = airflow.dag_run(DAG, run_id)["state"]
+            state = airflow.dag_run(dag, run_id)["state"]
             return state if state in FINAL_RUN_STATES else None
 
-        state = wait_until(f"run {run_id} to end", final, seconds=RUN_SECONDS, every=2)
-        return Run(run_id, state, {task["task_id"]: task for task in airflow.task_instances(DAG, run_id)})
+        state = wait_until(f"run {run_id} of {dag} to end", final, seconds=RUN_SECONDS, every=2)
+        instances = airflow.task_instances(dag, run_id)
+        tasks = {task["task_id"]: task for task in instances if task["map_index"] < 0}
+        mapped = [task for task in instances if task["map_index"] >= 0]
+        return Run(run_id, state, tasks, sorted(mapped, key=lambda task: task["map_index"]))
 
     return _finish
 
 
 @pytest.fixture(scope="session")
-def versions(mlflow: Mlflow) -> Callable[[str], list[ModelVersion]]:
+def versions(mlflow: Mlflow) -> Callable[..., list[ModelVersion]]:
     """The model versions that a run registered."""
 
-    def _versions(run_id: str) -> list[ModelVersion]:
-        return mlflow.versions_of_run(f"{DAG}__{run_id}")
+    def _versions(run_id: str, dag: str = DAG) -> list[ModelVersion]:
+        return mlflow.versions_of_run(f"{dag}__{run_id}")
 
     return _versions
 
 
 @pytest.fixture(scope="session")
-def first_run(trigger: Callable[..., str], finish: Callable[[str], Run]) -> Run:
+def first_run(trigger: Callable[..., str], finish: Callable[..., Run]) -> Run:
     """The first training of this session's model: there is no champion yet."""
     return finish(trigger("first"))
 
