@@ -1,0 +1,37 @@
+"""What every DAG of this platform has in common."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+OWNER = "ml-platform"
+
+
+def default_args(**changes: Any) -> dict[str, Any]:
+    """`default_args` of a DAG: two more tries, half a minute apart and then more. `changes` replace keys.
+
+    Tasks carry no callbacks: a training task starts and ends in the triggerer, which runs none. A failed run
+    is told once, by the DAG's own callback (see `dag_args`).
+    """
+    return {
+        "owner": OWNER,
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=10),
+        **changes,
+    }
+
+
+def dag_args(**changes: Any) -> dict[str, Any]:
+    """Arguments of a DAG, `default_args` among them: `DAG("name", **dag_args(schedule="@daily"))`."""
+    return {
+        "start_date": datetime(2026, 1, 1),
+        "catchup": False,
+        # Two runs at once would both be compared with the same champion.
+        "max_active_runs": 1,
+        "dagrun_timeout": timedelta(hours=12),
+        "default_args": default_args(),
+        **changes,
+    }
