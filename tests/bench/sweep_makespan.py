@@ -2,10 +2,10 @@
 
     ./scripts/_python --dev python tests/bench/sweep_makespan.py [--rounds N]
 
-`jobs` are nine bare Kubernetes Jobs created at once, `trainyard` nine mapped TrainingPodOperator tasks, `stock`
-nine mapped KubernetesPodOperator tasks, deferrable. Image, command, GPU pool and resources are the same. The
-makespan runs from the request until the last training is known to be over (the Job complete, the task ended),
-and the figures that count are the ratios to `jobs` within a round.
+`jobs` are nine bare Kubernetes Jobs created at once, `trainyard` nine mapped TrainingPodOperator tasks, and
+`stock` nine mapped KubernetesPodOperator tasks, deferrable. Image, command, GPU pool and resources are the
+same. The makespan runs from the request until the last training is known to be over (the Job complete, the
+task ended), and the figures that count are the ratios to `jobs` within a round.
 """
 
 from __future__ import annotations

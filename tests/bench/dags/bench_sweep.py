@@ -1,6 +1,6 @@
 """The same nine trainings by Trainyard's operator and by the stock deferrable one.
 
-bench/sweep_makespan.py puts this file into the image's DAGs for as long as it runs; it is no part of the product.
+bench/sweep_makespan.py puts this file into the image's DAGs for as long as it runs: no part of the product.
 """
 
 from __future__ import annotations
