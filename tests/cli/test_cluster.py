@@ -23,13 +23,13 @@ def taints(node):
     return yaml.safe_load(patch)["nodeRegistration"]["taints"]
 
 
-def test_the_repository_values_give_the_four_nodes():
+def test_the_repository_values_give_the_five_nodes():
     pools = cluster.gpu_pools(cluster.read_values(cluster.VALUES))
     assert cluster.node_names(pools) == {
         "control-plane": ["trainyard-control-plane"],
         "cpu": ["trainyard-worker"],
-        "ondemand": ["trainyard-worker2"],
-        "spot": ["trainyard-worker3"],
+        "ondemand": ["trainyard-worker2", "trainyard-worker3"],
+        "spot": ["trainyard-worker4"],
     }
 
 
