@@ -68,11 +68,24 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Serving:
+    """Where model servers run; image, security and MLflow's address are those of training."""
+
+    namespace: str
+    service_account_name: str
+    replicas: int
+    port: int
+    priority_class_name: str
+    resources: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Platform:
-    """The platform file, checked."""
+    """The platform file, checked. `serving` is None where the chart's `serving.enabled` is false."""
 
     training: Training
     pools: Mapping[str, GpuPool]
+    serving: Serving | None = None
 
     def pool(self, name: str) -> GpuPool:
         """Return the GPU pool `name`.
@@ -135,6 +148,7 @@ def _platform(top: _Section) -> Platform:
     return Platform(
         training=_training(top.section("training")),
         pools={name: _pool(name, pools.section(name)) for name in pools.data},
+        serving=_serving(top.section("serving")) if "serving" in top.data else None,
     )
 
 
@@ -162,6 +176,17 @@ def _training(training: _Section) -> Training:
         datasets=_volume(volumes.section("datasets")),
         checkpoints=_volume(volumes.section("checkpoints")),
         keep_failed_pods=training.get("keepFailedPods", bool, False),
+    )
+
+
+def _serving(serving: _Section) -> Serving:
+    return Serving(
+        namespace=serving.get("namespace", str),
+        service_account_name=serving.get("serviceAccountName", str),
+        replicas=serving.get("replicas", int),
+        port=serving.get("port", int),
+        priority_class_name=serving.get("priorityClassName", str),
+        resources=serving.get("resources", dict),
     )
 
 

@@ -132,6 +132,11 @@ def test_roles_are_small() -> None:
     assert rules == {
         "trainyard-scheduler-pod-launcher": pods | {("pods", "patch"), ("pods/log", "get")},
         "trainyard-training-launcher": pods | {("pods/log", "get"), ("events", "list")},
+        "trainyard-model-deployer": {
+            *(("deployments", verb) for verb in ("create", "delete", "get", "patch")),
+            *(("services", verb) for verb in ("create", "delete", "patch")),
+            *{("pods", "list"), ("pods/log", "get"), ("events", "list")},
+        },
         "trainyard-bootstrap-secrets": {("secrets", "create"), ("secrets", "get")},
     }
     assert not [one for one in render_chart() if one["kind"] == "ClusterRoleBinding"]

@@ -63,7 +63,7 @@ def test_a_new_pool_is_everywhere() -> None:
             {"key": "team", "operator": "Equal", "value": "vision", "effect": "NoExecute"},
         ],
     }
-    assert gpu_quota(objects) == {"requests.nvidia.com/gpu": str(1 + 1 + 24)}
+    assert gpu_quota(objects) == {"requests.nvidia.com/gpu": str(2 + 1 + 24)}
     pool = airflow_pools(objects)["gpu-a100"]
     assert (pool["slots"], pool["include_deferred"]) == (24, True)
     simulator = find(objects, "DaemonSet", "trainyard-nvidia-device-plugin-a100")

@@ -33,6 +33,9 @@ BAD: list[tuple[Object, str]] = [
     ({"training": {"image": {"digest": "sha256:1"}}}, "training/image/digest"),
     ({"training": {"priorityClassName": "high"}}, r"training\.priorityClassName"),
     ({"training": {"volumes": {"datasets": {"size": "much"}}}}, "training/volumes/datasets/size"),
+    ({"serving": {"namespace": "trainyard"}}, r"serving\.namespace"),
+    ({"serving": {"replicas": 0}}, "serving/replicas"),
+    ({"serving": {"priorityClassName": "high"}}, r"serving\.priorityClassName"),
     ({"priorityClasses": {"trainyard-spot": {"value": 2_000_000_000}}}, "trainyard-spot/value"),
     ({"airflow": {"executor": "CeleryExecutor"}}, "/executor"),
     ({"airflow": {"schedular": {}}}, "schedular"),
@@ -145,4 +148,4 @@ def test_charts_are_where_the_umbrella_says() -> None:
 def test_another_release_and_namespace_render() -> None:
     objects = render_chart(release="other", namespace="somewhere")
     namespaces = {one["metadata"].get("namespace") for one in objects}
-    assert namespaces == {"somewhere", "ml-training", "nvidia-device-plugin", None}
+    assert namespaces == {"somewhere", "ml-training", "ml-serving", "nvidia-device-plugin", None}

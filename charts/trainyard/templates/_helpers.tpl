@@ -58,6 +58,11 @@ training:
     {{- range $name, $volume := $training.volumes }}
     {{ $name }}: {claimName: {{ $volume.claimName }}, mountPath: {{ $volume.mountPath }}}
     {{- end }}
+{{- with .Values.serving }}
+{{- if .enabled }}
+serving: {{ pick . "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" | toJson }}
+{{- end }}
+{{- end }}
 pools:
   {{- range $name, $pool := .Values.gpuPools }}
   {{ $name }}: {{- include "trainyard.poolPlacement" (dict "name" $name "pool" $pool) | nindent 4 }}
