@@ -6,8 +6,9 @@ mlflow is imported inside functions: it takes seconds, and DAG files import this
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-RUN_KEY_TAG = "trainyard.run_key"
+TAG_PREFIX = "trainyard."
+RUN_KEY_TAG = f"{TAG_PREFIX}run_key"
+# Tags of a version that was champion: until when, and which version came after it.
+CHAMPION_UNTIL_TAG = f"{TAG_PREFIX}champion_until"
+REPLACED_BY_TAG = f"{TAG_PREFIX}replaced_by"
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,23 @@ class Gate:
     metric: float
     champion_metric: float | None
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared: NaN is neither below a minimum nor worse than a champion."""
+        _require_score("the model's score", self.metric, "look at the metrics of its evaluation")
+        if self.champion_metric is not None:
+            cure = "give the alias champion to another version, or delete it for a first run"
+            _require_score("the champion's score", self.champion_metric, cure)
+
 
 @dataclass(frozen=True)
 class Promotion:
-    """The registered version and the alias that it got."""
+    """The registered version, the alias that it got, and whether that made it a new champion."""
 
     model: str
     version: str
     alias: str
     reason: str
+    moved: bool = False
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -48,14 +61,17 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def decide(metric: float, champion_metric: float | None, *, minimum: float, min_improvement: float) -> Gate:
-    """Decide whether `metric` (higher is better) is enough to replace the champion."""
+    """Decide whether `metric` (higher is better) is enough to replace the champion.
+
+    Raises:
+        ValueError: a score is not a finite number.
+    """
+    gate = Gate(False, "", metric, champion_metric)  # refuses what is no score before anything is compared
     if metric < minimum:
-        reason = f"{metric:.4f} is below the minimum of {minimum:.4f}"
-        return Gate(False, reason, metric, champion_metric)
+        return replace(gate, reason=f"{metric:.4f} is below the minimum of {minimum:.4f}")
     if champion_metric is None:
-        return Gate(
-            True, f"{metric:.4f} reaches the minimum of {minimum:.4f}; it is the first champion", metric, None
-        )
+        reason = f"{metric:.4f} reaches the minimum of {minimum:.4f}; it is the first champion"
+        return replace(gate, passed=True, reason=reason)
     gain = metric - champion_metric
     # More than by rounding: 0.945 - 0.94 is a little more than 0.005.
     passed = gain - min_improvement > 1e-9
@@ -64,7 +80,7 @@ def decide(metric: float, champion_metric: float | None, *, minimum: float, min_
         f"{metric:.4f} is {comparison} than the champion's {champion_metric:.4f} by more than "
         f"{min_improvement:.4f} ({gain:+.4f})"
     )
-    return Gate(passed, reason, metric, champion_metric)
+    return replace(gate, passed=passed, reason=reason)
 
 
 def champion_metric(client: MlflowClient, model: str, metric: str) -> float | None:
@@ -98,14 +114,74 @@ def find_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | N
         raise
 
 
-def register(client: MlflowClient, *, model: str, model_uri: str, run_id: str, run_key: str) -> ModelVersion:
+def register(
+    client: MlflowClient,
+    *,
+    model: str,
+    model_uri: str,
+    run_id: str,
+    run_key: str,
+    tags: Mapping[str, Any] | None = None,
+) -> ModelVersion:
     """Register `model_uri` as a version of `model`, once per run key however often it is called.
 
-    `models:/m-...` (a logged model) and `runs:/RUN/path` are understood.
+    The version is a candidate: it has no alias before `promote`. `models:/m-...` (a logged model) and
+    `runs:/RUN/path` are understood; `tags` go onto the version.
     """
     _ensure_model(client, model)
-    if known := _versions_of_run_key(client, model, run_key):
-        return known[0]
+    known = _versions_of_run_key(client, model, run_key)
+    version = known[0] if known else _create_version(client, model, model_uri, run_id, run_key)
+    _tag(client, version, tags or {})
+    return version
+
+
+def promote(
+    client: MlflowClient,
+    *,
+    model: str,
+    model_uri: str,
+    run_id: str,
+    run_key: str,
+    gate: Gate,
+    tags: Mapping[str, Any],
+) -> Promotion:
+    """Register the model if that is not done yet, and make it champion if the gate passed, else challenger.
+
+    May be repeated: a version which is champion already stays it. `tags` (metrics, git commit, data
+    version, ...) go onto the version; the champion before it keeps tags that say until when it was and
+    what replaced it.
+    """
+    version = register(client, model=model, model_uri=model_uri, run_id=run_id, run_key=run_key)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    decision = {"gate": json.dumps(vars(gate)), "decided_at": now, "reason": gate.reason}
+    _tag(client, version, {**tags, **decision})
+    before = find_alias(client, model, CHAMPION)
+    is_champion = before is not None and before.version == version.version
+    if not gate.passed and not is_champion:
+        client.set_registered_model_alias(model, CHALLENGER, version.version)
+        return Promotion(model, str(version.version), CHALLENGER, gate.reason)
+    if not is_champion:
+        _crown(client, version, before, now)
+    return Promotion(model, str(version.version), CHAMPION, gate.reason, moved=not is_champion)
+
+
+def _crown(client: MlflowClient, version: ModelVersion, before: ModelVersion | None, now: str) -> None:
+    """Move the alias champion to `version`. The alias moves last, so that a repetition finishes the rest."""
+    if before is not None:
+        client.set_model_version_tag(version.name, before.version, CHAMPION_UNTIL_TAG, now)
+        client.set_model_version_tag(version.name, before.version, REPLACED_BY_TAG, str(version.version))
+    for tag in (CHAMPION_UNTIL_TAG, REPLACED_BY_TAG):  # a former champion that comes back
+        if tag in version.tags:
+            client.delete_model_version_tag(version.name, version.version, tag)
+    challenger = find_alias(client, version.name, CHALLENGER)
+    if challenger is not None and challenger.version == version.version:
+        client.delete_registered_model_alias(version.name, CHALLENGER)
+    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+
+
+def _create_version(
+    client: MlflowClient, model: str, model_uri: str, run_id: str, run_key: str
+) -> ModelVersion:
     source, model_id = model_uri, None
     if model_uri.startswith("models:/"):
         model_id = model_uri.removeprefix("models:/")
@@ -128,35 +204,15 @@ def register(client: MlflowClient, *, model: str, model_uri: str, run_id: str, r
     return first
 
 
-def promote(
-    client: MlflowClient,
-    *,
-    model: str,
-    model_uri: str,
-    run_id: str,
-    run_key: str,
-    gate: Gate,
-    tags: Mapping[str, Any],
-) -> Promotion:
-    """Register the model and make it champion if the gate passed, else challenger.
-
-    May be repeated: a version which is champion already stays it. `tags` (metrics, git commit, data
-    version, ...) go onto the version; the champion before it keeps a tag that says until when it was.
-    """
-    version = register(client, model=model, model_uri=model_uri, run_id=run_id, run_key=run_key)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    before = find_alias(client, model, CHAMPION)
-    is_champion = before is not None and before.version == version.version
-    alias = CHAMPION if gate.passed or is_champion else CHALLENGER
-    decision = {"gate": json.dumps(vars(gate)), "decided_at": now, "reason": gate.reason}
-    for key, value in {**tags, **decision}.items():
+def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, Any]) -> None:
+    for key, value in tags.items():
         if value not in (None, ""):
-            client.set_model_version_tag(model, version.version, f"trainyard.{key}", str(value))
-    client.set_registered_model_alias(model, alias, version.version)
-    if alias == CHAMPION and before is not None and not is_champion:
-        client.set_model_version_tag(model, before.version, "trainyard.champion_until", now)
-        client.set_model_version_tag(model, before.version, "trainyard.replaced_by", version.version)
-    return Promotion(model, str(version.version), alias, gate.reason)
+            client.set_model_version_tag(version.name, version.version, f"{TAG_PREFIX}{key}", str(value))
+
+
+def _require_score(what: str, value: object, cure: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{what} is {value!r}, not a finite number; {cure}")
 
 
 def _ensure_model(client: MlflowClient, model: str) -> None:

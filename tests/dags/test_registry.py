@@ -108,3 +108,56 @@ def test_a_champion_without_the_metric_is_named(client: MlflowClient, model: str
 def test_the_decision_survives_xcom() -> None:
     gate = decide(0.95, None, minimum=0.9, min_improvement=0.0)
     assert Gate(**vars(gate)) == gate
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), None, "0.97", True])
+def test_what_is_no_score_never_passes_a_gate(score: Any) -> None:
+    with pytest.raises(ValueError, match="model's score is .*not a finite number"):
+        decide(score, None, minimum=0.9, min_improvement=0.0)
+    with pytest.raises(ValueError, match="not a finite number"):
+        Gate(True, "as it came from XCom", score, None)
+
+
+def test_a_champion_with_nan_says_how_to_get_rid_of_it() -> None:
+    with pytest.raises(ValueError, match=r"champion's score is nan.*give the alias champion to another"):
+        decide(0.95, float("nan"), minimum=0.9, min_improvement=0.0)
+
+
+def test_a_candidate_is_registered_first_and_promoted_later(
+    client: MlflowClient, model: str, tmp_path: Path
+) -> None:
+    about = trained(client, tmp_path, 0.95)
+    candidate = registry.register(client, model=model, run_key="k", tags={"commit": "abc"}, **about)
+    assert registry.find_alias(client, model, "champion") is None
+    promoted = promote(
+        client,
+        model=model,
+        run_key="k",
+        gate=decide(0.95, None, minimum=0.9, min_improvement=0),
+        tags={"approved_by": "ada"},
+        **about,
+    )
+    assert (promoted.version, promoted.alias, promoted.moved) == (str(candidate.version), "champion", True)
+    tags = client.get_model_version(model, promoted.version).tags
+    assert (tags["trainyard.commit"], tags["trainyard.approved_by"]) == ("abc", "ada")
+
+
+def test_only_a_new_champion_counts_as_moved(client: MlflowClient, model: str, tmp_path: Path) -> None:
+    promotions = [run(client, tmp_path, model, k, f1) for k, f1 in (("a", 0.95), ("a", 0.95), ("b", 0.95))]
+    assert [p.moved for p in promotions] == [True, False, False]
+
+
+def test_a_challenger_that_wins_later_is_no_challenger_any_more(
+    client: MlflowClient, model: str, tmp_path: Path
+) -> None:
+    for key, f1 in (("a", 0.95), ("b", 0.952), ("c", 0.96)):
+        run(client, tmp_path, model, key, f1)
+    about = {"model_uri": "unused: the run key is known", "run_id": "unused"}
+    won = Gate(True, "approved", 0.952, 0.96)
+    assert promote(client, model=model, run_key="b", gate=won, tags={}, **about).alias == "champion"
+    back = Gate(True, "rolled back", 0.96, 0.952)
+    assert promote(client, model=model, run_key="c", gate=back, tags={}, **about).version == "3"
+    aliases = {k: int(v) for k, v in client.get_registered_model(model).aliases.items()}
+    assert aliases == {"champion": 3}
+    assert client.get_model_version(model, "2").tags["trainyard.replaced_by"] == "3"
+    assert "trainyard.replaced_by" not in client.get_model_version(model, "3").tags
