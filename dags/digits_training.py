@@ -160,7 +160,7 @@ with DAG(
         return vars(promotion)
 
     @task(execution_timeout=timedelta(minutes=5))
-    def notify(promotion: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    def notify(promotion: dict[str, Any], evaluation: dict[str, Any]) -> str:
         """Say what came of the run."""
         from trainyard import notify as notification
 
@@ -168,7 +168,7 @@ with DAG(
         text = notification.summary(
             dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=promotion, metrics=evaluation
         )
-        notification.notify(text, {"promotion": promotion, "evaluation": evaluation})
+        return notification.notify(text)
 
     decision = gate(evaluate.output)
     promotion = promote(evaluate.output, decision)
