@@ -1,0 +1,7 @@
+"""`python -m trainyard_serving`."""
+
+import sys
+
+from trainyard_serving.server import main
+
+sys.exit(main())

@@ -1,0 +1,209 @@
+"""The model server as a pod runs it: a process which serves one registered version."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from trainyard_serving import model
+from trainyard_serving.settings import Settings
+from trainyard_trainer import artifact
+from trainyard_trainer.errors import BadConfig, BadData
+
+MODEL = "twice"
+ROWS = [[1.0, 2.0], [3.0, 4.0]]
+
+
+class Twice(torch.nn.Module):
+    """Doubles float32 rows, and refuses anything else, as a linear layer does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(2 * torch.eye(2))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows @ self.weight
+
+
+@dataclass
+class Registry:
+    """Registers artifacts as versions of one model."""
+
+    directory: Path
+
+    @property
+    def uri(self) -> str:
+        return (self.directory / "mlruns").as_uri()
+
+    def register(self, *, answer: Any = None, example: Any = None, damage: bool = False) -> str:
+        client = MlflowClient(self.uri)
+        if not client.search_registered_models():
+            client.create_registered_model(MODEL)
+        count = len(client.search_model_versions(f"name = '{MODEL}'"))
+        source = self.directory / f"artifact-{count + 1}"
+        artifact.save(Twice(), source, metrics={}, config={})
+        if example is not None:
+            (source / "serving_input_example.json").write_text(json.dumps(example))
+        if answer is not None:
+            (source / "serving_output_example.json").write_text(json.dumps(answer))
+        if damage:
+            (source / "data/model.pth").write_bytes(b"not a network")
+        return str(client.create_model_version(MODEL, source=str(source)).version)
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen
+    url: str
+
+    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
+        """Status, answer and headers."""
+        headers = {"Content-Type": "application/json", **headers}
+        try:
+            with urlopen(Request(self.url + path, data=body, headers=headers), timeout=20) as answer:
+                return answer.status, json.loads(answer.read().strip() or b"null"), answer.headers
+        except HTTPError as error:
+            return error.code, json.loads(error.read()), error.headers
+
+    def predict(self, **request: Any) -> tuple[int, Any, Any]:
+        return self.ask("/invocations", json.dumps(request).encode())
+
+
+def start(registry: Registry, version: str, port: int) -> subprocess.Popen:
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "MLFLOW_TRACKING_URI": registry.uri,
+        "TRAINYARD_MODEL": MODEL,
+        "TRAINYARD_MODEL_VERSION": version,
+        "TRAINYARD_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainyard_serving"],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def events(text: str) -> dict[str, dict[str, Any]]:
+    """The events of a log by their names; every line must be JSON."""
+    return {event["event"]: event for event in map(json.loads, text.splitlines())}
+
+
+def load(registry: Registry, version: str) -> model.Model:
+    return model.load(Settings(registry.uri, MODEL, version, 8080))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory) -> Registry:
+    return Registry(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture(scope="module")
+def server(registry: Registry) -> Iterator[Server]:
+    version = registry.register(example={"inputs": ROWS}, answer=[[2.0, 4.0], [6.0, 8.0]])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start(registry, version, port)
+    server = Server(process, f"http://127.0.0.1:{port}")
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            server.ask("/ready")
+            break
+        except (URLError, ConnectionError):
+            assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+            time.sleep(0.1)
+    yield server
+    process.kill()
+
+
+def test_it_says_what_it_serves(server: Server) -> None:
+    assert server.ask("/ready")[:2] == (200, {"ready": True})
+    assert server.ask("/ping")[0] == 200
+    answer = server.ask("/version")[1]
+    assert (answer["model"], answer["version"]) == (MODEL, "1")
+    assert server.ask("/example")[1] == {"inputs": ROWS}
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [{"inputs": ROWS}, {"instances": ROWS}, {"dataframe_split": {"columns": ["a", "b"], "data": ROWS}}],
+    ids=lambda body: next(iter(body)),
+)
+def test_it_answers_in_mlflows_protocol_and_names_the_version(server: Server, request_body: dict) -> None:
+    status, answer, headers = server.predict(**request_body)
+    assert status == 200, answer
+    rows = [list(row.values()) if isinstance(row, dict) else row for row in answer["predictions"]]
+    assert rows == [[2.0, 4.0], [6.0, 8.0]]
+    assert headers["trainyard-model-version"] == "1"
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[1]", b'{"rows": []}', b'{"inputs": [[1.0]]}', b'{"inputs": ["a"]}']
+)
+def test_a_bad_request_is_the_clients_fault_and_the_server_goes_on(server: Server, body: bytes) -> None:
+    assert server.ask("/invocations", body)[0] == 400
+    assert server.predict(inputs=ROWS)[0] == 200
+
+
+def test_a_body_must_say_its_size_and_not_be_too_large(server: Server) -> None:
+    status, answer, _ = server.ask("/invocations", b"{}", **{"Content-Length": str(2**30)})
+    assert status == 413 and "at most" in answer["error"]
+
+
+def test_sigterm_ends_it_in_good_order(registry: Registry, server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    text = server.process.communicate(timeout=60)[0]
+    told = events(text)
+    assert {"model_loaded", "serving", "request"} <= told.keys()
+    assert told["model_loaded"]["smoke"] is True
+
+
+def test_a_model_that_answers_otherwise_than_when_it_was_made_does_not_serve(registry: Registry) -> None:
+    version = registry.register(example={"inputs": ROWS}, answer={"predictions": [[9.0, 9.0], [9.0, 9.0]]})
+    with pytest.raises(BadData, match=r"\[\[2\.0, 4\.0\].*\[\[9\.0, 9\.0\]"):
+        load(registry, version)
+
+
+def test_a_model_that_cannot_answer_its_example_does_not_serve(registry: Registry) -> None:
+    with pytest.raises(BadData, match="cannot answer its own example"):
+        load(registry, registry.register(example={"inputs": [[1.0]]}))
+
+
+def test_a_model_without_an_example_is_served(registry: Registry) -> None:
+    assert load(registry, registry.register()).example is None
+
+
+def test_a_damaged_artifact_does_not_serve(registry: Registry) -> None:
+    with pytest.raises(BadData, match="cannot be loaded"):
+        load(registry, registry.register(damage=True))
+
+
+def test_a_version_that_is_not_there_does_not_serve(registry: Registry) -> None:
+    with pytest.raises(BadConfig, match=f"models:/{MODEL}/99"):
+        load(registry, "99")
+
+
+def test_what_is_wrong_is_the_last_line_of_the_log_and_the_exit_code(registry: Registry) -> None:
+    process = start(registry, "champion", 8080)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 64
+    assert "pin a version number" in events(text)["failed"]["error"]
