@@ -112,7 +112,7 @@ def test_the_decision_survives_xcom() -> None:
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), None, "0.97", True])
 def test_what_is_no_score_never_passes_a_gate(score: Any) -> None:
-    with pytest.raises(ValueError, match="model's score is .*not a finite number"):
+    with pytest.raises(ValueError, match=r"model's score is .*not a finite number"):
         decide(score, None, minimum=0.9, min_improvement=0.0)
     with pytest.raises(ValueError, match="not a finite number"):
         Gate(True, "as it came from XCom", score, None)

@@ -1,0 +1,61 @@
+"""The assets that tie DAGs together: data that arrived, and models that became champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.exceptions import AirflowFailException
+
+BUCKET = "incoming"
+DATASETS = "file:///data"
+# The day whose data a run works on: its param `data_date` or, as for every scheduled run, its own day.
+DATE = "{{ params.data_date or (dag_run.run_after | ds) }}"
+# The outlet of tasks that promote. A plain asset would report each success, also of what was champion before,
+# and its name would have to be known when the DAG is parsed.
+CHAMPIONS = AssetAlias("champions")
+
+
+def incoming(name: str) -> Asset:
+    """Data of an upstream system; each update is one day's."""
+    return Asset(f"s3://{BUCKET}/{name}")
+
+
+def incoming_uri(name: str, date: str = DATE) -> str:
+    """The directory of one day's data, as training pods see it."""
+    return f"{DATASETS}/{BUCKET}/{name}/date={date}"
+
+
+def incoming_marker(name: str, date: str = DATE) -> str:
+    """The object that says that a day's data is complete."""
+    return f"s3://{BUCKET}/{name}/date={date}/_SUCCESS"
+
+
+def champion(model: str) -> Asset:
+    """The model that serves under the registry's name `model`; an update means that it is another version."""
+    return Asset(f"trainyard://models/{model}/champion")
+
+
+def announce_champion(outlet_events: Mapping[Any, Any], *, model: str, version: str, date: str) -> None:
+    """Report a new champion from a task with the outlet `CHAMPIONS`; `date` is the day of its data.
+
+    Call it only when the alias moved (`Promotion.moved`).
+    """
+    outlet_events[CHAMPIONS].add(
+        champion(model), extra={"model": model, "version": str(version), "date": date}
+    )
+
+
+def promoted_model(triggering_asset_events: Mapping[Any, Any]) -> dict[str, str]:
+    """`model`, `version` and `date` of the newest promotion that triggered a run; {} for any other run."""
+    events = [event for of_asset in triggering_asset_events.values() for event in of_asset]
+    if not events:
+        return {}
+    extra = dict(max(events, key=lambda event: event.timestamp).extra)
+    if missing := {"model", "date"} - extra.keys():
+        raise AirflowFailException(
+            f"the asset event that triggered this run has no {' and no '.join(sorted(missing))} in its extra; "
+            'send {"model": NAME, "date": "YYYY-MM-DD"}'
+        )
+    return extra
