@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from trainyard.naming import run_key
+from airflow.sdk import DAG, Param
+from trainyard.defaults import dag_args
 from trainyard.operators import TrainingPodOperator
+from trainyard.pipelines import gate, model_name_param, notify, promote
 from trainyard.platform import load_platform
 
 MODEL = "digits"
@@ -46,12 +46,7 @@ PARAMS = {
         maximum=1,
         description="by how much macro F1 must beat the champion's",
     ),
-    "model_name": Param(
-        MODEL,
-        type="string",
-        pattern=r"^[A-Za-z0-9._-]{1,100}$",
-        description="name in the registry; another name has a champion of its own",
-    ),
+    "model_name": model_name_param(MODEL),
     "epoch_seconds": Param(
         0,
         type="number",
@@ -67,27 +62,15 @@ with DAG(
     doc_md=DOC,
     tags=["training", "digits", "gpu"],
     params=PARAMS,
-    schedule=None,
-    start_date=datetime(2026, 1, 1),
-    catchup=False,
-    # Two runs at once would both be compared with the same champion.
-    max_active_runs=1,
-    dagrun_timeout=timedelta(hours=12),
-    default_args={
-        "owner": "ml-platform",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=10),
-    },
+    **dag_args(),
 ) as dag:
-    data_params = {"date": "{{ dag_run.run_after | ds }}"}
+    date = "{{ dag_run.run_after | ds }}"
     validate = TrainingPodOperator(
         task_id="validate",
         step="validate",
         dataset="sklearn://digits",
         output_uri="file:///data",
-        step_params=data_params,
+        step_params={"date": date},
         deadline=timedelta(minutes=15),
     )
     preprocess = TrainingPodOperator(
@@ -95,7 +78,7 @@ with DAG(
         step="preprocess",
         dataset=validate.output["dataset"],
         output_uri="file:///data",
-        step_params=data_params,
+        step_params={"date": date},
         deadline=timedelta(minutes=15),
     )
     train = TrainingPodOperator(
@@ -123,54 +106,14 @@ with DAG(
         step_params={"model": MODEL, "model_uri": train.output["model_uri"]},
         deadline=timedelta(minutes=30),
     )
-
-    @task(execution_timeout=timedelta(minutes=5))
-    def gate(evaluation: dict[str, Any]) -> dict[str, Any]:
-        """Compare the model with the minimum and with the champion."""
-        from trainyard.registry import champion_metric, connect, decide
-
-        params = get_current_context()["params"]
-        champion = champion_metric(connect(PLATFORM.training.tracking_uri), params["model_name"], METRIC)
-        decision = decide(
-            evaluation[METRIC],
-            champion,
-            minimum=params["min_f1"],
-            min_improvement=params["min_improvement"],
-        )
-        print(f"gate {'passed' if decision.passed else 'not passed'}: {decision.reason}")
-        return vars(decision)
-
-    @task(execution_timeout=timedelta(minutes=5))
-    def promote(evaluation: dict[str, Any], decision: dict[str, Any]) -> dict[str, Any]:
-        """Register the model as champion or challenger."""
-        from trainyard.registry import Gate, connect
-        from trainyard.registry import promote as promote_model
-
-        context = get_current_context()
-        dag_run = context["dag_run"]
-        promotion = promote_model(
-            connect(PLATFORM.training.tracking_uri),
-            model=context["params"]["model_name"],
-            model_uri=evaluation["model_uri"],
-            run_id=evaluation["mlflow_run_id"],
-            run_key=run_key(dag_run.dag_id, dag_run.run_id),
-            gate=Gate(**decision),
-            tags={name: evaluation[name] for name in (METRIC, "accuracy", "data_version", "git_commit")},
-        )
-        return vars(promotion)
-
-    @task(execution_timeout=timedelta(minutes=5))
-    def notify(promotion: dict[str, Any], evaluation: dict[str, Any]) -> str:
-        """Say what came of the run."""
-        from trainyard import notify as notification
-
-        dag_run = get_current_context()["dag_run"]
-        text = notification.summary(
-            dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=promotion, metrics=evaluation
-        )
-        return notification.notify(text)
-
-    decision = gate(evaluate.output)
-    promotion = promote(evaluate.output, decision)
+    model = "{{ params.model_name }}"
+    decision = gate(
+        evaluate.output,
+        model=model,
+        metric=METRIC,
+        minimum="{{ params.min_f1 }}",
+        min_improvement="{{ params.min_improvement }}",
+    )
+    promotion = promote(evaluate.output, decision, model=model, date=date)
     notify(promotion, evaluate.output)
     validate >> preprocess >> train >> evaluate

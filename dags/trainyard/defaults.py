@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
+
+from trainyard.alerts import on_failure
 
 OWNER = "ml-platform"
 
@@ -25,13 +27,17 @@ def default_args(**changes: Any) -> dict[str, Any]:
 
 
 def dag_args(**changes: Any) -> dict[str, Any]:
-    """Arguments of a DAG, `default_args` among them: `DAG("name", **dag_args(schedule="@daily"))`."""
+    """Arguments of a DAG, `default_args` among them: `DAG("name", **dag_args(schedule="@daily"))`.
+
+    There is no start date: with one, a DAG would make up for the last time of its schedule as soon as it is
+    unpaused. Without, it waits for the next.
+    """
     return {
-        "start_date": datetime(2026, 1, 1),
         "catchup": False,
         # Two runs at once would both be compared with the same champion.
         "max_active_runs": 1,
         "dagrun_timeout": timedelta(hours=12),
+        "on_failure_callback": on_failure,
         "default_args": default_args(),
         **changes,
     }

@@ -1,0 +1,246 @@
+"""The training pipeline and its pieces: what the DAGs of `models/*.yaml` are made of, and others may use.
+
+mlflow is imported inside tasks: it takes seconds, and the DAG processor imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Param, TaskGroup, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from trainyard.assets import CHAMPIONS, DATASETS, DATE, announce_champion
+from trainyard.defaults import dag_args, default_args
+from trainyard.model_spec import ModelSpec, param_schema
+from trainyard.naming import run_key
+from trainyard.operators import TrainingPodOperator
+from trainyard.platform import Platform, load_platform
+
+SHORT = timedelta(minutes=5)
+DATA_DEADLINE = timedelta(minutes=30)
+
+DOC = """
+{description}
+
+Made from `{file}`, which the code tab shows; see "Add a model" in the README.
+
+`validate` and `preprocess` put a versioned data set into the lake, `train` resumes from its last checkpoint
+after losing its node, `evaluate` measures on held-out data. `gate` compares `{metric}` to the minimum and
+with the champion's; `register` makes a version of the model, `promote` names it `champion` or `challenger`.
+
+To try it: trigger it with other values below, or `./scripts/run {dag_id}`.
+"""
+
+
+def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
+    """The DAG of a model: validate, preprocess and features, train, evaluate, gate, register, promote.
+
+    A version that passed the gate is approved and deployed before it is promoted, where the model wants that:
+    the alias `champion` never points to what does not serve.
+    """
+    with DAG(
+        spec.dag_id,
+        description=spec.description,
+        doc_md=DOC.format(
+            description=spec.description,
+            file=f"models/{spec.name}.yaml",
+            metric=spec.gate.metric,
+            dag_id=spec.dag_id,
+        ),
+        tags=sorted({"training", spec.model, *spec.tags}),
+        params=_params(spec, platform),
+        schedule=Asset(spec.asset) if spec.asset else spec.schedule,
+        auto_register=False,
+        **dag_args(
+            max_active_runs=spec.max_active_runs,
+            dagrun_timeout=spec.timeout,
+            default_args=default_args(owner=spec.owner, retries=spec.retries),
+        ),
+    ) as dag:
+        evaluation = _training(spec, platform)
+        model = "{{ params.model_name }}"
+        decision: Any = gate(
+            evaluation,
+            model=model,
+            metric=spec.gate.metric,
+            minimum="{{ params.minimum }}",
+            min_improvement="{{ params.min_improvement }}",
+        )
+        version = register(evaluation, model=model)
+        promotion: Any = promote(evaluation, decision, model=model, date=DATE)
+        decision >> version >> promotion
+        notify(promotion, evaluation)
+    return dag
+
+
+def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
+    """What one run may have otherwise. Every number has both bounds: Airflow's triggerer needs them."""
+    params = {name: Param(value, **param_schema(name)) for name, value in spec.train.params.items()}
+    if spec.train.pool:
+        pools = sorted(platform.pools)
+        params["pool"] = Param(spec.train.pool, type="string", enum=pools, description="GPU pool to train in")
+    share: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
+    return {
+        **params,
+        "minimum": Param(spec.gate.minimum, **share, description=f"{spec.gate.metric} that a champion needs"),
+        "min_improvement": Param(
+            spec.gate.min_improvement,
+            **share,
+            description=f"by how much {spec.gate.metric} must beat the champion's",
+        ),
+        "model_name": model_name_param(spec.model),
+        "data_date": Param(
+            "",
+            type="string",
+            pattern=r"^(\d{4}-\d{2}-\d{2})?$",
+            description="day of the data, YYYY-MM-DD; empty for the day of the run",
+        ),
+    }
+
+
+def model_name_param(model: str) -> Param:
+    """The DAG parameter that says under which name a run registers its model."""
+    return Param(
+        model,
+        type="string",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="name in the registry; another name has a champion of its own",
+    )
+
+
+def _training(spec: ModelSpec, platform: Platform) -> Any:
+    """The tasks up to `evaluate`, whose result they return."""
+    model = {"model": spec.model}
+    data = {"output_uri": DATASETS, "step_params": {**model, "date": DATE}, "deadline": DATA_DEADLINE}
+    with TaskGroup("data", prefix_group_id=False, tooltip="A versioned data set in the lake"):
+        raw = _step("validate", spec, dataset=spec.data.replace("{date}", DATE), **data)["dataset"]
+        dataset = _step("preprocess", spec, dataset=raw, **data)["dataset"]
+        features = {}
+        if spec.features:
+            features["features_uri"] = _step("features", spec, dataset=raw, **data)["dataset"]
+    train = _step(
+        "train",
+        spec,
+        dataset=dataset,
+        output_uri="file:///checkpoints/{{ run_key }}/model",
+        step_params={**model, **features, **{name: f"{{{{ params.{name} }}}}" for name in spec.train.params}},
+        deadline=spec.train.deadline,
+        container_resources=spec.train.resources,
+        **_gpus(spec, platform),
+    )
+    return _step(
+        "evaluate",
+        spec,
+        dataset=dataset,
+        output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+        step_params={**model, **features, "model_uri": train["model_uri"]},
+        deadline=DATA_DEADLINE,
+    )
+
+
+def _step(step: str, spec: ModelSpec, **arguments: Any) -> Any:
+    """A step of the trainer; returns its result, for other tasks."""
+    return TrainingPodOperator(task_id=step, step=step, image=spec.image, **arguments).output
+
+
+def _gpus(spec: ModelSpec, platform: Platform) -> dict[str, Any]:
+    train = spec.train
+    if train.pool is None:
+        return {}
+    return {
+        "gpu_pool": "{{ params.pool }}",
+        "gpus": train.gpus,
+        # Airflow's pool cannot follow a parameter: this one counts the task, the pod goes where it is told.
+        "pool": platform.pool(train.pool).airflow_pool,
+    }
+
+
+@task(execution_timeout=SHORT)
+def gate(
+    evaluation: dict[str, Any], *, model: str, metric: str, minimum: float | str, min_improvement: float | str
+) -> dict[str, Any]:
+    """Compare what `evaluate` found with the minimum and with the champion of `model`.
+
+    The numbers may come from templates, as text.
+    """
+    from trainyard.registry import champion_metric, connect, decide
+
+    if metric not in evaluation:
+        numbers = sorted(name for name, value in evaluation.items() if isinstance(value, float))
+        raise AirflowFailException(
+            f"evaluate gave no metric {metric!r}, only {', '.join(numbers)}; name one of those as the gate's"
+        )
+    champion = champion_metric(connect(load_platform().training.tracking_uri), model, metric)
+    decision = decide(
+        evaluation[metric], champion, minimum=float(minimum), min_improvement=float(min_improvement)
+    )
+    print(f"gate {'passed' if decision.passed else 'not passed'}: {decision.reason}")
+    return vars(decision)
+
+
+@task(execution_timeout=SHORT)
+def register(evaluation: dict[str, Any], *, model: str) -> dict[str, Any]:
+    """Make a version of `model` of what was trained; it has no alias yet."""
+    from trainyard.registry import connect
+    from trainyard.registry import register as register_model
+
+    version = register_model(
+        connect(load_platform().training.tracking_uri), model=model, **_trained(evaluation)
+    )
+    return {"model": model, "version": str(version.version)}
+
+
+@task(execution_timeout=SHORT, trigger_rule="none_failed", outlets=[CHAMPIONS])
+def promote(
+    evaluation: dict[str, Any],
+    decision: dict[str, Any],
+    *,
+    model: str,
+    date: str,
+) -> dict[str, Any]:
+    """Name the version `champion` if the gate passed, else `challenger`, and announce a new champion.
+
+    The version is tagged with what it was judged by; `date` is the day of its data.
+    """
+    from trainyard.registry import Gate, connect
+    from trainyard.registry import promote as promote_model
+
+    tags = {
+        k: v for k, v in evaluation.items() if isinstance(v, float) or k in ("data_version", "git_commit")
+    }
+    promotion = promote_model(
+        connect(load_platform().training.tracking_uri),
+        model=model,
+        **_trained(evaluation),
+        gate=Gate(**decision),
+        tags=tags,
+    )
+    if promotion.moved:
+        events = get_current_context()["outlet_events"]
+        announce_champion(events, model=model, version=promotion.version, date=date)
+    return vars(promotion)
+
+
+@task(execution_timeout=SHORT)
+def notify(promotion: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    """Say what came of the run."""
+    from trainyard import notify as notification
+
+    dag_run = get_current_context()["dag_run"]
+    text = notification.summary(
+        dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=promotion, metrics=evaluation
+    )
+    return notification.notify(text)
+
+
+def _trained(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the registry has to know of the model that this run trained."""
+    dag_run = get_current_context()["dag_run"]
+    return {
+        "model_uri": evaluation["model_uri"],
+        "run_id": evaluation["mlflow_run_id"],
+        "run_key": run_key(dag_run.dag_id, dag_run.run_id),
+    }
