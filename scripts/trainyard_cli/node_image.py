@@ -17,6 +17,7 @@ SOURCE = paths.ROOT / "images" / "kind-node"
 PUBLIC_BASE = "debian:bookworm-slim"
 BUILT_BASE = "trainyard/base:bookworm"
 SUITE = "bookworm"
+DEBOOTSTRAP_ATTEMPTS = 3
 PULL_SECONDS = 180
 PROBE_SECONDS = 20
 # What the node image is made of, by directory of images/kind-node/go.
@@ -101,7 +102,7 @@ def _bootstrap_base(stage: Stage) -> None:
     with tempfile.TemporaryDirectory(dir=paths.HOME, prefix="base-") as temporary:
         tree = Path(temporary) / "debian"
         sources = _debian_sources()
-        run(["debootstrap", "--variant=minbase", SUITE, tree, sources[SUITE]], log="debootstrap")
+        _debootstrap(tree, Path(temporary) / "packages", sources[SUITE])
         lines = (f"deb {uri} {suite} main\n" for suite, uri in sources.items())
         (tree / "etc/apt/sources.list").write_text("".join(lines))
         shutil.copytree(SOURCE / "base", tree, dirs_exist_ok=True)
@@ -115,6 +116,20 @@ def _bootstrap_base(stage: Stage) -> None:
         archive = Path(temporary) / "debian.tar"
         run(["tar", "--numeric-owner", "--sort=name", "-C", tree, "-cf", archive, "."])
         run([host.docker(), "import", "--change", 'CMD ["bash"]', archive, BUILT_BASE])
+
+
+def _debootstrap(tree: Path, packages: Path, mirror: str) -> None:
+    """Unpack a minimal Debian into `tree`; debootstrap gives up at the first package that does not arrive."""
+    packages.mkdir()
+    command = ["debootstrap", "--variant=minbase", f"--cache-dir={packages}", SUITE, tree, mirror]
+    for attempts_left in reversed(range(DEBOOTSTRAP_ATTEMPTS)):
+        try:
+            run(command, log="debootstrap")
+            return
+        except CliError:
+            if not attempts_left:
+                raise
+            shutil.rmtree(tree, ignore_errors=True)
 
 
 def _debian_sources() -> dict[str, str]:
