@@ -55,7 +55,7 @@ def promoted_model(triggering_asset_events: Mapping[Any, Any]) -> dict[str, str]
     extra = dict(max(events, key=lambda event: event.timestamp).extra)
     if missing := {"model", "date"} - extra.keys():
         raise AirflowFailException(
-            f"the asset event that triggered this run has no {' and no '.join(sorted(missing))} in its extra; "
+            f"the asset event which triggered this run lacks {' and '.join(sorted(missing))} in its extra; "
             'send {"model": NAME, "date": "YYYY-MM-DD"}'
         )
     return extra

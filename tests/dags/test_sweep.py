@@ -135,15 +135,10 @@ class FinishedRun:
     """
 
     dag_id, run_id = "sweep", "r"
-    states: dict[str, str] = {
-        "rung_1.train_0": "success",
-        "rung_1.train_1": "failed",
-        "rung_1.train_2": "success",
-    }  # noqa: RUF012
 
     def get_task_states(self, dag_id: str, *, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
         assert (dag_id, task_ids, run_ids) == ("sweep", ["rung_1.train"], ["r"])
-        return {"r": self.states}
+        return {"r": {f"rung_1.train_{i}": "failed" if i == 1 else "success" for i in range(3)}}
 
     def xcom_pull(self, *, task_ids: str, map_indexes: list[int], key: str = "return_value") -> list[Any]:
         failure = {"cause": "bad_config", "message": "learning_rate is 99\nuse 0 to 10"}
@@ -180,9 +175,7 @@ def test_the_winner_comes_from_the_last_round_that_was_survived() -> None:
 
 def test_when_all_trials_failed_all_causes_are_listed() -> None:
     outcomes = [Trial(arguments, error=f"oom: {i} GiB") for i, arguments in enumerate(trials(2))]
-    with pytest.raises(
-        AirflowFailException, match="no trial succeeded: trial 0: oom: 0 GiB; trial 1: oom: 1"
-    ):
+    with pytest.raises(AirflowFailException, match="trial 0: oom: 0 GiB; trial 1: oom: 1 GiB"):
         sweep.best([outcomes, []])
     with pytest.raises(AirflowFailException, match="none was started"):
         sweep.best([[]])
