@@ -1,0 +1,160 @@
+"""A failed run is told once to a receiver in the cluster, and a receiver that is gone hurts nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import DAG, NAMESPACE
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+from kubernetes.stream import stream
+from pods import wait_until
+
+SCRATCH = "scratch-alerts"
+SECRET = "trainyard-alerts"
+TOKEN = "t0ken-of-the-webhook"
+BROKEN = {"dataset": "file:///data/no-such-directory/digits.csv"}
+# Prints each message as one line.
+RECEIVER = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_): ...
+
+HTTPServer(("", 8080), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def receiver(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[client.V1Pod]:
+    """A pod that gets messages, in a namespace of its own."""
+    training = platform["training"]
+    core.create_namespace({"metadata": {"name": SCRATCH}})
+    try:
+        core.create_namespaced_pod(
+            SCRATCH,
+            {
+                "metadata": {"name": "receiver"},
+                "spec": {
+                    "nodeSelector": {"trainyard.dev/role": "cpu"},
+                    "automountServiceAccountToken": False,
+                    "securityContext": training["podSecurityContext"],
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [
+                        {
+                            "name": "receiver",
+                            "image": training["image"],
+                            "command": ["python3", "-c", RECEIVER],
+                            "securityContext": training["containerSecurityContext"],
+                            "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+                        }
+                    ],
+                },
+            },
+        )
+        yield wait_until("the receiver to listen", lambda: _ready(core), seconds=120)
+    finally:
+        core.delete_namespace(SCRATCH)
+
+
+@pytest.fixture(scope="module")
+def told(core: client.CoreV1Api, receiver: client.V1Pod) -> Iterator[None]:
+    """The Secret names the receiver, and the dag-processor has seen it; afterwards it is as it was."""
+    url = f"http://{receiver.status.pod_ip}:8080/{TOKEN}"
+    before = _secret(core)
+    body = {"metadata": {"name": SECRET}, "data": {"webhook-url": base64.b64encode(url.encode()).decode()}}
+    if before is not None:
+        core.delete_namespaced_secret(SECRET, NAMESPACE)
+    core.create_namespaced_secret(NAMESPACE, body)
+    try:
+        # The kubelet looks about once a minute.
+        wait_until(
+            "the Secret to reach the dag-processor", lambda: _mounted(core) == url, seconds=240, every=3
+        )
+        yield
+    finally:
+        core.delete_namespaced_secret(SECRET, NAMESPACE)
+        if before is not None:
+            core.create_namespaced_secret(NAMESPACE, {"metadata": {"name": SECRET}, "data": before})
+
+
+@pytest.mark.usefixtures("told")
+def test_one_failed_run_is_one_alert(core: client.CoreV1Api, trigger: Callable, finish: Callable) -> None:
+    run = finish(trigger("alert", **BROKEN))
+    assert run.state == "failed"
+    alert = wait_until("the alert", lambda: next(iter(_heard(core, run.run_id)), None))
+    assert alert["severity"] == "error"
+    (failure,) = alert["details"]["failures"]
+    assert failure["task_id"] == "validate"
+    assert failure["cause"] in ("bad_data", "bad_config")
+    assert "no-such-directory" in failure["message"]
+    assert failure["log"] and f"validate: {failure['cause']}" in alert["text"]
+    assert alert["links"]["run"].endswith(f"/dags/{DAG}/runs/{run.run_id}")
+    assert alert["links"]["log of validate"].startswith(alert["links"]["run"])
+
+    # A second run, which has its own alert, leaves the first one with one.
+    other = finish(trigger("alert-again", **BROKEN))
+    wait_until("the second alert", lambda: _heard(core, other.run_id))
+    assert len(_heard(core, run.run_id)) == 1
+
+
+@pytest.mark.usefixtures("told")
+def test_a_receiver_that_is_gone_hurts_no_run(
+    core: client.CoreV1Api, trigger: Callable, finish: Callable
+) -> None:
+    core.delete_namespaced_pod("receiver", SCRATCH, grace_period_seconds=0)
+    run = finish(trigger("alert-down", **BROKEN))
+    assert run.state == "failed"
+    log = wait_until("the dag-processor to give up", lambda: _told_of_failure(core), seconds=60)
+    assert TOKEN not in log
+
+
+def _ready(core: client.CoreV1Api) -> client.V1Pod | None:
+    pod = core.read_namespaced_pod("receiver", SCRATCH)
+    return pod if any(one.ready for one in pod.status.container_statuses or []) else None
+
+
+def _heard(core: client.CoreV1Api, run_id: str) -> list[dict[str, Any]]:
+    lines = core.read_namespaced_pod_log("receiver", SCRATCH).splitlines()
+    return [alert for alert in map(json.loads, lines) if alert["key"] == f"{DAG}/{run_id}"]
+
+
+def _told_of_failure(core: client.CoreV1Api) -> str | None:
+    """The dag-processor's log, once it says that the webhook did not take an alert."""
+    log = core.read_namespaced_pod_log(_dag_processor(core), NAMESPACE, since_seconds=120)
+    lines = [line for line in log.splitlines() if "alert to webhook" in line]
+    return log if lines and "sent" not in lines[-1] else None
+
+
+def _secret(core: client.CoreV1Api) -> dict[str, str] | None:
+    try:
+        return core.read_namespaced_secret(SECRET, NAMESPACE).data or {}
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+def _mounted(core: client.CoreV1Api) -> str:
+    return stream(
+        core.connect_get_namespaced_pod_exec,
+        _dag_processor(core),
+        NAMESPACE,
+        command=["sh", "-c", "cat /opt/airflow/alerts/webhook-url 2>/dev/null || true"],
+        stdout=True,
+        stderr=False,
+    ).strip()
+
+
+def _dag_processor(core: client.CoreV1Api) -> str:
+    (pod,) = core.list_namespaced_pod(NAMESPACE, label_selector="component=dag-processor").items
+    return pod.metadata.name
