@@ -21,7 +21,7 @@ import aiohttp
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
-from trainyard.pods import CONTAINER
+from trainyard.naming import CONTAINER
 
 PATIENCE_SECONDS = 600
 CALL_SECONDS = 30
@@ -128,6 +128,35 @@ class Kube:
             if error.status != 404:
                 raise
 
+    async def delete_unchanged(self, pod: dict[str, Any]) -> bool:
+        """Delete the pod if it is still as it was read here; False when it has changed since."""
+        meta = pod["metadata"]
+        only_if = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+        try:
+            await self._call(
+                "DELETE", f"{self._pods}/{meta['name']}", body={"preconditions": only_if}, final=("Conflict",)
+            )
+        except KubeError as error:
+            if error.reason == "Conflict":
+                return False
+            if error.status != 404:
+                raise
+        return True
+
+    async def quota_change(self, seconds: float) -> None:
+        """Return as soon as a quota of the namespace changes, for instance because a pod ended."""
+        query = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds)))}
+        path = f"/api/v1/namespaces/{self.namespace}/resourcequotas"
+        try:
+            async with asyncio.timeout(seconds), aclosing(self._stream(path, query)) as lines:
+                async for line in lines:
+                    if json.loads(line)["type"] == "MODIFIED":  # ADDED only says what is there
+                        return
+        except TimeoutError:
+            return
+        except (*_UNANSWERED, KubeError):
+            await asyncio.sleep(seconds)
+
     async def events(self, name: str) -> list[dict[str, Any]]:
         """The pod's events, oldest first."""
         answer = await self._call(
@@ -209,8 +238,14 @@ class Kube:
             response.close()
 
     async def _call(
-        self, method: str, path: str, query: dict[str, str] | None = None, body: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        final: tuple[str, ...] = (),
     ) -> dict[str, Any]:
+        """The API's answer, asked again while it is temporary; reasons in `final` are an answer as well."""
         end, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
         while True:
             try:
@@ -220,7 +255,7 @@ class Kube:
                     await _raise_for_status(response)
                     return dict(await response.json())
             except KubeError as error:
-                if not error.temporary or time.monotonic() > end:
+                if not error.temporary or error.reason in final or time.monotonic() > end:
                     raise
             except _UNANSWERED as error:
                 if time.monotonic() > end:

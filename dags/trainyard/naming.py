@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 LABEL_PREFIX = "trainyard.dev"
+CONTAINER = "trainer"  # the one container of a training pod
 MAX_LABEL = 63  # characters, for label values and pod names alike
 MAX_RUN_KEY = 120  # it becomes a directory name, with room left for suffixes
 

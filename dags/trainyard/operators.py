@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import OperatorPartial
 from airflow.sdk.definitions._internal.expandinput import DictOfListsExpandInput
+from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.triggers.base import StartTriggerArgs
 
+from trainyard.attempt import RetryPlan
+from trainyard.links import MLflowRunLink, WhyPendingLink
 from trainyard.platform import load_platform
 from trainyard.templates import as_template
 
@@ -27,8 +31,17 @@ DEFAULTS: Mapping[str, Any] = {
     "deadline": timedelta(hours=2),
     "startup_timeout": timedelta(hours=1),
     "max_preemptions": 5,
+    "run_key": None,
+    "parent_run_key": None,
+    "on_oom": "memory",
+    "fallback": None,
+    "fallback_after": timedelta(minutes=30),
+    "escalate_to": None,
+    "escalate_after": 2,
 }
 ARGUMENTS = ("step", "dataset", "output_uri", *DEFAULTS)
+_TIMES = ("deadline", "startup_timeout", "fallback_after")
+_PLAN = ("max_preemptions", "on_oom", "fallback", "escalate_after")
 
 
 class TrainingPodOperator(BaseOperator):
@@ -37,7 +50,12 @@ class TrainingPodOperator(BaseOperator):
     No worker pod runs beside it: the scheduler hands the task to the triggerer at once, whose
     `TrainingPodTrigger` launches the pod, follows it and ends the task. The step's result, a JSON
     object, is the task's XCom `return_value`, and each of its keys is an XCom as well, so that
-    `task.output["model_uri"]` can be passed on. A failure leaves the XCom `failure`.
+    `task.output["model_uri"]` can be passed on. A failure leaves the XCom `failure`, waiting leaves
+    `pending` (why, and in the end how long), and going on without a GPU leaves `fallback`.
+
+    What an attempt's end leads to: a node that was lost, reclaimed or evicts the pod starts another attempt,
+    which uses up no Airflow try; a temporary error is left to Airflow's `retries`; memory that ran out is
+    answered once, as `on_oom` says; errors in image, configuration, data or code fail the task at once.
 
     All text in arguments may hold templates (`{{ params.epochs }}`, `{{ run_key }}`; see
     `trainyard.templates`), and `.partial().expand()` and `.expand_kwargs()` work.
@@ -46,7 +64,7 @@ class TrainingPodOperator(BaseOperator):
     triggerer, so its pool counts what runs and waits, and the pod waits in the namespace.
 
     Args:
-        step: `validate`, `preprocess`, `features`, `train`, `evaluate` or `predict`.
+        step: `generate`, `validate`, `preprocess`, `features`, `train`, `evaluate` or `predict`.
         dataset: URI of what the step reads.
         output_uri: URI of where the step writes.
         step_params: the step's parameters (the trainer's `--params`).
@@ -58,11 +76,25 @@ class TrainingPodOperator(BaseOperator):
         deadline: how long one attempt may run.
         startup_timeout: how long a pod may wait for its node, image and volumes.
         max_preemptions: how often a pod that lost its node is launched again within one try.
+        run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
+        parent_run_key: the MLflow run of that key becomes the parent.
+        on_oom: what to do once when memory runs out: `memory` doubles it, `batch` halves the batch (also the
+            answer to a full GPU), `fail` does nothing.
+        fallback: `cpu` lets an attempt run on a CPU, with half the batch, when no GPU is there in time.
+        fallback_after: how long to wait for a GPU before that, a timedelta or seconds.
+        escalate_to: name of the GPU pool for attempts after reclaims, for instance from spot to on-demand.
+        escalate_after: after how many reclaims.
         kwargs: as for any operator; `pool` is the GPU pool's Airflow pool unless given.
     """
 
-    template_fields = ("dataset", "output_uri", "step_params", "gpu_pool", "image", "env_vars")
-    template_fields_renderers = {"step_params": "json", "env_vars": "json"}  # noqa: RUF012
+    template_fields = (
+        *("dataset", "output_uri", "step_params", "gpu_pool", "image", "env_vars", "container_resources"),
+        *("run_key", "parent_run_key", "on_oom", "fallback", "escalate_to"),
+    )
+    template_fields_renderers = {  # noqa: RUF012
+        **{"step_params": "json", "env_vars": "json", "container_resources": "json"}
+    }
+    operator_extra_links = (WhyPendingLink(), MLflowRunLink())
     ui_color = "#d9ead3"
     start_from_trigger = True
 
@@ -81,6 +113,13 @@ class TrainingPodOperator(BaseOperator):
         deadline: timedelta = DEFAULTS["deadline"],
         startup_timeout: timedelta = DEFAULTS["startup_timeout"],
         max_preemptions: int = DEFAULTS["max_preemptions"],
+        run_key: str | None = None,
+        parent_run_key: str | None = None,
+        on_oom: str = DEFAULTS["on_oom"],
+        fallback: str | None = None,
+        fallback_after: timedelta | float | str = DEFAULTS["fallback_after"],
+        escalate_to: str | None = None,
+        escalate_after: int = DEFAULTS["escalate_after"],
         **kwargs: Any,
     ) -> None:
         super().__init__(**_with_airflow_pool(kwargs, gpu_pool))
@@ -96,6 +135,13 @@ class TrainingPodOperator(BaseOperator):
         self.deadline = deadline
         self.startup_timeout = startup_timeout
         self.max_preemptions = max_preemptions
+        self.run_key = run_key
+        self.parent_run_key = parent_run_key
+        self.on_oom = on_oom
+        self.fallback = fallback
+        self.fallback_after = fallback_after
+        self.escalate_to = escalate_to
+        self.escalate_after = escalate_after
         self.start_trigger_args = start_trigger_args({name: getattr(self, name) for name in ARGUMENTS})
 
     @classmethod
@@ -138,12 +184,13 @@ def start_trigger_args(
     arguments: Mapping[str, Any], mapped: Mapping[str, Any] | None = None
 ) -> StartTriggerArgs:
     """What the scheduler needs to start the trigger: `arguments` by their names in `ARGUMENTS`."""
+    _check(arguments)
     deadline, startup = arguments["deadline"], arguments["startup_timeout"]
-    attempts = 1 + arguments["max_preemptions"]
+    # Reclaims, the one retry for want of memory and the one for want of a GPU.
+    attempts = 3 + arguments["max_preemptions"]
     kwargs = {
-        **as_template({k: v for k, v in arguments.items() if k not in ("deadline", "startup_timeout")}),
-        "deadline_seconds": int(deadline.total_seconds()),
-        "startup_timeout_seconds": int(startup.total_seconds()),
+        **as_template({name: value for name, value in arguments.items() if name not in _TIMES}),
+        **{f"{name}_seconds": _seconds(arguments[name]) for name in _TIMES},
         "mapped": as_template(mapped or {}),
     }
     return StartTriggerArgs(
@@ -155,8 +202,26 @@ def start_trigger_args(
     )
 
 
+def _check(arguments: Mapping[str, Any]) -> None:
+    """Refuse what is wrong whatever the run: values which are no templates."""
+    known = {name: value for name, value in arguments.items() if not _is_template(value)}
+    plan = RetryPlan(**{name: known[name] for name in _PLAN if name in known})
+    if "fallback_after" in known:
+        replace(plan, fallback_after_seconds=_seconds(known["fallback_after"]))
+    if escalate_to := known.get("escalate_to"):
+        load_platform().pool(escalate_to)
+
+
+def _seconds(value: Any) -> Any:
+    return int(value.total_seconds()) if isinstance(value, timedelta) else value
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+
+
 def _with_airflow_pool(kwargs: dict[str, Any], gpu_pool: Any) -> dict[str, Any]:
     """Count the task in the Airflow pool of its GPU pool, if its name is known before the run."""
-    if "pool" in kwargs or not isinstance(gpu_pool, str) or "{{" in gpu_pool:
+    if "pool" in kwargs or not isinstance(gpu_pool, str) or _is_template(gpu_pool):
         return kwargs
     return {**kwargs, "pool": load_platform().pool(gpu_pool).airflow_pool}

@@ -6,13 +6,13 @@ This is the one place which knows causes. `POLICY` says what follows from each o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from trainyard.pods import CONTAINER
+from trainyard.naming import CONTAINER
 
 Pod = Mapping[str, Any]
 # How long the API may list a pod past the end of its grace before its node counts as lost, seconds.
@@ -29,6 +29,7 @@ class Cause(StrEnum):
     CODE = "code"
     TEMPORARY = "temporary"
     OOM = "oom"
+    GPU_OOM = "gpu_oom"
     KILLED = "killed"
     PREEMPTED = "preempted"
     IMAGE = "image"
@@ -42,6 +43,7 @@ class Action(StrEnum):
 
     SUCCEED = "succeed"
     RELAUNCH = "relaunch"  # a new pod at once, which does not use up an Airflow try
+    ADAPT = "adapt"  # a new pod at once, with more memory or smaller batches: once in a try, then as FAIL
     RETRY = "retry"  # fail the try; Airflow's retries and backoff decide
     FAIL = "fail"  # fail the task: another try would end the same way
 
@@ -53,7 +55,8 @@ POLICY: Mapping[Cause, Action] = {
     Cause.BAD_RESULT: Action.FAIL,
     Cause.CODE: Action.FAIL,
     Cause.TEMPORARY: Action.RETRY,
-    Cause.OOM: Action.FAIL,
+    Cause.OOM: Action.ADAPT,
+    Cause.GPU_OOM: Action.ADAPT,
     Cause.KILLED: Action.RETRY,
     Cause.PREEMPTED: Action.RELAUNCH,
     Cause.IMAGE: Action.FAIL,
@@ -76,15 +79,14 @@ _EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
 }
 # What the trainer found out itself holds, even when its pod is being deleted.
 _OWN_VERDICTS = (64, 65, 70)
+_OUT_OF_MEMORY = 137  # the trainer's own exit code, and what a SIGKILL leaves
 # Reasons which the kubelet gives a pod that lost its node or that the node would not take.
 _NODE_REASONS = {
     *("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"),
     *("UnexpectedAdmissionError", "AdmissionFailed", "Unknown"),
 }
 _BROKEN_IMAGE = {"InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-_UNPULLED_IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
-# What the cluster autoscaler and Karpenter say about a pod that finds no node.
-_SCALING_EVENTS = {"TriggeredScaleUp", "NotTriggerScaleUp", "Nominated"}
+UNPULLED_IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
 _BROKEN_CONTAINER = {"CreateContainerConfigError", "CreateContainerError"}
 
 
@@ -104,13 +106,13 @@ class Outcome:
 
 def has_started(pod: Pod) -> bool:
     """Whether the container runs or ran, or the pod is over without it."""
-    state = _container_status(pod).get("state", {})
+    state = container_status(pod).get("state", {})
     return "running" in state or has_ended(pod)
 
 
 def has_ended(pod: Pod) -> bool:
     """Whether the container will not write another line."""
-    state = _container_status(pod).get("state", {})
+    state = container_status(pod).get("state", {})
     return "terminated" in state or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
@@ -124,13 +126,13 @@ def classify(pod: Pod) -> Outcome:
     """Say how an ended pod ended."""
     status = pod.get("status", {})
     reason, message = status.get("reason", ""), status.get("message", "")
-    terminated = _container_status(pod).get("state", {}).get("terminated")
+    terminated = container_status(pod).get("state", {}).get("terminated")
     if terminated and terminated.get("exitCode") == 0:
         return _success(terminated)
     if reason == "DeadlineExceeded":
         seconds = pod.get("spec", {}).get("activeDeadlineSeconds")
         return Outcome(Cause.DEADLINE, f"the pod ran longer than its {seconds} s; raise `deadline`")
-    if terminated and terminated.get("exitCode") in _OWN_VERDICTS:
+    if terminated and (terminated.get("exitCode") in _OWN_VERDICTS or _ran_out_of_memory(terminated)):
         return _from_exit(terminated)
     if disruption := _disruption(pod):
         return Outcome(Cause.PREEMPTED, disruption)
@@ -147,48 +149,31 @@ def pending_failure(pod: Pod, seconds_in_reason: float) -> Outcome | None:
     `seconds_in_reason` is how long it waits for the present reason: a registry or a Secret may come
     back, a name that is not an image name never will.
     """
-    waiting = _container_status(pod).get("state", {}).get("waiting", {})
+    waiting = container_status(pod).get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     image = pod["spec"]["containers"][0]["image"]
-    if reason in _BROKEN_IMAGE or (reason in _UNPULLED_IMAGE and seconds_in_reason > 180):
+    if reason in _BROKEN_IMAGE or (reason in UNPULLED_IMAGE and seconds_in_reason > 180):
         return Outcome(Cause.IMAGE, f"image {image}: {reason} {message}".strip())
     if reason in _BROKEN_CONTAINER and seconds_in_reason > 60:
         return Outcome(Cause.BAD_CONFIG, f"the container cannot be made: {reason} {message}".strip())
     return None
 
 
-def why_pending(pod: Pod, events: Iterable[Mapping[str, Any]] = ()) -> str:
-    """Say in one line why the pod has not started, from its conditions and its newest warning event."""
-    scheduled = _condition(pod, "PodScheduled")
-    if scheduled.get("status") == "False":
-        reason = scheduled.get("reason", "")
-        scaling = [event for event in events if event.get("reason") in _SCALING_EVENTS]
-        text = f"not scheduled ({reason}): {scheduled.get('message', '')}".strip(": ")
-        return f"{text}; {_event_text(scaling[-1])}" if scaling else text
-    waiting = _container_status(pod).get("state", {}).get("waiting", {})
-    node = pod.get("spec", {}).get("nodeName")
-    place = f"on node {node}: " if node else ""
-    if waiting.get("message"):
-        return f"{place}{waiting.get('reason', '')} {waiting['message']}".strip()
-    if warnings := [event for event in events if event.get("type") == "Warning"]:
-        return place + _event_text(warnings[-1])
-    return place + (waiting.get("reason") or "waiting to be scheduled")
-
-
-def waiting_kind(pod: Pod) -> str:
-    """What kind of thing the container waits for; ErrImagePull and ImagePullBackOff alternate: one kind."""
-    reason = str(_container_status(pod).get("state", {}).get("waiting", {}).get("reason", ""))
-    return "image" if reason in _UNPULLED_IMAGE else reason
+def waiting_message(pod: Pod) -> str:
+    """What the scheduler and the kubelet say about a pod that waits, to notice when it changes."""
+    waiting = container_status(pod).get("state", {}).get("waiting", {})
+    return f"{condition(pod, 'PodScheduled').get('message', '')} {waiting.get('reason', '')}"
 
 
 def event_line(event: Mapping[str, Any]) -> str:
     """One event as one line."""
     count = (event.get("series") or {}).get("count") or event.get("count") or 1
     times = f" (x{count})" if count > 1 else ""
-    return _event_text(event) + times
+    return event_text(event) + times
 
 
-def _event_text(event: Mapping[str, Any]) -> str:
+def event_text(event: Mapping[str, Any]) -> str:
+    """Reason and message of an event."""
     return f"{event.get('reason', '')}: {event.get('message', '')}"
 
 
@@ -214,11 +199,22 @@ def _from_exit(terminated: Mapping[str, Any]) -> Outcome:
         return Outcome(
             Cause.OOM, "out of memory: raise limits.memory in `container_resources` or make the batch smaller"
         )
+    if _ran_out_of_memory(terminated):
+        return Outcome(Cause.GPU_OOM if "cuda" in detail.lower() else Cause.OOM, detail)
     if reason == "StartError":
         return Outcome(Cause.BAD_CONFIG, f"the container could not start: {detail}")
     default = (Cause.KILLED, "killed by a signal") if code > 128 else (Cause.CODE, "an unknown exit code")
     cause, meaning = _EXIT_CODES.get(code, default)
     return Outcome(cause, f"exit code {code}: {meaning}" + (f": {detail}" if detail else ""))
+
+
+def _ran_out_of_memory(terminated: Mapping[str, Any]) -> bool:
+    """Whether the trainer itself says that memory ran out; a bare 137 may be any SIGKILL."""
+    try:
+        verdict = json.loads(terminated.get("message", ""))["exit_code"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(terminated.get("exitCode") == _OUT_OF_MEMORY == verdict)
 
 
 def _own_words(message: str) -> str:
@@ -231,7 +227,7 @@ def _own_words(message: str) -> str:
 
 def _disruption(pod: Pod) -> str:
     """What took the pod away, or '' when nothing did."""
-    target = _condition(pod, "DisruptionTarget")
+    target = condition(pod, "DisruptionTarget")
     if target.get("status") == "True":
         return f"{target.get('reason', 'disrupted')}: {target.get('message', '')}".strip(": ")
     if pod["metadata"].get("deletionTimestamp"):
@@ -239,12 +235,14 @@ def _disruption(pod: Pod) -> str:
     return ""
 
 
-def _container_status(pod: Pod) -> Mapping[str, Any]:
+def container_status(pod: Pod) -> Mapping[str, Any]:
+    """What the kubelet says about the pod's one container; {} before it says anything."""
     statuses = pod.get("status", {}).get("containerStatuses") or []
     return next((status for status in statuses if status.get("name") == CONTAINER), {})
 
 
-def _condition(pod: Pod, kind: str) -> Mapping[str, Any]:
+def condition(pod: Pod, kind: str) -> Mapping[str, Any]:
+    """The pod's condition of that kind, {} if it has none."""
     conditions = pod.get("status", {}).get("conditions") or []
     return next((condition for condition in conditions if condition.get("type") == kind), {})
 

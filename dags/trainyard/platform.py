@@ -54,6 +54,7 @@ class Training:
     image_pull_policy: str
     image_pull_secrets: tuple[Mapping[str, str], ...]
     tracking_uri: str
+    tracking_ui_url: str
     gpu_device: str
     priority_class_name: str
     spot_priority_class_name: str
@@ -165,6 +166,7 @@ def _training(training: _Section) -> Training:
         image_pull_policy=training.get("imagePullPolicy", str, "IfNotPresent"),
         image_pull_secrets=tuple(training.get("imagePullSecrets", list, [])),
         tracking_uri=training.get("trackingUri", str),
+        tracking_ui_url=training.get("trackingUiUrl", str, ""),
         gpu_device=device,
         priority_class_name=training.get("priorityClassName", str),
         spot_priority_class_name=training.get("spotPriorityClassName", str),

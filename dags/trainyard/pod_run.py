@@ -1,7 +1,7 @@
 """One try of a training task: launch or find its pod, follow it, say how it ended; no Airflow in here.
 
 An attempt goes through launch -> await start -> follow the log -> conclude. `outcomes` says what the end
-means, and `PodRun.run` launches the next attempt where that is what follows.
+means, `Attempt.after` what the next attempt is, and `PodRun.run` launches it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,16 +17,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainyard import outcomes
+from trainyard.attempt import Attempt, RetryPlan
 from trainyard.kube import Kube, KubeError, LogPosition
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.outcomes import Action, Cause, Outcome
+from trainyard.pending import Pending, Wait, from_quota, waiting_kind, why_pending
 from trainyard.platform import Platform
 from trainyard.pods import GRACE_SECONDS, TrainingRequest, build_pod
 
 FIRST_LOOK_SECONDS = 2
 LOOK_SECONDS = 10  # how often a waiting pod is looked at, beside being watched
+QUOTA_SECONDS = 2  # how often a pod that a quota refused is tried again, beside the quota being watched
 REMIND_SECONDS = 300  # how often a reason for waiting which stays the same is logged again
-MAX_BACKOFF_SECONDS = 60  # between two attempts
+RELAUNCH_SECONDS = (
+    2  # before the attempt after the first reclaim; doubles with each, up to MAX_BACKOFF_SECONDS
+)
+MAX_BACKOFF_SECONDS = 60
 LAST_LINES = 20  # log lines kept for the report of a failure
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -35,7 +42,8 @@ _LEVELS = {
 }
 # A standard logger, or Airflow's of the same methods.
 Log = Any
-Announce = Callable[[Mapping[str, str]], Awaitable[None]]
+Announce = Callable[[Mapping[str, Any]], Awaitable[None]]
+Alert = Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
 
 
 class _Over(Exception):
@@ -44,6 +52,10 @@ class _Over(Exception):
     def __init__(self, cause: Cause, message: str) -> None:
         super().__init__(message)
         self.outcome = Outcome(cause, message)
+
+
+class _NoGpu(Exception):
+    """No GPU came in the time that the task gives it, and there is no pod that waits for one any more."""
 
 
 class PodRun:
@@ -55,8 +67,10 @@ class PodRun:
         request: what to run.
         task: for whom; the pods' names and labels follow from it.
         log: gets the pod's log, why it waits and how it ended.
+        plan: what follows when an attempt ends badly or gets no GPU.
         startup_seconds: how long a pod may take to start.
-        announce: called with pod name, namespace and node as soon as a container runs.
+        announce: called with XComs: why the pod waits, where it runs, that it fell back to a CPU.
+        alert: called with a title, a text and details when people should know before the end.
     """
 
     def __init__(
@@ -66,70 +80,111 @@ class PodRun:
         request: TrainingRequest,
         task: TaskIdentity,
         log: Log,
+        *,
+        plan: RetryPlan,
         startup_seconds: int,
         announce: Announce,
+        alert: Alert,
     ) -> None:
         self.kube = kube
         self.platform = platform
         self.request = request
         self.task = task
         self.log = log
+        self.plan = plan
         self.startup_seconds = startup_seconds
         self.announce = announce
+        self.alert = alert
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._waiting_for = ""
-        self._reported_at = 0.0
+        self._attempt = Attempt(gpu_pool=request.gpu_pool)
+        self._events: list[str] = []
+        self._node = ""
+        self._waits = Waits()
 
-    async def run(self, max_preemptions: int) -> Outcome:
-        """Run attempts until one ends for good, and delete the pods. At most 1 + `max_preemptions`."""
-        attempt = await self._take_over()
+    async def run(self) -> Outcome:
+        """Run attempts until one ends for good, and delete the pods."""
+        await self._take_over()
         while True:
-            outcome = await self._attempt(attempt)
-            if outcome.action is not Action.RELAUNCH or attempt > max_preemptions:
+            try:
+                outcome = await self._run_attempt()
+            except _NoGpu:
+                await self._fall_back()
+                continue
+            following = self._attempt.after(outcome, self.plan)
+            if following is None:
                 break
-            pause = min(2**attempt, MAX_BACKOFF_SECONDS)
-            attempt += 1
-            self.log.warning(
-                "%s: %s; attempt %d starts in %d s", outcome.cause, outcome.message, attempt, pause
-            )
+            pause = _pause(following) if outcome.action is Action.RELAUNCH else 0
+            self.log.warning("%s: %s; %s follows in %d s", outcome.cause, outcome.message, following, pause)
             await asyncio.sleep(pause)
+            self._attempt = following
         if outcome.action is Action.SUCCEED or not self.platform.training.keep_failed_pods:
             for pod in await self.kube.find(self.task.selector()):
                 await self.kube.delete(pod["metadata"]["name"])
+        if outcome.action is Action.ADAPT and self._attempt.ooms:
+            outcome = Outcome(outcome.cause, f"{outcome.message} ({self._attempt} did not suffice)")
         return outcome
 
-    async def _take_over(self) -> int:
-        """Remove pods of earlier tries; return the attempt to go on with (1 when there is no pod yet)."""
-        attempts = [1]
+    def failure(self, outcome: Outcome) -> dict[str, Any]:
+        """What people need to know of a failed run: cause, events, the log's end, and where it was."""
+        return {
+            "cause": str(outcome.cause),
+            "message": outcome.message,
+            "events": list(self._events),
+            "log": list(self.last_lines),
+            "pod": self.task.pod_name(self._attempt.number),
+            "node": self._node,
+            "attempts": self._attempt.number,
+        }
+
+    async def _take_over(self) -> None:
+        """Remove pods of earlier tries, and go on with the newest attempt of this one, if there is any."""
         for pod in await self.kube.find(self.task.selector()):
             labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
             if labels.get(f"{LABEL_PREFIX}/try-number") == str(self.task.try_number):
-                self.log.info("found pod %s again; its log follows from the beginning", name)
-                attempts.append(int(labels[f"{LABEL_PREFIX}/attempt"]))
+                found = Attempt.of_pod(pod)
+                if found.number >= self._attempt.number:
+                    self._attempt = found
+                self.log.info("found pod %s again (%s); its log follows from the beginning", name, found)
                 continue
             self.log.info("deleting pod %s of an earlier try", name)
             await self.kube.delete(name)
             # Two pods must never write the same checkpoints.
             if await self.kube.wait(name, outcomes.has_ended, GRACE_SECONDS + outcomes.LOST_AFTER_SECONDS):
                 await self.kube.delete(name, force=True)
-        return max(attempts)
 
-    async def _attempt(self, attempt: int) -> Outcome:
-        name = self.task.pod_name(attempt)
+    async def _run_attempt(self) -> Outcome:
+        name = self.task.pod_name(self._attempt.number)
+        self._waits, self._node = Waits(), ""
         try:
-            start_by = time.monotonic() + self.startup_seconds
-            await self._launch(attempt, start_by)
-            await self._await_start(name, start_by)
+            await self._launch()
+            await self._await_start(name)
             outcome = await self._follow(name)
         except _Over as over:
             outcome = over.outcome
         if outcome.action is not Action.SUCCEED:
-            for event in await self.kube.events(name):
-                self.log.info("event: %s", outcomes.event_line(event))
+            self._events = [outcomes.event_line(event) for event in await self.kube.events(name)]
+            for line in self._events:
+                self.log.info("event: %s", line)
         return outcome
 
-    async def _launch(self, attempt: int, start_by: float) -> None:
+    async def _fall_back(self) -> None:
+        """Go on with a CPU, and tell everybody."""
+        given_up, self._attempt = self._attempt, self._attempt.on_cpu()
+        waited = f"{self._waits.seconds():.0f} s"
+        why = self._waits.reason
+        self.log.warning("no GPU within %s (%s): %s follows", waited, why, self._attempt)
+        fallback = {"to": "cpu", "pool": given_up.gpu_pool, "waited_seconds": round(self._waits.seconds())}
+        await self.announce({"fallback": {**fallback, "reason": why}})
+        await self.alert(
+            f"{self.task.dag_id}.{self.task.task_id} goes on without a GPU",
+            f"No GPU of pool {given_up.gpu_pool} within {waited}: {why}. It now runs on a CPU, with "
+            f"batches in {self._attempt.batch_divisor} parts.",
+            fallback,
+        )
+
+    async def _launch(self) -> None:
         """Create the pod, or find it created. Waits for room in the namespace's quota."""
+        attempt = self._attempt
         manifest = build_pod(self.platform, self.request, self.task, attempt)
         while True:
             try:
@@ -139,42 +194,66 @@ class PodRun:
                 if "exceeded quota" not in error.message:
                     if error.temporary:
                         raise
-                    raise _Over(Cause.BAD_CONFIG, f"the pod was refused: {error.message}") from error
-                self._report(f"no room in the namespace's quota: {error.message}")
-                if time.monotonic() > start_by:
-                    raise _Over(Cause.UNSCHEDULABLE, self._waiting_for) from error
-                await asyncio.sleep(LOOK_SECONDS)
+                    raise _refused(attempt, error) from error
+                await self._wait_on(from_quota(error.message, self._gpu()[1]), None)
+                await self.kube.quota_change(QUOTA_SECONDS)
+                await asyncio.sleep(random.uniform(0, 0.3))  # others wait for the same GPU
+        self._waits.began_by(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
         self.log.info(
-            "pod %s/%s: step %s, attempt %d, %s, image %s",
+            "pod %s/%s: step %s, %s, image %s",
             *(self.kube.namespace, pod["metadata"]["name"], self.request.step, attempt),
-            f"GPU pool {self.request.gpu_pool}" if self.request.gpu_pool else "CPU",
             pod["spec"]["containers"][0]["image"],
         )
 
-    async def _await_start(self, name: str, start_by: float) -> None:
+    async def _await_start(self, name: str) -> None:
         """Wait until the container runs, or has run; says meanwhile what it waits for."""
-        kind, since, look = "", time.monotonic(), FIRST_LOOK_SECONDS
+        kind, since, seen = None, time.monotonic(), ""
+        look: float = FIRST_LOOK_SECONDS
+
+        def has_news(pod: Mapping[str, Any]) -> bool:
+            return outcomes.has_started(pod) or (bool(seen) and outcomes.waiting_message(pod) != seen)
+
         while True:
-            pod = await self.kube.wait(name, outcomes.has_started, look)
+            pod = await self.kube.wait(name, has_news, look)
             if pod is None:
                 raise _Over(Cause.PREEMPTED, "the pod was deleted before it started")
             if outcomes.has_started(pod):
                 break
             await self._give_up_if_lost(pod)
-            if outcomes.waiting_kind(pod) != kind:
-                kind, since = outcomes.waiting_kind(pod), time.monotonic()
+            seen = outcomes.waiting_message(pod)
+            if waiting_kind(pod) != kind:
+                kind, since = waiting_kind(pod), time.monotonic()
             if failure := outcomes.pending_failure(pod, time.monotonic() - since):
                 raise _Over(failure.cause, failure.message)
-            self._report(outcomes.why_pending(pod, await self.kube.events(name)))
-            if time.monotonic() > start_by:
-                raise _Over(
-                    Cause.UNSCHEDULABLE,
-                    f"not started within {self.startup_seconds} s: {self._waiting_for}",
-                )
-            look = LOOK_SECONDS
-        node = pod["spec"].get("nodeName", "")
-        self.log.info("pod %s started on node %s", name, node)
-        await self.announce({"pod_name": name, "pod_namespace": self.kube.namespace, "node_name": node})
+            pool, resource = self._gpu()
+            await self._wait_on(
+                why_pending(pod, await self.kube.events(name), pool=pool, resource=resource), pod
+            )
+            look = min(LOOK_SECONDS, max(1, self.plan.fallback_after_seconds - self._waits.seconds()))
+        self._node = pod["spec"].get("nodeName", "")
+        self.log.info("pod %s started on node %s after %.0f s", name, self._node, self._waits.seconds())
+        place = {"pod_name": name, "pod_namespace": self.kube.namespace, "node_name": self._node}
+        await self.announce({**place, "pending": self._waits.resolved(name)})
+
+    async def _wait_on(self, pending: Pending, pod: dict[str, Any] | None) -> None:
+        """Tell why the attempt waits; ends it when that has taken too long."""
+        name = self.task.pod_name(self._attempt.number)
+        if self._waits.is_news(pending):
+            self.log.info("waiting: %s", pending.reason)
+            await self.announce({"pending": self._waits.now(name)})
+        waited = self._waits.seconds()
+        falls_back = self.plan.fallback and self._attempt.gpu_pool and pending.lacks_gpu
+        if falls_back and waited >= self.plan.fallback_after_seconds:
+            # The scheduler may give it a GPU at this very moment: then it has changed, and stays.
+            if pod is None or await self.kube.delete_unchanged(pod):
+                raise _NoGpu
+        elif waited > self.startup_seconds:
+            raise _Over(Cause.UNSCHEDULABLE, f"not started within {self.startup_seconds} s: {pending.reason}")
+
+    def _gpu(self) -> tuple[str | None, str]:
+        """The attempt's GPU pool and what a GPU is called there."""
+        pool = self._attempt.gpu_pool
+        return pool, self.platform.pool(pool).resource_name if pool else ""
 
     async def _follow(self, name: str) -> Outcome:
         """Copy the container's log until it ends; return how it ended."""
@@ -205,17 +284,60 @@ class PodRun:
             await self.kube.delete(name, force=True)
             raise _Over(Cause.PREEMPTED, f"node {node} does not answer; its pod {name} was given up")
 
-    def _report(self, reason: str) -> None:
-        """Log why the pod waits, when that changes and now and then while it does not."""
-        now = time.monotonic()
-        if reason != self._waiting_for or now - self._reported_at > REMIND_SECONDS:
-            self.log.info("waiting: %s", reason)
-            self._waiting_for, self._reported_at = reason, now
-
     def _copy(self, line: str) -> None:
         level, text = readable(line)
         self.last_lines.append(text)
         self.log.log(level, "%s", text)
+
+
+class Waits:
+    """How long an attempt has waited, and for what."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._began = datetime.now(UTC)
+        self._kind = Wait.START
+        self._told, self._told_at = "", 0.0
+
+    def began_by(self, moment: datetime) -> None:
+        """It has waited since `moment` at least: its pod is that old."""
+        self._began = min(self._began, moment)
+
+    def seconds(self) -> float:
+        """How long so far."""
+        return (datetime.now(UTC) - self._began).total_seconds()
+
+    def is_news(self, pending: Pending) -> bool:
+        """Note the reason; whether to tell it: when it changes, and now and then while it does not."""
+        now = time.monotonic()
+        if pending.reason == self._told and now - self._told_at < REMIND_SECONDS:
+            return False
+        self._told, self._told_at = pending.reason, now
+        # A node that prepares the pod is the end of waiting: keep what came before.
+        if pending.kind is not Wait.START or self._kind is Wait.START:
+            self._kind, self.reason = pending.kind, pending.reason
+        return True
+
+    def now(self, pod: str) -> dict[str, Any]:
+        """The XCom `pending` of a pod that waits."""
+        since = self._began.isoformat(timespec="seconds")
+        return {"kind": str(self._kind), "reason": self.reason, "since": since, "pod": pod, "resolved": False}
+
+    def resolved(self, pod: str) -> dict[str, Any]:
+        """The XCom `pending` of a pod that has started."""
+        return {**self.now(pod), "resolved": True, "waited_seconds": round(self.seconds(), 1)}
+
+
+def _pause(attempt: Attempt) -> float:
+    """Seconds before an attempt that follows a reclaim."""
+    return float(min(RELAUNCH_SECONDS * 2 ** (attempt.reclaims - 1), MAX_BACKOFF_SECONDS))
+
+
+def _refused(attempt: Attempt, error: KubeError) -> _Over:
+    """The end of an attempt whose pod the API server does not take."""
+    if attempt.memory_factor > 1:
+        return _Over(Cause.OOM, f"out of memory, and a pod with more was refused: {error.message}")
+    return _Over(Cause.BAD_CONFIG, f"the pod was refused: {error.message}")
 
 
 def readable(line: str) -> tuple[int, str]:

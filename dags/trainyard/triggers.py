@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
+from trainyard import links
+from trainyard.alerts import Alert, asend, run_url, task_url
+from trainyard.attempt import RetryPlan
 from trainyard.kube import Kube
 from trainyard.mapping import resolve_mapped
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.outcomes import Action, Cause, Outcome
-from trainyard.platform import PlatformError, load_platform
+from trainyard.platform import Platform, PlatformError, load_platform
 from trainyard.pod_run import PodRun
-from trainyard.pods import RequestError, TrainingRequest
+from trainyard.pods import RequestError, TrainingRequest, run_key_of
 from trainyard.templates import TemplateError, render
 
 
@@ -30,7 +35,8 @@ class TrainingPodTrigger(BaseTrigger):
         super().__init__()
         self.request = dict(request)
         self._render_error: Exception | None = None
-        self._last_lines: list[str] = []
+        self._user = ""
+        self._failure: dict[str, Any] = {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, from which Airflow makes the trigger again."""
@@ -38,6 +44,7 @@ class TrainingPodTrigger(BaseTrigger):
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Render the request. An error is kept for `run`, which fails the task in good order."""
+        self._user = getattr(context.get("dag_run"), "triggering_user_name", None) or ""
         try:
             request = render(self.request, context, run_key=self._identity().run_key())
             self.request = resolve_mapped(request, self._identity().map_index)
@@ -67,21 +74,40 @@ class TrainingPodTrigger(BaseTrigger):
             raise self._render_error
         request = dict(self.request)
         startup_seconds = request.pop("startup_timeout_seconds")
-        max_preemptions = request.pop("max_preemptions")
+        plan = RetryPlan(
+            **{each.name: request.pop(each.name) for each in fields(RetryPlan) if each.name in request}
+        )
+        wanted = TrainingRequest(**{**request, "env_vars": {**self._origin(), **request["env_vars"]}})
+        self.log.info(
+            "step %s of %s: params %s",
+            wanted.step,
+            wanted.dataset,
+            json.dumps(wanted.step_params, default=str),
+        )
         platform = load_platform()
         async with Kube(platform.training.namespace) as kube:
             run = PodRun(
                 kube,
                 platform,
-                TrainingRequest(**request),
+                wanted,
                 self._identity(),
                 self.log,
-                startup_seconds,
-                self._push,
+                plan=plan,
+                startup_seconds=startup_seconds,
+                announce=lambda xcoms: self._announce(platform, wanted, xcoms),
+                alert=self._alert,
             )
-            outcome = await run.run(max_preemptions)
-            self._last_lines = list(run.last_lines)
-            return outcome
+            outcome = await run.run()
+            self._failure = run.failure(outcome)
+        if run_id := outcome.result.get("mlflow_run_id"):
+            await self._push(await links.mlflow_of_run(platform.training, run_id))
+        return outcome
+
+    def _origin(self) -> dict[str, str]:
+        """Where the run comes from, for the tags of its MLflow run."""
+        task = self._identity()
+        env = {"TRAINYARD_AIRFLOW_URL": run_url(task.dag_id, task.run_id)}
+        return {**env, "TRAINYARD_USER": self._user} if self._user else env
 
     async def _event(self, outcome: Outcome) -> TriggerEvent:
         """The event which ends the task as `outcome` wants it."""
@@ -89,13 +115,30 @@ class TrainingPodTrigger(BaseTrigger):
             await self._push({**outcome.result, "return_value": outcome.result})
             return TaskSuccessEvent()
         self.log.error("%s: %s", outcome.cause, outcome.message)
-        failure = {"cause": str(outcome.cause), "message": outcome.message, "log": self._last_lines}
+        failure = {**self._failure, "cause": str(outcome.cause), "message": outcome.message}
         await self._push({"failure": failure})
         # TaskFailedEvent goes through Airflow's retries. What no retry can cure resumes on a worker,
         # which raises AirflowFailException: a trigger has no other way to say so.
-        if outcome.action is Action.FAIL and (self.task is None or self.task.retries):
-            return TriggerEvent(failure)
+        hopeless = outcome.action in (Action.FAIL, Action.ADAPT)
+        if hopeless and (self.task is None or self.task.retries):
+            return TriggerEvent({"cause": failure["cause"], "message": failure["message"]})
         return TaskFailedEvent()
+
+    async def _announce(self, platform: Platform, request: TrainingRequest, xcoms: Mapping[str, Any]) -> None:
+        """Push what is to be known before the end, and the links to it."""
+        task = self._identity()
+        found = dict(xcoms)
+        if "pending" in xcoms:
+            found |= links.why_pending(task)
+        if "node_name" in xcoms:
+            found |= await links.mlflow_of_key(platform.training, task.dag_id, run_key_of(request, task))
+        await self._push(found)
+
+    async def _alert(self, title: str, text: str, details: Mapping[str, Any]) -> None:
+        task = self._identity()
+        where = {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
+        page = task_url(task.dag_id, task.run_id, task.task_id, task.map_index)
+        await asend(Alert("warning", title, text, details={**where, **details}, links={"task": page}))
 
     async def _push(self, xcoms: Mapping[str, Any]) -> None:
         """Push XComs. Not by the event's `xcoms`: those turn an object into its JSON text."""

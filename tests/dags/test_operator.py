@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.serialization.serialized_objects import DagSerialization
+from trainyard.attempt import RetryPlan
 from trainyard.mapping import resolve_mapped
 from trainyard.operators import TRIGGER, TrainingPodOperator
 from trainyard.pods import TrainingRequest
@@ -64,8 +66,44 @@ def test_outputs_of_other_tasks_become_templates_and_dependencies(dag: DAG) -> N
 def test_the_trigger_gets_a_request_that_pods_understand(dag: DAG) -> None:
     with dag:
         request = resolve_mapped(request_of(TrainingPodOperator(task_id="t", **STEP)), -1)
-    assert request.pop("startup_timeout_seconds") and request.pop("max_preemptions")
+    plan = RetryPlan(**{each.name: request.pop(each.name) for each in fields(RetryPlan)})
+    assert plan == RetryPlan()
+    assert request.pop("startup_timeout_seconds")
     assert TrainingRequest(**request).step == "train"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"on_oom": "more"}, "on_oom is 'more'; use 'memory' or 'batch' or 'fail'"),
+        ({"fallback": "tpu"}, "fallback is 'tpu'; use None or 'cpu'"),
+        ({"fallback_after": -1}, "fallback_after is -1"),
+        ({"escalate_after": 0}, "escalate_after is 0"),
+        ({"escalate_to": "cloud"}, "no GPU pool 'cloud'"),
+    ],
+)
+def test_a_bad_policy_is_an_import_error_which_names_the_argument(
+    dag: DAG, change: dict[str, Any], message: str
+) -> None:
+    with dag, pytest.raises(Exception, match=message):
+        TrainingPodOperator(task_id="t", **STEP, **change)
+    with dag, pytest.raises(Exception, match=message):
+        TrainingPodOperator.partial(task_id="m", **STEP, **change).expand(image=["a"])
+
+
+def test_a_policy_may_come_from_parameters(dag: DAG) -> None:
+    policy = {"fallback": "{{ params.f }}", "fallback_after": "{{ params.s }}", "run_key": "k"}
+    with dag:
+        request = request_of(TrainingPodOperator(task_id="t", **STEP, **policy))
+    assert request["fallback_after_seconds"] == "{{ params.s }}"
+    assert (request["fallback"], request["run_key"]) == ("{{ params.f }}", "k")
+
+
+def test_its_links_survive_serialization(dag: DAG) -> None:
+    with dag:
+        TrainingPodOperator(task_id="t", **STEP)
+    decoded = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("t")
+    assert sorted(decoded.extra_links) == ["MLflow run", "Why pending"]
 
 
 def test_mapped_over_literals_and_outputs(dag: DAG) -> None:

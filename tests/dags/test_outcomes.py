@@ -17,8 +17,6 @@ from trainyard.outcomes import (
     has_started,
     is_lost,
     pending_failure,
-    waiting_kind,
-    why_pending,
 )
 from trainyard.pod_run import readable
 
@@ -67,6 +65,10 @@ DISRUPTED = {
         (pod(exit_code=1), Cause.CODE),
         (pod(exit_code=75), Cause.TEMPORARY),
         (pod(exit_code=137, reason="OOMKilled"), Cause.OOM),
+        (pod(exit_code=137, message='{"error": "out of memory: 9 GiB", "exit_code": 137}'), Cause.OOM),
+        (pod(exit_code=137, message='{"error": "CUDA out of memory", "exit_code": 137}'), Cause.GPU_OOM),
+        (pod(exit_code=137, message='{"error": "x", "exit_code": 137}', deleted=DELETED), Cause.OOM),
+        (pod(exit_code=137, message='{"error": "x", "exit_code": 1}'), Cause.KILLED),
         (pod(exit_code=137), Cause.KILLED),
         (pod(exit_code=139), Cause.KILLED),
         (pod(exit_code=143), Cause.PREEMPTED),
@@ -117,26 +119,6 @@ def test_a_success_carries_its_result() -> None:
 def test_a_pod_that_will_never_start_is_given_up(reason: str, seconds: int, cause: Cause | None) -> None:
     failure = pending_failure(pod(waiting={"reason": reason, "message": "m"}), seconds)
     assert (failure.cause if failure else None) is cause
-
-
-def test_alternating_pull_errors_are_one_reason_to_wait() -> None:
-    kinds = {waiting_kind(pod(waiting={"reason": r})) for r in ("ErrImagePull", "ImagePullBackOff")}
-    assert len(kinds) == 1
-
-
-def test_why_pending_prefers_what_the_scheduler_says() -> None:
-    message = "0/4 nodes are available: 1 Insufficient nvidia.com/gpu"
-    conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]
-    waiting = pod(status={"conditions": conditions})
-    assert message in why_pending(waiting)
-    scaling = {"type": "Normal", "reason": "TriggeredScaleUp", "message": "pool 0->1"}
-    assert "TriggeredScaleUp: pool 0->1" in why_pending(waiting, [scaling])
-
-
-def test_why_pending_shows_volumes_by_their_event() -> None:
-    event = {"type": "Warning", "reason": "FailedMount", "message": "no such volume", "count": 7}
-    text = why_pending(pod(waiting={"reason": "ContainerCreating"}), [event])
-    assert text == "on node n: FailedMount: no such volume"
 
 
 def test_a_pod_is_lost_once_it_should_be_gone() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+from trainyard.attempt import Attempt
 from trainyard.naming import TaskIdentity, label_safe, run_key
 from trainyard.platform import Platform, PlatformError
 from trainyard.pods import RESULT_PATH, RequestError, TrainingRequest, build_pod
@@ -20,7 +21,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 @pytest.fixture
 def pod(platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity) -> dict:
-    return build_pod(platform, request_for_train, identity, 1)
+    return build_pod(platform, request_for_train, identity)
 
 
 def test_it_is_valid(pod: dict) -> None:
@@ -49,15 +50,18 @@ def test_a_gpu_pod_goes_to_its_pool_and_a_cpu_pod_to_none(
 ) -> None:
     assert pod["spec"]["nodeSelector"] == {"trainyard.dev/pool": "ondemand"}
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    spot = build_pod(platform, replace(request_for_train, gpu_pool="spot"), identity, 1)["spec"]
+    spot = build_pod(platform, replace(request_for_train, gpu_pool="spot"), identity)["spec"]
     assert spot["priorityClassName"] == "trainyard-spot"
     assert {t["key"] for t in spot["tolerations"]} == {"nvidia.com/gpu", "trainyard.dev/spot"}
-    cpu = build_pod(platform, replace(request_for_train, gpu_pool=None), identity, 1)["spec"]
+    cpu = build_pod(platform, replace(request_for_train, gpu_pool=None), identity)["spec"]
     assert not {"nodeSelector", "tolerations"} & set(cpu)
     assert "nvidia.com/gpu" not in cpu["containers"][0]["resources"]["limits"]
 
 
-@pytest.mark.parametrize(("step", "read_only"), [("train", True), ("evaluate", True), ("preprocess", False)])
+@pytest.mark.parametrize(
+    ("step", "read_only"),
+    [("train", True), ("evaluate", True), ("preprocess", False), ("generate", False), ("predict", False)],
+)
 def test_training_cannot_write_datasets(
     platform: Platform,
     request_for_train: TrainingRequest,
@@ -65,7 +69,7 @@ def test_training_cannot_write_datasets(
     step: str,
     read_only: bool,
 ) -> None:
-    pod = build_pod(platform, replace(request_for_train, step=step), identity, 1)
+    pod = build_pod(platform, replace(request_for_train, step=step), identity)
     mounts = {mount["name"]: mount for mount in pod["spec"]["containers"][0]["volumeMounts"]}
     assert mounts["datasets"]["readOnly"] is read_only
     assert "readOnly" not in mounts["checkpoints"]
@@ -75,12 +79,50 @@ def test_the_environment_is_the_contracts_and_can_be_overridden(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> None:
     request = replace(request_for_train, env_vars={"CHECKPOINT_FREQ": "9"})
-    container = build_pod(platform, request, identity, 2)["spec"]["containers"][0]
+    container = build_pod(platform, request, identity, Attempt(2, "ondemand"))["spec"]["containers"][0]
     env = {entry["name"]: entry["value"] for entry in container["env"]}
     assert env["CHECKPOINT_FREQ"] == "9"
     assert env["CHECKPOINT_DIR"] == f"/checkpoints/{identity.run_key()}"
     assert env["TRAINYARD_ATTEMPT"] == "2"
     assert env["MLFLOW_EXPERIMENT_NAME"] == "digits_training"
+
+
+def env_of(pod: dict) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in pod["spec"]["containers"][0]["env"]}
+
+
+def test_run_keys_can_be_given(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    pod = build_pod(platform, replace(request_for_train, run_key="k", parent_run_key="p"), identity)
+    assert pod["spec"]["containers"][0]["args"][2:4] == ["--run-key", "k"]
+    env = env_of(pod)
+    assert (env["CHECKPOINT_DIR"], env["TRAINYARD_PARENT_RUN_KEY"]) == ("/checkpoints/k", "p")
+    assert env["TRAINYARD_GPU_POOL"] == "ondemand"
+
+
+def test_an_attempt_changes_pool_memory_and_batch(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    request = replace(request_for_train, env_vars={"TRAINYARD_BATCH_DIVISOR": "1"})
+    attempt = Attempt(3, "spot", memory_factor=2, batch_divisor=2)
+    pod = build_pod(platform, request, identity, attempt)
+    resources = pod["spec"]["containers"][0]["resources"]
+    assert (resources["limits"]["memory"], resources["requests"]["memory"]) == ("4Gi", "1024Mi")
+    assert pod["spec"]["nodeSelector"] == {"trainyard.dev/pool": "spot"}
+    assert env_of(pod)["TRAINYARD_BATCH_DIVISOR"] == "2"
+    assert Attempt.of_pod(pod) == attempt
+
+
+def test_a_fallback_is_a_cpu_pod_that_says_so(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    pod = build_pod(platform, request_for_train, identity, Attempt(1, "ondemand").on_cpu())
+    assert "nodeSelector" not in pod["spec"]
+    assert "nvidia.com/gpu" not in pod["spec"]["containers"][0]["resources"]["limits"]
+    env = env_of(pod)
+    assert (env["TRAINYARD_DEVICE"], env["TRAINYARD_FALLBACK"]) == ("cpu", "cpu")
+    assert env["TRAINYARD_BATCH_DIVISOR"] == "2"
 
 
 def test_the_trainer_knows_the_arguments(pod: dict) -> None:
@@ -118,7 +160,7 @@ HARD = [
 def test_hard_names_become_valid_ones(
     platform: Platform, request_for_train: TrainingRequest, task: TaskIdentity
 ) -> None:
-    pod = build_pod(platform, request_for_train, task, 3)
+    pod = build_pod(platform, request_for_train, task, Attempt(3))
     assert NAME.fullmatch(pod["metadata"]["name"])
     assert all(LABEL.fullmatch(value) for value in pod["metadata"]["labels"].values())
     assert re.fullmatch(r"[A-Za-z0-9_.-]{1,150}", task.run_key())
@@ -154,6 +196,8 @@ def test_run_keys_are_shared_by_a_run_and_split_by_mapping() -> None:
         ({"dataset": None}, "dataset must be a URI"),
         ({"output_uri": "/tmp/x"}, "output_uri must be a URI"),
         ({"step_params": "[]"}, "step_params must be an object"),
+        ({"run_key": "a/b"}, "run_key is 'a/b'"),
+        ({"container_resources": {"limits": {"memory": "much"}}}, "memory 'much'"),
         ({"gpus": 2}, "gpus=2: a node of pool ondemand has 1"),
     ],
 )
@@ -161,11 +205,11 @@ def test_what_cannot_be_is_refused_by_name(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity, change: dict, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        build_pod(platform, replace(request_for_train, **change), identity, 1)
+        build_pod(platform, replace(request_for_train, **change), identity)
 
 
 def test_an_unknown_pool_is_refused(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> None:
     with pytest.raises(PlatformError, match=r"no GPU pool 'tpu' .*ondemand, spot"):
-        build_pod(platform, replace(request_for_train, gpu_pool="tpu"), identity, 1)
+        build_pod(platform, replace(request_for_train, gpu_pool="tpu"), identity)

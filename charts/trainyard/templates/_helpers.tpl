@@ -46,6 +46,7 @@ training:
   imagePullPolicy: {{ $training.image.pullPolicy }}
   imagePullSecrets: {{ toJson $training.imagePullSecrets }}
   trackingUri: {{ include "trainyard.trackingUri" . }}
+  trackingUiUrl: {{ $training.trackingUiUrl | quote }}
   gpuDevice: {{ $training.gpuDevice }}
   priorityClassName: {{ $training.priorityClassName }}
   spotPriorityClassName: {{ $training.spotPriorityClassName }}

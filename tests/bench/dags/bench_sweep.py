@@ -55,7 +55,7 @@ def trial_pod(trial: int, run: str, dataset: str) -> dict[str, Any]:
         step_params=step_params(trial),
         gpu_pool=POOL,
     )
-    pod = build_pod(PLATFORM, request, identity, 1)
+    pod = build_pod(PLATFORM, request, identity)
     pod["metadata"] = {"labels": {"trainyard.dev/bench": "sweep"}}
     (container,) = pod["spec"]["containers"]
     container["args"][container["args"].index("--run-key") + 1] = key
