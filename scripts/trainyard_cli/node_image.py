@@ -121,7 +121,8 @@ def _bootstrap_base(stage: Stage) -> None:
 def _debootstrap(tree: Path, packages: Path, mirror: str) -> None:
     """Unpack a minimal Debian into `tree`; debootstrap gives up at the first package that does not arrive."""
     packages.mkdir()
-    command = ["debootstrap", "--variant=minbase", f"--cache-dir={packages}", SUITE, tree, mirror]
+    command: list[str | Path] = ["debootstrap", "--variant=minbase", f"--cache-dir={packages}"]
+    command += [SUITE, tree, mirror]
     for attempts_left in reversed(range(DEBOOTSTRAP_ATTEMPTS)):
         try:
             run(command, log="debootstrap")
