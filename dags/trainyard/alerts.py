@@ -23,6 +23,7 @@ MAX_TASKS = 10  # failed tasks that an alert describes; a big sweep may have hun
 MAX_LINES = 20  # of a pod's log, and of its events
 MAX_LINE = 300  # characters of a line
 LOG_TAIL = 64 * 1024  # bytes of a worker's log in which to look for the error
+MLFLOW_LINK = "_link_mlflow_run"  # the XCom of a training task's link to its MLflow run
 _REASONS = {
     "timed_out": "it took longer than its dagrun_timeout",
     "all_tasks_deadlocked": "no task left can run",
@@ -63,6 +64,7 @@ class Failure:
     pod: str = ""
     node: str = ""
     attempts: int | None = None
+    mlflow: str = ""
 
     @property
     def name(self) -> str:
@@ -145,7 +147,9 @@ def run_failed(dag_id: str, run_id: str, reason: str, failures: Iterable[Failure
     text += [failure.describe() for failure in told]
     text += [f"and {len(failures) - len(told)} more"] if len(failures) > len(told) else []
     links = {"run": run_url(dag_id, run_id)}
-    links |= {f"log of {one.name}": task_url(dag_id, run_id, one.task_id, one.map_index) for one in told}
+    for one in told:
+        links[f"log of {one.name}"] = task_url(dag_id, run_id, one.task_id, one.map_index)
+        links |= {f"MLflow run of {one.name}": one.mlflow} if one.mlflow else {}
     what = ", ".join(f"{one.name} ({one.cause})" for one in failures[:3])
     return Alert(
         severity="error",
@@ -186,6 +190,7 @@ def _failures(context: Mapping[str, Any], dag_id: str, run_id: str) -> Iterator[
     """The failed task instances of a run, those that others only follow left out."""
     for task_id, map_index in _failed(context["dag"].task_ids, dag_id, run_id):
         known = _xcom(dag_id, run_id, task_id, map_index, "failure")
+        mlflow = str(_xcom(dag_id, run_id, task_id, map_index, MLFLOW_LINK) or "")
         if isinstance(known, Mapping):
             yield Failure(
                 task_id,
@@ -197,10 +202,12 @@ def _failures(context: Mapping[str, Any], dag_id: str, run_id: str) -> Iterator[
                 pod=str(known.get("pod") or ""),
                 node=str(known.get("node") or ""),
                 attempts=known.get("attempts"),
+                mlflow=mlflow,
             )
         else:
             error, lines = _worker_log(dag_id, run_id, task_id, map_index)
-            yield Failure(task_id, map_index, "failed", error or "see its log", log=_lines(lines))
+            message = error or "see its log"
+            yield Failure(task_id, map_index, "failed", message, log=_lines(lines), mlflow=mlflow)
 
 
 def _failed(task_ids: Iterable[str], dag_id: str, run_id: str) -> Iterator[tuple[str, int]]:

@@ -226,6 +226,7 @@ def test_one_alert_tells_each_failed_task(
     states = {"validate": "failed", "trial_of_2_0": "success", "trial_of_2_1": "failed"}
     xcoms = {
         ("validate", -1, "failure"): FAILURE,
+        ("validate", -1, "_link_mlflow_run"): "http://mlflow/#/1",
         ("trial_of_2", 1, "failure"): {"cause": "oom", "message": "killed", "log": ["a"] * 99},
     }
     fail(monkeypatch, dag, {**states, "gate": "upstream_failed"}, xcoms)
@@ -246,6 +247,8 @@ def test_one_alert_tells_each_failed_task(
     run = "http://localhost:8080/dags/d/runs/r%2B1"
     assert alert["links"]["run"] == run
     assert alert["links"]["log of validate"] == f"{run}/tasks/validate"
+    assert alert["links"]["MLflow run of validate"] == "http://mlflow/#/1"
+    assert "MLflow run of trial_of_2[1]" not in alert["links"]
     assert alert["links"]["log of trial_of_2[1]"] == f"{run}/tasks/trial_of_2/mapped/1"
 
 
