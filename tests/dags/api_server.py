@@ -1,0 +1,158 @@
+"""A Kubernetes API server of a few calls, over HTTP: pods of one namespace, and who decides their fate.
+
+A `Fate` stands for scheduler and kubelet: it gets every pod that is created and changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+from kubernetes_asyncio.client import ApiClient, Configuration
+from trainyard.kube import Kube
+
+Pod = dict[str, Any]
+NAMESPACE = "ml-training"
+CREATED = "2026-11-21T07:00:00Z"
+
+
+class LocalKube(Kube):
+    """The client under test, which talks to the server below instead of to a cluster."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(NAMESPACE)
+        self._url = url
+
+    async def __aenter__(self) -> LocalKube:
+        self._api = ApiClient(Configuration(host=self._url))
+        return self
+
+
+class ApiServer:
+    """`fate(server, pod)` runs once for every pod that is created; `refusals` answers creations first."""
+
+    def __init__(self, fate: Callable[[ApiServer, Pod], Any]) -> None:
+        self.pods: dict[str, Pod] = {}
+        self.created: list[Pod] = []
+        self.refusals: list[str] = []
+        self.alive_at_once = 0
+        self.before_deletion: Callable[[], Any] | None = None  # what comes in between, once
+        self._fate = fate
+        self._versions = itertools.count(1)
+        self._changed = asyncio.Condition()
+
+    async def change(self, name: str, **status: Any) -> None:
+        """Merge into a pod's status; `node` also assigns it."""
+        async with self._changed:
+            pod = self.pods[name]
+            if node := status.pop("node", None):
+                pod["spec"]["nodeName"] = node
+            pod["status"].update(status)
+            pod["metadata"]["resourceVersion"] = str(next(self._versions))
+            self._changed.notify_all()
+
+    async def run(self, name: str, *, exit_code: int, message: str = "", reason: str = "Error") -> None:
+        """Let a pod's container run and end."""
+        ended = {"exitCode": exit_code, "message": message, "reason": reason}
+        status = [{"name": "trainer", "state": {"terminated": ended}}]
+        phase = "Succeeded" if exit_code == 0 else "Failed"
+        await self.change(name, node="node-1", phase=phase, containerStatuses=status)
+
+    async def vanish(self, name: str) -> None:
+        """Take a pod away, as a drained node does."""
+        async with self._changed:
+            self.pods.pop(name, None)
+            self._changed.notify_all()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[LocalKube]:
+        """Serve on a free port; yields a client."""
+        app = web.Application()
+        pods, events = f"/api/v1/namespaces/{NAMESPACE}/pods", f"/api/v1/namespaces/{NAMESPACE}/events"
+        app.router.add_post(pods, self._create)
+        app.router.add_get(pods, self._list)
+        app.router.add_get(f"{pods}/{{name}}", self._get)
+        app.router.add_delete(f"{pods}/{{name}}", self._delete)
+        app.router.add_get(f"{pods}/{{name}}/log", self._log)
+        app.router.add_get(events, self._events)
+        app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/resourcequotas", self._quota)
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        try:
+            async with LocalKube(f"http://{host}:{port}") as kube:
+                yield kube
+        finally:
+            await runner.cleanup()
+
+    async def _create(self, request: web.Request) -> web.Response:
+        pod = await request.json()
+        if self.refusals:
+            return _status(403, "Forbidden", self.refusals.pop(0))
+        name = pod["metadata"]["name"]
+        if name in self.pods:
+            return _status(409, "AlreadyExists", f"{name} exists")
+        version = str(next(self._versions))
+        pod["metadata"] |= {"uid": version, "resourceVersion": version, "creationTimestamp": CREATED}
+        pod["status"] = {"phase": "Pending"}
+        self.pods[name] = pod
+        self.created.append(copy.deepcopy(pod))
+        writers = [each for each in self.pods.values() if each["status"]["phase"] in ("Pending", "Running")]
+        self.alive_at_once = max(self.alive_at_once, len(writers))
+        await self._fate(self, pod)
+        return web.json_response(self.pods.get(name, pod), status=201)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        pod = self.pods.get(request.match_info["name"])
+        return web.json_response(pod) if pod else _status(404, "NotFound", "no such pod")
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            return web.json_response({"items": list(self.pods.values())})
+        name = request.query["fieldSelector"].removeprefix("metadata.name=")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async with self._changed:
+            since = request.query["resourceVersion"]
+            await self._changed.wait_for(
+                lambda: name not in self.pods or self.pods[name]["metadata"]["resourceVersion"] != since
+            )
+        change = {"type": "MODIFIED", "object": self.pods[name]} if name in self.pods else {"type": "DELETED"}
+        await response.write(json.dumps(change).encode() + b"\n")
+        return response
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        body = json.loads(await request.text() or "{}")
+        if self.before_deletion:
+            comes_between, self.before_deletion = self.before_deletion, None
+            await comes_between()
+        pod = self.pods.get(name)
+        if not pod:
+            return _status(404, "NotFound", "no such pod")
+        wanted = body.get("preconditions", {}).get("resourceVersion")
+        if wanted and wanted != pod["metadata"]["resourceVersion"]:
+            return _status(409, "Conflict", "the pod has changed")
+        await self.vanish(name)
+        return web.json_response(pod)
+
+    async def _log(self, request: web.Request) -> web.Response:
+        return web.Response(text=f"{CREATED} log of {request.match_info['name']}\n")
+
+    async def _events(self, request: web.Request) -> web.Response:
+        return web.json_response({"items": []})
+
+    async def _quota(self, request: web.Request) -> web.Response:
+        return web.Response(text='{"type": "MODIFIED", "object": {}}\n')
+
+
+def _status(code: int, reason: str, message: str) -> web.Response:
+    return web.json_response({"reason": reason, "message": message}, status=code)
