@@ -38,6 +38,19 @@ PARAMS = {
         0, type="integer", minimum=0, maximum=2**31 - 1, description="the same seed gives the same model"
     ),
     "pool": Param(POOL, type="string", enum=sorted(PLATFORM.pools), description="GPU pool to train in"),
+    "memory": Param(
+        PLATFORM.training.gpu_resources["limits"]["memory"],
+        type="string",
+        pattern="^[1-9][0-9]{0,5}(Mi|Gi)$",
+        description="memory limit of the training pod; doubled once when it does not suffice",
+    ),
+    "fallback_after_seconds": Param(
+        0,
+        type="integer",
+        minimum=0,
+        maximum=86_400,
+        description="train on a CPU when no GPU is there for so long; 0 waits for the GPU",
+    ),
     "min_f1": Param(0.9, type="number", minimum=0, maximum=1, description="macro F1 that a champion needs"),
     "min_improvement": Param(
         0.005,
@@ -96,6 +109,11 @@ with DAG(
         gpu_pool="{{ params.pool }}",
         # Airflow's pool cannot follow a parameter: this one counts the task, the pod goes where it is told.
         pool=PLATFORM.pool(POOL).airflow_pool,
+        container_resources={"limits": {"memory": "{{ params.memory }}"}},
+        fallback="{{ 'cpu' if params.fallback_after_seconds else none }}",
+        fallback_after="{{ params.fallback_after_seconds }}",
+        # A run on the spot pool that loses its node twice goes on where nobody takes nodes away.
+        escalate_to=POOL,
         deadline=timedelta(hours=2),
     )
     evaluate = TrainingPodOperator(

@@ -22,6 +22,9 @@ SCRATCH_LIMIT = "4Gi"
 SHARED_MEMORY_LIMIT = "1Gi"
 # It becomes part of paths, of an MLflow filter and of the name of the MLflow run: the trainer's own rule.
 _RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:=@-]{0,249}")
+_UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
+    f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
+}
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
 
 
@@ -227,10 +230,14 @@ def _resources(
     platform: Platform, pool: GpuPool | None, request: TrainingRequest, attempt: Attempt
 ) -> dict[str, dict[str, str]]:
     defaults = platform.training.gpu_resources if pool else platform.training.cpu_resources
-    resources = {
-        kind: {**defaults.get(kind, {}), **request.container_resources.get(kind, {})}
-        for kind in ("requests", "limits")
+    asked = request.container_resources
+    limits = {**defaults.get("limits", {}), **asked.get("limits", {})}
+    # A limit below the platform's request lowers that too: the API server refuses it otherwise.
+    usual = {
+        name: limits[name] if name in limits and _amount(limits[name]) < _amount(value) else value
+        for name, value in defaults.get("requests", {}).items()
     }
+    resources = {"requests": {**usual, **asked.get("requests", {})}, "limits": limits}
     for kind in resources.values():
         if "memory" in kind:
             kind["memory"] = _times(kind["memory"], attempt.memory_factor)
@@ -241,7 +248,17 @@ def _resources(
 
 def _times(quantity: str, factor: int) -> str:
     """A Kubernetes quantity such as 1.5Gi, multiplied."""
+    number, unit = _parsed(quantity)
+    return f"{number * factor:.15g}{unit}" if factor > 1 else str(quantity)
+
+
+def _amount(quantity: str) -> float:
+    number, unit = _parsed(quantity)
+    return number * _UNITS[unit]
+
+
+def _parsed(quantity: str) -> tuple[float, str]:
     parsed = _QUANTITY.fullmatch(str(quantity))
-    if not parsed:
-        raise RequestError(f"container_resources: memory {quantity!r} is no quantity such as 4Gi")
-    return f"{float(parsed[1]) * factor:.15g}{parsed[2]}" if factor > 1 else str(quantity)
+    if not parsed or parsed[2] not in _UNITS:
+        raise RequestError(f"container_resources: {quantity!r} is no quantity such as 4Gi or 500m")
+    return float(parsed[1]), parsed[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import graphlib
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -99,6 +100,15 @@ class Airflow:
     def task_instances(self, dag_id: str, run_id: str) -> list[Json]:
         """Return every task instance of a run, mapped ones included."""
         return list(self._pages(_instances(dag_id, run_id), "task_instances", {}))
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str, map_index: int = -1) -> Any:
+        """Return an XCom of a task instance, None where there is none."""
+        path = f"{_instances(dag_id, run_id)}/{quote(task_id)}/xcomEntries/{quote(key)}"
+        response = self._send("GET", path, params={"map_index": map_index})
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        value = _checked(response)["value"]
+        return json.loads(value) if isinstance(value, str) else value
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[Json]:
         """Return the log of one try as messages: `event`, and where known `level` and `error_detail`."""

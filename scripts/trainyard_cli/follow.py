@@ -25,6 +25,9 @@ HEARTBEAT_SECONDS = 20.0
 LOG_LINES = 20
 # How long a task may be deferred before that looks odd: the triggerer makes its pod within a second or two.
 TRIGGERER_SECONDS = 10
+# How often a task that waits is asked why, and how long a wait must be to be worth a line at the end.
+ASK_SECONDS = 3.0
+LONG_WAIT_SECONDS = 5.0
 
 # Where a run's pods are, and the label that finds them there.
 POD_SOURCES = (
@@ -56,6 +59,7 @@ class Pod:
 class Row:
     """One line of the table. `seconds` is None before the task starts."""
 
+    key: TaskKey
     task: str
     pod: str
     node: str
@@ -107,10 +111,52 @@ class PodMemory:
         return facts["task-id"], -1 if map_index == "none" else int(map_index)
 
 
+class Waits:
+    """Why tasks of one run wait, in the words of the triggerer (their XCom `pending`)."""
+
+    def __init__(self, airflow: Airflow, dag_id: str, run_id: str) -> None:
+        self._airflow = airflow
+        self._run = (dag_id, run_id)
+        self._known: dict[TaskKey, tuple[float, Json]] = {}
+
+    def why(self, key: TaskKey) -> str:
+        """Return why the task waits, in short; empty when nobody said so. Asks now and then only."""
+        asked, pending = self._known.get(key, (-ASK_SECONDS, {}))
+        if time.monotonic() - asked >= ASK_SECONDS:
+            pending = self._ask(key)
+            self._known[key] = (time.monotonic(), pending)
+        return "" if pending.get("resolved") else short(str(pending.get("reason", "")))
+
+    def long_ones(self) -> list[str]:
+        """Return a line for each task that waited long, and what for."""
+        asked = {key: self._ask(key) for key in self._known}
+        return [
+            f"{task_name(*key)} waited {wait['waited_seconds']:.0f} s: {short(wait['reason'])}"
+            for key, wait in sorted(asked.items())
+            if wait.get("waited_seconds", 0) >= LONG_WAIT_SECONDS and wait["reason"]
+        ]
+
+    def _ask(self, key: TaskKey) -> Json:
+        task_id, map_index = key
+        found = self._airflow.xcom(*self._run, task_id, "pending", map_index)
+        return found if isinstance(found, dict) else {}
+
+
+def task_name(task_id: str, map_index: int) -> str:
+    """Write a task instance as people do: `train`, `trial[3]`."""
+    return task_id if map_index < 0 else f"{task_id}[{map_index}]"
+
+
+def short(reason: str) -> str:
+    """Drop the scheduler's own words, which follow in brackets."""
+    return reason.partition(" (")[0]
+
+
 def follow(airflow: Airflow, kube: Kube, dag_id: str, run_id: str, console: Console) -> str:
     """Show the run until it ends and return its final state, `success` or `failed`."""
     order = airflow.tasks(dag_id)
     memory = PodMemory(dag_id, run_id)
+    waits = Waits(airflow, dag_id, run_id)
 
     def look() -> tuple[str, list[Row]]:
         state = str(airflow.dag_run(dag_id, run_id)["state"])
@@ -118,10 +164,20 @@ def follow(airflow: Airflow, kube: Kube, dag_id: str, run_id: str, console: Cons
             memory.observe(kube.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector))
         now = datetime.now(UTC)
         rows = make_rows(order, airflow.task_instances(dag_id, run_id), memory.pods, now)
-        return state, [_with_triggerer(row, kube) for row in rows]
+        return state, [_with_triggerer(with_wait(row, waits), kube) for row in rows]
 
     show = _show_live if console.is_terminal else _show_lines
-    return show(look, f"{dag_id} {run_id}", console)
+    state = show(look, f"{dag_id} {run_id}", console)
+    for each in waits.long_ones():
+        console.print(each, markup=False, highlight=False, soft_wrap=True)
+    return state
+
+
+def with_wait(row: Row, waits: Waits) -> Row:
+    """A task whose pod waits, or may not even be made, says why in the triggerer's words."""
+    if row.state not in ("deferred", "pending") or (row.seconds or 0) < ASK_SECONDS:
+        return row
+    return replace(row, why=waits.why(row.key) or row.why)
 
 
 def _show_live(look: Any, title: str, console: Console) -> str:
@@ -165,9 +221,10 @@ def make_rows(order: list[str], instances: list[Json], pods: dict[TaskKey, Pod],
 
 
 def _row(instance: Json, pod: Pod | None, now: datetime) -> Row:
-    mapped = instance["map_index"] >= 0
+    key = (instance["task_id"], instance["map_index"])
     row = Row(
-        task=f"{instance['task_id']}[{instance['map_index']}]" if mapped else instance["task_id"],
+        key=key,
+        task=task_name(*key),
         pod=pod.name if pod else "",
         node=pod.node if pod else "",
         state=instance["state"] or "",
@@ -186,7 +243,7 @@ def _row(instance: Json, pod: Pod | None, now: datetime) -> Row:
 
 def _with_triggerer(row: Row, kube: Kube) -> Row:
     """A task that stays deferred without a pod waits for the triggerer: say what that one is at."""
-    if row.state != "deferred" or (row.seconds or 0) < TRIGGERER_SECONDS:
+    if row.state != "deferred" or row.why or (row.seconds or 0) < TRIGGERER_SECONDS:
         return row
     pods = kube.items(f"/api/v1/namespaces/{release.NAMESPACE}/pods", labelSelector="component=triggerer")
     problems = [reason for pod in pods if (reason := waiting_reason(pod))]
@@ -240,7 +297,7 @@ def failures(airflow: Airflow, dag_id: str, run_id: str) -> list[Failure]:
 def _failure(airflow: Airflow, instance: Json) -> Failure:
     task_id, map_index, try_number = instance["task_id"], instance["map_index"], instance["try_number"]
     messages = airflow.log(instance["dag_id"], instance["dag_run_id"], task_id, try_number, map_index)
-    task = f"{task_id}[{map_index}]" if map_index >= 0 else task_id
+    task = task_name(task_id, map_index)
     lines = [message_line(each) for each in messages if not each["event"].startswith("::")]
     return Failure(task, try_number, cause(messages), tuple(lines[-LOG_LINES:]))
 

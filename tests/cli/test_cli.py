@@ -333,3 +333,51 @@ def test_memory_is_that_of_the_releases_pods_the_largest_first() -> None:
         [pod("trainyard", "small", 5), pod("kube-system", "other", 99), pod("ml-training", "two", 4, 3)]
     )
     assert [(each.pod, each.working_set) for each in found] == [("two", 7), ("small", 5)]
+
+
+class PendingXComs:
+    """What `follow.Waits` asks of Airflow, with one answer."""
+
+    def __init__(self, answer: dict | None) -> None:
+        self.answer = answer
+        self.questions: list[tuple] = []
+
+    def xcom(self, *question: object) -> dict | None:
+        self.questions.append(question)
+        return self.answer
+
+
+BUSY = {"reason": "no GPU free in pool spot: 1 of 1 node is busy (0/4 nodes ...)", "resolved": False}
+
+
+def test_a_task_that_waits_says_why_in_the_triggerers_words_even_without_a_pod() -> None:
+    airflow = PendingXComs(BUSY)
+    waits = follow.Waits(airflow, "d", "r")
+    rows = follow.make_rows(["train"], [instance("train", "deferred")], {}, NOW)
+    told = [follow.with_wait(rows[0], waits).why for _ in range(3)]
+    assert told == ["no GPU free in pool spot: 1 of 1 node is busy"] * 3
+    assert airflow.questions == [("d", "r", "train", "pending", -1)], "asked now and then only"
+
+
+def test_a_running_task_is_not_asked_why_it_waits() -> None:
+    airflow = PendingXComs(BUSY)
+    (row,) = follow.make_rows(["train"], [instance("train", "deferred")], remembered(pod("train")), NOW)
+    assert follow.with_wait(row, follow.Waits(airflow, "d", "r")) == row
+    assert airflow.questions == []
+
+
+@pytest.mark.parametrize(
+    ("pending", "lines"),
+    [
+        (
+            {**BUSY, "resolved": True, "waited_seconds": 42.3},
+            ["train[2] waited 42 s: no GPU free in pool spot"],
+        ),
+        ({**BUSY, "resolved": True, "waited_seconds": 2.0}, []),
+        (None, []),
+    ],
+)
+def test_the_summary_tells_of_long_waits(pending: dict | None, lines: list[str]) -> None:
+    waits = follow.Waits(PendingXComs(pending), "d", "r")
+    waits.why(("train", 2))
+    assert [line.partition(": 1 of")[0] for line in waits.long_ones()] == lines

@@ -114,6 +114,15 @@ def test_an_attempt_changes_pool_memory_and_batch(
     assert Attempt.of_pod(pod) == attempt
 
 
+@pytest.mark.parametrize(("limit", "expected"), [("200Mi", "200Mi"), ("1Gi", "512Mi"), ("100M", "100M")])
+def test_a_low_limit_lowers_the_request(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity, limit: str, expected: str
+) -> None:
+    request = replace(request_for_train, container_resources={"limits": {"memory": limit}})
+    resources = build_pod(platform, request, identity)["spec"]["containers"][0]["resources"]
+    assert resources["requests"]["memory"] == expected
+
+
 def test_a_fallback_is_a_cpu_pod_that_says_so(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> None:
@@ -197,7 +206,7 @@ def test_run_keys_are_shared_by_a_run_and_split_by_mapping() -> None:
         ({"output_uri": "/tmp/x"}, "output_uri must be a URI"),
         ({"step_params": "[]"}, "step_params must be an object"),
         ({"run_key": "a/b"}, "run_key is 'a/b'"),
-        ({"container_resources": {"limits": {"memory": "much"}}}, "memory 'much'"),
+        ({"container_resources": {"limits": {"memory": "much"}}}, "'much' is no quantity"),
         ({"gpus": 2}, "gpus=2: a node of pool ondemand has 1"),
     ],
 )
