@@ -1,4 +1,7 @@
-"""A trained model as a directory: the model in MLflow's PyTorch layout, metrics.json and config.yaml.
+"""A trained model as a directory: the model in MLflow's PyTorch layout, metrics.json, config.yaml, examples.
+
+The model answers with the probability of each class. What it answers to a few inputs is kept with it, so that
+whoever deploys it can ask the same and compare.
 
 The network is stored as TorchScript, which brings its own architecture along: no class of this package is
 needed to load it. It is written by hand because mlflow.pytorch 3 cannot save with a torch below 2; it reads
@@ -22,11 +25,22 @@ _WEIGHTS = Path("data/model.pth")
 
 
 def save(
-    network: torch.nn.Module, directory: Path, *, metrics: Mapping[str, Any], config: Mapping[str, Any]
+    network: torch.nn.Module,
+    directory: Path,
+    *,
+    example: torch.Tensor,
+    metrics: Mapping[str, Any],
+    config: Mapping[str, Any],
 ) -> None:
-    """Write the model into the directory. Raises Temporary when the disk is full."""
+    """Write the model of a network that returns logits, and its answers to the example inputs.
+
+    Raises Temporary when the disk is full.
+    """
+    model = torch.nn.Sequential(network, torch.nn.Softmax(dim=1)).cpu().eval()
     script = BytesIO()
-    torch.jit.save(torch.jit.script(network.cpu().eval()), script)
+    torch.jit.save(torch.jit.script(model), script)
+    with torch.no_grad():
+        answers = model(example.cpu())
     flavors = {
         "pytorch": {"model_data": "data", "pytorch_version": str(torch.__version__), "code": None},
         "python_function": {"loader_module": "mlflow.pytorch", "data": "data"},
@@ -36,6 +50,8 @@ def save(
         # mlflow.pytorch reads this file's content as the name of a module.
         Path("data/pickle_module_info.txt"): b"mlflow.pytorch.pickle_module",
         Path("metrics.json"): json.dumps(metrics, indent=2, sort_keys=True).encode(),
+        Path("serving_input_example.json"): json.dumps({"inputs": example.tolist()}).encode(),
+        Path("serving_output_example.json"): json.dumps({"predictions": answers.tolist()}).encode(),
         Path("config.yaml"): yaml.safe_dump(dict(config)).encode(),
         Path("MLmodel"): yaml.safe_dump({"flavors": flavors}).encode(),
     }
@@ -55,9 +71,9 @@ def load(directory: Path) -> torch.nn.Module:
     return network.eval()
 
 
-def name(model: str, date: str, commit: str, params: Mapping[str, Any], f1: float) -> str:
+def name(model: str, date: str, commit: str, params: Mapping[str, Any], score: str) -> str:
     """Name a model after date, commit, hyperparameters and score, in characters that MLflow allows."""
     parts = [model, date, commit[:7] or "nocommit"]
     parts += [f"lr{params['learning_rate']:g}", f"bs{params['batch_size']}", f"e{params['epochs']}"]
-    parts += [f"seed{params['seed']}", f"f1-{f1:.4f}"]
+    parts += [f"seed{params['seed']}", score]
     return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(parts))

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,12 +12,9 @@ from trainyard_trainer import log, models, params, result
 from trainyard_trainer.context import Context
 from trainyard_trainer.errors import BadConfig, OutOfMemory, Preempted, Temporary, TrainerError
 from trainyard_trainer.preemption import Preemption
-from trainyard_trainer.settings import Settings
+from trainyard_trainer.settings import RUN_KEY, RUN_KEY_RULE, Settings
 from trainyard_trainer.steps import STEPS
 from trainyard_trainer.tracking import Tracker
-
-# It becomes part of paths, of an MLflow filter and of the name of the MLflow run.
-_RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:=@-]{0,249}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str], preemption: Preemption) -> None:
     parsed = _parser().parse_args(arguments)
-    if not _RUN_KEY.fullmatch(parsed.run_key):
-        raise BadConfig(f"--run-key is {parsed.run_key!r}; use at most 250 of A-Z a-z 0-9 . _ + : = @ -")
+    if not RUN_KEY.fullmatch(parsed.run_key):
+        raise BadConfig(f"--run-key is {parsed.run_key!r}; {RUN_KEY_RULE}")
     given = params.load(parsed.params)
     model = models.load(given.get("model", params.COMMON["model"].default))
     if parsed.step not in model.steps:
@@ -58,7 +54,7 @@ def _run(arguments: Sequence[str], preemption: Preemption) -> None:
     known = {**params.COMMON, **model.params}
     completed = params.complete(given, known)
     settings = Settings.from_environment()
-    log.event("step_started", step=parsed.step, run_key=parsed.run_key, dataset=parsed.dataset, **completed)
+    log.event("step_started", step=parsed.step, run_key=parsed.run_key, dataset=parsed.dataset, **given)
     tracker = Tracker(settings, parsed.run_key)
     context = Context(
         run_key=parsed.run_key,

@@ -27,7 +27,10 @@ COMMON: Mapping[str, Param] = {
     "seed": Param(0, high=2**31 - 1),
     "epoch_seconds": Param(0.0, high=3600, trains=False),  # the least that an epoch takes
     "date": Param("", trains=False),  # YYYY-MM-DD; "" = today, UTC
+    "stop_after": Param(0, high=10_000, trains=False),  # epochs, of all; 0 = all; a later call goes on
+    "features_uri": Param("", trains=False),  # train, evaluate, predict; "" = none
     "model_uri": Param("", trains=False),  # evaluate, predict; "" = the model of this run key
+    "model_version": Param("", trains=False),  # predict; "" = the end of the model's URI
 }
 
 

@@ -1,12 +1,15 @@
-"""How good the predictions of a classifier are."""
+"""How good the answers of a classifier are."""
+
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+Labels: TypeAlias = npt.NDArray[np.int64]
+Probabilities: TypeAlias = npt.NDArray[np.floating]
 
-def confusion(
-    labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], classes: int
-) -> npt.NDArray[np.int64]:
+
+def confusion(labels: Labels, predictions: Labels, classes: int) -> npt.NDArray[np.int64]:
     """Count the rows by true class (first axis) and predicted class (second axis)."""
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes)
@@ -18,11 +21,16 @@ def f1_by_class(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return 2 * np.diag(matrix) / np.maximum(in_class_or_predicted, 1)
 
 
-def f1_macro(matrix: npt.NDArray[np.int64]) -> float:
-    """Return the mean of the classes' F1 scores, each class counting alike."""
-    return float(f1_by_class(matrix).mean())
+def metrics(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
+    """Return the metrics of answers, shape (rows, classes); for two classes, also over all thresholds."""
+    matrix = confusion(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    result = {
+        "accuracy": float(np.diag(matrix).sum() / max(int(matrix.sum()), 1)),
+        "f1_macro": float(f1_by_class(matrix).mean()),  # each class counts alike
+    }
+    if probabilities.shape[1] == 2:
+        from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import
 
-
-def accuracy(matrix: npt.NDArray[np.int64]) -> float:
-    """Return the share of rows whose prediction is right."""
-    return float(np.diag(matrix).sum() / max(int(matrix.sum()), 1))
+        result["average_precision"] = float(average_precision_score(labels, probabilities[:, 1]))
+        result["roc_auc"] = float(roc_auc_score(labels, probabilities[:, 1]))
+    return result

@@ -14,10 +14,11 @@ from trainyard_trainer.errors import BadConfig, Temporary
 from trainyard_trainer.settings import Settings
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, RunInfo
 
 Result = TypeVar("Result")
 RUN_KEY_TAG = "trainyard.run_key"
+_PARENT_TAG = "mlflow.parentRunId"
 WEIGHTS_TAG = "trainyard.weights_sha256"
 # Two tries of at most 20 s within each call: patience is the Tracker's, and training goes on without any.
 _CLIENT_ENVIRONMENT = {
@@ -60,14 +61,18 @@ class Tracker:
             RUN_KEY_TAG: run_key,
             "trainyard.attempt": str(settings.attempt),
             "trainyard.device": settings.device,
+            **settings.tags,
         }
+        if settings.batch_divisor > 1:
+            tags["trainyard.batch_divisor"] = str(settings.batch_divisor)
         if settings.git_commit:
             tags |= {
                 "trainyard.git_commit": settings.git_commit,
                 "mlflow.source.git.commit": settings.git_commit,
             }
+        self._parent_key = settings.parent_run_key
         self.experiment_id, self.run_id = self._patiently(lambda: self._open(settings))
-        self.tag(tags)
+        self.tag(tags | self._patiently(self._parent))
         self._set_status("RUNNING")
 
     def tag(self, tags: Mapping[str, str]) -> None:
@@ -189,6 +194,8 @@ class Tracker:
 
     def end(self, *, failed: bool = False) -> None:
         """Say in MLflow that a step is over; the next step of the run key opens the run again."""
+        if parent := self._patiently(self._parent):  # by now all that start together agree
+            self.tag(parent)
         self._set_status("FAILED" if failed else "FINISHED")
 
     def _set_status(self, status: str) -> None:
@@ -217,16 +224,28 @@ class Tracker:
             info = self._client.get_run(settings.mlflow_run_id).info
             return info.experiment_id, info.run_id
         experiment_id = self._experiment(settings.experiment)
-        if not self._runs(experiment_id):
-            run = self._client.create_run(
-                experiment_id, tags={RUN_KEY_TAG: self._run_key}, run_name=self._run_key
-            )
-            log.event("mlflow_run_created", run_id=run.info.run_id)
-        # Two may be there when an answer was lost and the request sent again: all agree on the oldest.
-        oldest, *others = self._runs(experiment_id)
+        return experiment_id, self._find_or_create(experiment_id, self._run_key)
+
+    def _parent(self) -> dict[str, str]:
+        """Return the tag that puts the run below its parent's, which is made if it is not there."""
+        if not self._parent_key:
+            return {}
+        return {_PARENT_TAG: self._find_or_create(self.experiment_id, self._parent_key, status="FINISHED")}
+
+    def _find_or_create(self, experiment_id: str, run_key: str, status: str = "RUNNING") -> str:
+        """Return the id of the key's run.
+
+        Two may be there when several create it at once, or when an answer was lost and the request sent
+        again: all agree on the oldest.
+        """
+        if not self._runs(experiment_id, run_key):
+            run = self._client.create_run(experiment_id, tags={RUN_KEY_TAG: run_key}, run_name=run_key)
+            self._client.update_run(run.info.run_id, status=status)
+            log.event("mlflow_run_created", run_id=run.info.run_id, run_key=run_key)
+        oldest, *others = self._runs(experiment_id, run_key)
         for run_id in others:
             self._client.delete_run(run_id)
-        return experiment_id, oldest
+        return oldest
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -243,14 +262,10 @@ class Tracker:
             raise BadConfig(f"MLflow experiment {name!r} is deleted; restore it, or use another name")
         return str(experiment.experiment_id)
 
-    def _runs(self, experiment_id: str) -> list[str]:
-        """Return the ids of the runs of this run key, oldest first."""
-        runs = self._client.search_runs(
-            [experiment_id],
-            filter_string=f"tags.`{RUN_KEY_TAG}` = '{self._run_key}'",
-            order_by=["attributes.start_time ASC"],
-        )
-        return [run.info.run_id for run in runs]
+    def _runs(self, experiment_id: str, run_key: str) -> list[str]:
+        """Return the ids of the key's runs, oldest first."""
+        runs = self._client.search_runs([experiment_id], f"tags.`{RUN_KEY_TAG}` = '{run_key}'")
+        return [info.run_id for info in sorted((run.info for run in runs), key=_age)]
 
     def _models(self) -> list[Any]:
         """Return the models of this run key, newest first; those that were never finished are deleted."""
@@ -266,6 +281,10 @@ class Tracker:
             else:
                 self._client.delete_logged_model(model.model_id)
         return ready
+
+
+def _age(info: "RunInfo") -> tuple[int, str]:
+    return info.start_time, info.run_id
 
 
 def _metrics(history: Iterable[Mapping[str, Any]]) -> "Iterable[Metric]":

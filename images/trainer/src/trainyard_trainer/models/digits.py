@@ -11,8 +11,7 @@ import numpy.typing as npt
 from trainyard_trainer import lake
 from trainyard_trainer.errors import BadConfig, BadData
 from trainyard_trainer.lake import Columns
-from trainyard_trainer.models.base import BaseModel
-from trainyard_trainer.params import Param
+from trainyard_trainer.models.base import BaseModel, Rows
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +20,6 @@ _SIZE = 8  # pixels
 _WHITE = 16  # the brightest value of a pixel
 _LEAST_ROWS = 500
 _LEAST_SHARE = 0.05  # of each digit among all rows
-_SPLITS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 
 class Model(BaseModel):
@@ -29,10 +27,9 @@ class Model(BaseModel):
 
     name = "digits"
     labels = 10
-    # Apart from the seed of training, so that models of different seeds are tested on the same scans.
-    params: Mapping[str, Param] = {"split_seed": Param(0, high=2**31 - 1)}
+    metric = "f1_macro"
 
-    def load(self, source: str) -> Columns:
+    def load(self, source: str, params: Mapping[str, Any]) -> Columns:
         """Read the scans from where the URI says."""
         if source == "sklearn://digits":
             from sklearn.datasets import load_digits
@@ -89,25 +86,13 @@ class Model(BaseModel):
                 f"must be at least {_LEAST_SHARE:.0%}"
             )
 
-    def preprocess(self, columns: Columns, params: Mapping[str, Any]) -> Columns:
-        """Scale the pixels to 0 to 1 and split the rows, each digit by the same shares."""
-        inputs = (columns["images"] / _WHITE).astype(np.float32)[:, np.newaxis]
+    def clean(self, columns: Columns) -> Rows:
+        """Scale the pixels to 0 to 1."""
         labels = columns["labels"].astype(np.int64)
-        shuffled = np.random.default_rng(params["split_seed"]).permutation(len(labels))
-        rows: dict[str, list[npt.NDArray[np.intp]]] = {split: [] for split in _SPLITS}
-        for label in range(self.labels):
-            of_label = shuffled[labels[shuffled] == label]
-            cuts = np.rint(np.cumsum(list(_SPLITS.values()))[:-1] * len(of_label)).astype(int)
-            for split, part in zip(_SPLITS, np.split(of_label, cuts), strict=True):
-                rows[split].append(part)
-        result: Columns = {}
-        for split, parts in rows.items():
-            chosen = np.sort(np.concatenate(parts))
-            result[f"{split}_inputs"] = inputs[chosen]
-            result[f"{split}_labels"] = labels[chosen]
-        return result
+        inputs = (columns["images"] / _WHITE).astype(np.float32)[:, np.newaxis]
+        return Rows(inputs, labels, np.arange(len(labels)))
 
-    def network(self) -> torch.nn.Module:
+    def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
         """Two convolutions, then two dense layers."""
         from torch import nn
 

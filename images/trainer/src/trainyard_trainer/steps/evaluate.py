@@ -10,7 +10,8 @@ import torch
 from trainyard_trainer import artifact, compute, lake, log, scores
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.errors import BadData, storage_error
-from trainyard_trainer.steps.train import predict
+from trainyard_trainer.join import Features
+from trainyard_trainer.steps.train import answers
 
 _REPORT = "evaluation.json"
 
@@ -22,14 +23,16 @@ def run(context: Context) -> Result:
         raise BadData(
             f"dataset {dataset.uri} lacks {', '.join(sorted(missing))}; evaluate needs a processed dataset"
         )
+    columns = Features(context.params["features_uri"]).join_splits(columns)
     model_uri = context.params["model_uri"] or context.tracker.newest_model()
     device = compute.device(context.settings.device, context.model.threads)
     with tempfile.TemporaryDirectory() as scratch:
         network = artifact.load(context.tracker.download(model_uri, Path(scratch))).to(device)
-    logits = predict(network, torch.from_numpy(columns["test_inputs"]).to(device))
-    matrix = scores.confusion(columns["test_labels"], logits.argmax(1).cpu().numpy(), context.model.labels)
-    metrics: dict[str, Any] = {"f1_macro": scores.f1_macro(matrix), "accuracy": scores.accuracy(matrix)}
-    log.event("evaluated", model_uri=model_uri, rows=int(matrix.sum()), **metrics)
+    labels = columns["test_labels"]
+    probabilities = answers(network, torch.from_numpy(columns["test_inputs"]).to(device)).cpu().numpy()
+    metrics: dict[str, Any] = scores.metrics(labels, probabilities)
+    matrix = scores.confusion(labels, probabilities.argmax(axis=1), context.model.labels)
+    log.event("evaluated", model_uri=model_uri, rows=len(labels), **metrics)
 
     report = lake.local_path(context.output) / _REPORT
     content = {
@@ -48,9 +51,11 @@ def run(context: Context) -> Result:
     context.tracker.score(metrics, step=0, model_id=model_id)
     return {
         **metrics,
+        "score": metrics[context.model.metric],
+        "metric": context.model.metric,
         "model_uri": model_uri,
         "data_version": dataset.version,
         "git_commit": context.settings.git_commit,
-        "rows": int(matrix.sum()),
+        "rows": len(labels),
         "output": lake.file_uri(report),
     }

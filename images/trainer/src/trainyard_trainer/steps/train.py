@@ -10,31 +10,44 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softmax
 
 from trainyard_trainer import artifact, compute, lake, log, scores
 from trainyard_trainer.checkpoint import Store
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.errors import BadData, Preempted
+from trainyard_trainer.join import Features
 from trainyard_trainer.models.base import BaseModel
 
 _EVALUATION_BATCH = 1024  # rows
+_EXAMPLES = 3  # validation rows that are kept with the model
 
 
 class Trainer:
     """The network in training; between two calls of its methods its state may be saved."""
 
     def __init__(
-        self, model: BaseModel, columns: lake.Columns, params: Mapping[str, Any], device: torch.device
+        self,
+        model: BaseModel,
+        columns: lake.Columns,
+        params: Mapping[str, Any],
+        device: torch.device,
+        batch_divisor: int = 1,
     ) -> None:
         """Put the data on the device and make the untrained network from the seed."""
-        self._classes = model.labels
+        self._metric = model.metric
         self._params = params
+        self._batch_divisor = batch_divisor
         self._device = device
         self._data = {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
         torch.manual_seed(params["seed"])
-        self.network = model.network().to(device)
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=params["learning_rate"])
+        self._class_weights = torch.from_numpy(model.class_weights(columns["train_labels"])).to(device)
+        self.network = model.network(columns["train_inputs"], params).to(device)
+        self._optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            lr=params["learning_rate"],
+            weight_decay=params.get("weight_decay", 0.0),
+        )
         self.epoch = 0  # whole epochs behind us
         self.batch = 0  # batches of the next epoch behind us
         self.history: list[dict[str, Any]] = []  # one entry a whole epoch, as Tracker.epochs takes it
@@ -81,32 +94,50 @@ class Trainer:
         return -(-len(self._data["train_labels"]) // int(self._params["batch_size"]))
 
     def train_batch(self) -> None:
-        """Take one step of the optimizer."""
+        """Take one step of the optimizer.
+
+        The batch is done in parts and their gradients added up, which needs less memory and gives the
+        gradient of the whole batch; only dropout draws otherwise.
+        """
         if self.batch == 0:
             self._order = torch.randperm(len(self._data["train_labels"]))
             self._loss_sum = 0.0
         size = self._params["batch_size"]
         rows = self._order[self.batch * size : (self.batch + 1) * size].to(self._device)
+        weight = self._weight(self._data["train_labels"][rows])
         self.network.train()
         self._optimizer.zero_grad()
-        loss = cross_entropy(self.network(self._data["train_inputs"][rows]), self._data["train_labels"][rows])
-        loss.backward()
+        for part in rows.chunk(self._batch_divisor):
+            logits = self.network(self._data["train_inputs"][part])
+            loss = self._loss(logits, self._data["train_labels"][part]) / weight
+            loss.backward()
+            self._loss_sum += float(loss.detach()) * len(rows)
         self._optimizer.step()
-        self._loss_sum += float(loss.detach()) * len(rows)
         self.batch += 1
 
     def validate(self) -> dict[str, Any]:
         """Return the entry of the history for the epoch whose batches are all done; changes nothing."""
-        logits = predict(self.network, self._data["validation_inputs"])
+        logits = answers(self.network, self._data["validation_inputs"])
         labels = self._data["validation_labels"]
-        matrix = scores.confusion(labels.cpu().numpy(), logits.argmax(1).cpu().numpy(), self._classes)
+        metrics = scores.metrics(labels.cpu().numpy(), softmax(logits, dim=1).cpu().numpy())
         return {
             "epoch": self.epoch + 1,
             "timestamp_ms": int(time.time() * 1000),
             "train_loss": self._loss_sum / len(self._data["train_labels"]),
-            "val_loss": float(cross_entropy(logits, labels)),
-            "val_f1_macro": scores.f1_macro(matrix),
+            "val_loss": float(self._loss(logits, labels) / self._weight(labels)),
+            f"val_{self._metric}": metrics[self._metric],
         }
+
+    def examples(self) -> torch.Tensor:
+        """Return a few validation inputs, without missing values, which JSON has no number for."""
+        inputs = self._data["validation_inputs"]
+        return inputs[torch.isfinite(inputs.flatten(1)).all(1)][:_EXAMPLES]
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, labels, weight=self._class_weights, reduction="sum")
+
+    def _weight(self, labels: torch.Tensor) -> torch.Tensor:
+        return self._class_weights[labels].sum()
 
     def end_epoch(self, entry: dict[str, Any]) -> None:
         """Count the epoch as done."""
@@ -115,63 +146,89 @@ class Trainer:
         self.batch = 0
 
 
-def predict(network: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Return the logits, shape (rows, labels), without dropout and without touching random generators."""
+def answers(network: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return what the network says of all inputs, without dropout and without touching random generators."""
     network.eval()
     with torch.no_grad():
         return torch.cat([network(part) for part in inputs.split(_EVALUATION_BATCH)])
 
 
 def run(context: Context) -> Result:
-    """Train, log the model, and return its URI and the validation scores of the last epoch."""
+    """Train, and return the validation scores of the last epoch; after all epochs also log the model."""
     params, tracker = context.params, context.tracker
     columns, dataset = lake.read(context.dataset)
     _require(columns, dataset.uri)
+    features = Features(params["features_uri"])
+    columns = features.join_splits(columns)
     config = {key: params[key] for key, param in context.known_params.items() if param.trains}
     tracker.params(config)
     tracker.tag({"trainyard.data": dataset.uri, "trainyard.data_version": dataset.version})
 
     device = compute.device(context.settings.device, context.model.threads)
-    trainer = Trainer(context.model, columns, params, device)
-    store = Store(context.settings.checkpoint_dir, {**config, "data": dataset.sha256})
+    trainer = Trainer(context.model, columns, params, device, context.settings.batch_divisor)
+    identity = {**config, "data": dataset.sha256, "features": features.sha256}
+    store = Store(context.settings.checkpoint_dir, identity)
     resumed_from = _resume(context, trainer, store)
     tracker.tag({"trainyard.resumed_from_epoch": str(resumed_from)})
-    _train(context, trainer, store)
+    last_epoch = min(params["stop_after"] or params["epochs"], params["epochs"])
+    _train(context, trainer, store, last_epoch)
     tracker.epochs(trainer.history, patient=True)
 
-    last = trainer.history[-1]
+    # An attempt that was repeated after a longer one finds more epochs there than it was asked for.
+    reached = trainer.history[last_epoch - 1]
+    metric = f"val_{context.model.metric}"
+    metrics: dict[str, Any] = {key: reached[key] for key in ("train_loss", "val_loss", metric)}
+    result = {
+        "data_version": dataset.version,
+        "epochs": last_epoch,
+        "resumed_from_epoch": resumed_from,
+        "device": context.settings.device,
+        "metric": context.model.metric,
+        "score": reached[metric],
+        **metrics,
+    }
+    if last_epoch < params["epochs"]:
+        log.event("stopped_early", epoch=last_epoch, epochs=params["epochs"], **metrics)
+        return result
+    recorded = {"data": dataset.uri, "data_sha256": dataset.sha256, "features": features.uri}
+    return result | _publish(context, trainer, config, recorded, metrics)
+
+
+def _publish(
+    context: Context,
+    trainer: Trainer,
+    config: Mapping[str, Any],
+    data: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> Result:
+    """Write the trained model to --output, log it, and return what names it."""
+    params, commit = context.params, context.settings.git_commit
     weights = compute.weights_sha256(trainer.network)
-    metrics = {key: last[key] for key in ("train_loss", "val_loss", "val_f1_macro")}
     directory = lake.local_path(context.output)
-    commit = context.settings.git_commit
     artifact.save(
         trainer.network,
         directory,
+        example=trainer.examples(),
         metrics=metrics,
         config={
             **config,
+            **data,
             "run_key": context.run_key,
-            "mlflow_run_id": tracker.run_id,
-            "data": dataset.uri,
-            "data_sha256": dataset.sha256,
+            "mlflow_run_id": context.tracker.run_id,
             "git_commit": commit,
             "weights_sha256": weights,
         },
     )
-    name = artifact.name(context.model.name, params["date"], commit, params, last["val_f1_macro"])
-    model_uri = tracker.model(name, directory, weights, step=trainer.epoch, params=config)
+    metric = context.model.metric
+    score = f"{metric}-{metrics[f'val_{metric}']:.4f}"
+    name = artifact.name(context.model.name, params["date"], commit, params, score)
+    model_uri = context.tracker.model(name, directory, weights, step=trainer.epoch, params=config)
     log.event("model_logged", uri=model_uri, name=name, **metrics)
     return {
         "model_uri": model_uri,
         "model_name": name,
         "output": context.output,
-        "data_version": dataset.version,
-        "epochs": trainer.epoch,
-        "resumed_from_epoch": resumed_from,
         "weights_sha256": weights,
-        "device": context.settings.device,
-        "f1_macro": last["val_f1_macro"],
-        **metrics,
     }
 
 
@@ -194,8 +251,8 @@ def _resume(context: Context, trainer: Trainer, store: Store) -> int:
     return trainer.epoch
 
 
-def _train(context: Context, trainer: Trainer, store: Store) -> None:
-    """Train the epochs that are left; when preempted, save where we are and let `Preempted` pass on."""
+def _train(context: Context, trainer: Trainer, store: Store, last_epoch: int) -> None:
+    """Train the epochs that are left up to the last one; when preempted, save and let `Preempted` pass."""
     saved = (trainer.epoch, trainer.batch)
 
     def save() -> None:
@@ -205,7 +262,7 @@ def _train(context: Context, trainer: Trainer, store: Store) -> None:
             saved = (trainer.epoch, trainer.batch)
 
     try:
-        while trainer.epoch < context.params["epochs"]:
+        while trainer.epoch < last_epoch:
             started = time.monotonic()
             _train_epoch(context, trainer, started)
             with context.preemption.deferred():

@@ -6,7 +6,7 @@ from trainyard_trainer.context import Context, Result
 
 def run(context: Context) -> Result:
     """Write the dataset `raw` and return where it is."""
-    columns = context.model.load(context.dataset)
+    columns = context.model.load(context.dataset, context.params)
     context.model.check(columns)
     rows = len(next(iter(columns.values())))
     dataset = lake.write(

@@ -1,0 +1,60 @@
+"""Which items a user likes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainyard_trainer.lake import Columns
+from trainyard_trainer.models.base import Rows, TableModel
+from trainyard_trainer.params import Param
+from trainyard_trainer.tables import Field
+
+if TYPE_CHECKING:
+    import torch
+
+_LIKED = 4  # stars
+_MOST_IDS = 10_000_000  # of users and of items: each has a vector
+
+
+class Model(TableModel):
+    """Whether a user gives an item 4 or 5 stars, from generator://ratings or a CSV file of such columns."""
+
+    name = "recommendation"
+    metric = "roc_auc"
+    label = "rating"
+    least_rows = 1000
+    schema: Mapping[str, Field] = {
+        "rating_id": Field("int"),
+        "user_id": Field("int", high=_MOST_IDS),
+        "item_id": Field("int", high=_MOST_IDS),
+        "rating": Field("int", low=1, high=5),
+    }
+    params: Mapping[str, Param] = {
+        **TableModel.params,
+        "batch_size": Param(128, low=1, high=65_536),
+        "learning_rate": Param(0.005, low=1e-9, high=10.0),
+        "hidden": Param(8, low=1, high=1024),
+        "dropout": Param(0.2, high=0.9),
+        "weight_decay": Param(0.0001, high=1.0),
+    }
+
+    def targets(self, columns: Columns) -> npt.NDArray[np.int64]:
+        """Return 1 for an item that was liked."""
+        return (columns["rating"] >= _LIKED).astype(np.int64)
+
+    def clean(self, columns: Columns) -> Rows:
+        """Keep each rating once."""
+        _, first = np.unique(columns["rating_id"], return_index=True)
+        inputs = np.column_stack([columns["user_id"], columns["item_id"]]).astype(np.float32)
+        return Rows(inputs[first], self.targets(columns)[first], columns["rating_id"][first])
+
+    def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
+        """A vector of `hidden` numbers for each user and each item."""
+        from trainyard_trainer.networks import Factors
+
+        users, items = (int(known) + 1 for known in inputs.max(axis=0))
+        return Factors(users, items, params["hidden"], params["dropout"])
