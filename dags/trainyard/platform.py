@@ -81,12 +81,25 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Lineage:
+    """Who receives OpenLineage events, and the namespace of their jobs."""
+
+    url: str
+    namespace: str
+
+
+@dataclass(frozen=True)
 class Platform:
-    """The platform file, checked. `serving` is None where the chart's `serving.enabled` is false."""
+    """The platform file, checked.
+
+    `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
+    empty.
+    """
 
     training: Training
     pools: Mapping[str, GpuPool]
     serving: Serving | None = None
+    lineage: Lineage | None = None
 
     def pool(self, name: str) -> GpuPool:
         """Return the GPU pool `name`.
@@ -150,6 +163,7 @@ def _platform(top: _Section) -> Platform:
         training=_training(top.section("training")),
         pools={name: _pool(name, pools.section(name)) for name in pools.data},
         serving=_serving(top.section("serving")) if "serving" in top.data else None,
+        lineage=_lineage(top.section("openlineage")) if "openlineage" in top.data else None,
     )
 
 
@@ -179,6 +193,10 @@ def _training(training: _Section) -> Training:
         checkpoints=_volume(volumes.section("checkpoints")),
         keep_failed_pods=training.get("keepFailedPods", bool, False),
     )
+
+
+def _lineage(lineage: _Section) -> Lineage:
+    return Lineage(url=lineage.get("url", str), namespace=lineage.get("namespace", str))
 
 
 def _serving(serving: _Section) -> Serving:

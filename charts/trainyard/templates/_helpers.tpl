@@ -64,6 +64,9 @@ training:
 serving: {{ pick . "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" | toJson }}
 {{- end }}
 {{- end }}
+{{- if .Values.openlineage.url }}
+openlineage: {{ toJson .Values.openlineage }}
+{{- end }}
 pools:
   {{- range $name, $pool := .Values.gpuPools }}
   {{ $name }}: {{- include "trainyard.poolPlacement" (dict "name" $name "pool" $pool) | nindent 4 }}
