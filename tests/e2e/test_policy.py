@@ -1,0 +1,166 @@
+"""The retry policy on the cluster: memory that runs out, GPUs that do not come, nodes that are reclaimed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import DAG, metric_steps, run_tags
+from kubernetes import client
+from pods import Pod, PodRecorder, limits_of, node_of, wait_until
+
+GPU = "nvidia.com/gpu"
+EPOCHS = 24
+# Less than what PyTorch and MLflow take, with twice of which the training runs.
+TOO_LITTLE_MEMORY = "250Mi"
+
+
+@pytest.fixture
+def occupy(core: client.CoreV1Api, platform: dict) -> Iterator[Callable[[str], None]]:
+    """Takes every GPU of a pool, until the test ends."""
+    training = platform["training"]
+    made: list[str] = []
+
+    def _occupy(pool: str) -> None:
+        placement = platform["pools"][pool]
+        nodes = core.list_node(label_selector=f"trainyard.dev/pool={pool}").items
+        for index in range(len(nodes) * placement["gpusPerNode"]):
+            name = f"e2e-policy-{pool}-{index}"
+            core.create_namespaced_pod(training["namespace"], _sleeper(name, training, placement))
+            made.append(name)
+        for name in made:
+            wait_until(f"{name} to hold its GPU", lambda name=name: _phase(name) == "Running", seconds=180)
+
+    def _phase(name: str) -> str:
+        return core.read_namespaced_pod(name, training["namespace"]).status.phase
+
+    yield _occupy
+    for name in made:
+        core.delete_namespaced_pod(name, training["namespace"], grace_period_seconds=0)
+
+
+def test_memory_that_runs_out_is_doubled_once_within_the_try(
+    trigger, finish, recorder: PodRecorder, airflow
+) -> None:
+    run_id = trigger("oom", epochs=2, memory=TOO_LITTLE_MEMORY)
+    run = finish(run_id)
+    assert run.state == "success"
+    assert run.tasks["train"]["try_number"] == 1, "the retry with more memory is no try of Airflow's"
+    first, second = recorder.of_task(run_id, "train")
+    assert _terminated(first)["reason"] == "OOMKilled"
+    memory = [int(re.sub(r"\D", "", limits_of(pod)["memory"])) for pod in (first, second)]
+    assert memory[1] == 2 * memory[0]
+    text = _log(airflow, run_id)
+    assert "oom: out of memory" in text and "2 times the memory" in text
+
+
+def test_a_task_says_within_seconds_why_it_waits_and_goes_on_without_a_gpu(
+    occupy, trigger, finish, recorder: PodRecorder, airflow, core: client.CoreV1Api, mlflow, versions
+) -> None:
+    occupy("ondemand")
+    run_id = trigger("no-gpu", epochs=2, fallback_after_seconds=30)
+
+    def waiting_pod() -> Pod | None:
+        return next(iter(recorder.of_task(run_id, "train")), None)
+
+    gpu_pod = wait_until("the train pod to be made", waiting_pod, seconds=240)
+    pending = wait_until(
+        "the XCom `pending`", lambda: airflow.xcom(DAG, run_id, "train", "pending"), seconds=30
+    )
+    assert pending["kind"] == "gpu" and pending["resolved"] is False
+    assert pending["pod"] == gpu_pod["metadata"]["name"]
+    assert pending["reason"].startswith("no GPU free in pool ondemand: 2 of 2 nodes are busy (0/")
+    links = airflow._get(f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/links")["extra_links"]
+    assert links["Why pending"].endswith(f"/dags/{DAG}/runs/{run_id}/tasks/train/xcom")
+
+    run = finish(run_id)
+    assert run.state == "success"
+    assert run.tasks["train"]["try_number"] == 1
+    _, cpu_pod = recorder.of_task(run_id, "train")
+    assert GPU not in limits_of(cpu_pod)
+    assert "trainyard.dev/pool" not in core.read_node(node_of(cpu_pod)).metadata.labels
+    fallback = airflow.xcom(DAG, run_id, "train", "fallback")
+    assert (fallback["to"], fallback["pool"]) == ("cpu", "ondemand")
+    assert fallback["waited_seconds"] >= 30
+    assert airflow.xcom(DAG, run_id, "train", "pending")["resolved"] is True
+    (version,) = versions(run_id)
+    assert run_tags(mlflow, version.run_id)["trainyard.fallback"] == "cpu"
+
+
+def test_a_run_that_is_reclaimed_twice_goes_on_in_the_other_pool(
+    trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, mlflow, platform
+) -> None:
+    run_id = trigger("reclaimed", pool="spot", epochs=EPOCHS, epoch_seconds=1)
+    checkpoint_freq = platform["training"]["checkpointFreq"]
+    done = 0
+    for attempt in (1, 2):
+        pod = wait_until(
+            f"attempt {attempt} to run",
+            lambda attempt=attempt: _running(recorder, run_id, attempt),
+            seconds=240,
+        )
+        wait_until("it to get on", lambda pod=pod: _epochs(core, pod) > checkpoint_freq, seconds=120)
+        done += _epochs(core, pod)
+        # As a spot node does which is taken away: SIGTERM, and a little time for a checkpoint.
+        core.delete_namespaced_pod(
+            pod["metadata"]["name"], pod["metadata"]["namespace"], grace_period_seconds=20
+        )
+    run = finish(run_id)
+
+    assert run.state == "success"
+    assert run.tasks["train"]["try_number"] == 1, "a reclaimed node must not use up a try"
+    attempts = recorder.of_task(run_id, "train")
+    pools = [pod["metadata"]["labels"]["trainyard.dev/gpu-pool"] for pod in attempts]
+    assert pools == ["spot", "spot", "ondemand"]
+    assert [_terminated(pod)["exitCode"] for pod in attempts] == [143, 143, 0]
+    (version,) = versions(run_id)
+    history = metric_steps(mlflow, version.run_id, "val_f1_macro")
+    assert history == list(range(1, EPOCHS + 1)), "metric steps without gap or duplicate"
+    resumed_from = int(run_tags(mlflow, version.run_id)["trainyard.resumed_from_epoch"])
+    assert resumed_from >= done - checkpoint_freq, "more than one checkpoint interval of work is lost"
+
+
+def _sleeper(name: str, training: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:
+    resources = {"cpu": "10m", "memory": "16Mi", placement["resourceName"]: "1"}
+    return {
+        "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "nodeSelector": placement["nodeSelector"],
+            "tolerations": placement["tolerations"],
+            "securityContext": training["podSecurityContext"],
+            "containers": [
+                {
+                    "name": "main",
+                    "image": training["image"],
+                    "command": ["sleep", "900"],
+                    "resources": {"requests": resources, "limits": resources},
+                    "securityContext": training["containerSecurityContext"],
+                }
+            ],
+        },
+    }
+
+
+def _running(recorder: PodRecorder, run_id: str, attempt: int) -> Pod | None:
+    pods = recorder.of_task(run_id, "train")
+    numbered = [pod for pod in pods if pod["metadata"]["labels"]["trainyard.dev/attempt"] == str(attempt)]
+    return next((pod for pod in numbered if pod["status"].get("phase") == "Running"), None)
+
+
+def _terminated(pod: Pod) -> dict[str, Any]:
+    return pod["status"]["containerStatuses"][0]["state"]["terminated"]
+
+
+def _epochs(core: client.CoreV1Api, pod: Pod) -> int:
+    """Epochs that the pod's log reports as done."""
+    log = core.read_namespaced_pod_log(pod["metadata"]["name"], pod["metadata"]["namespace"])
+    return log.count("val_f1_macro")
+
+
+def _log(airflow: Any, run_id: str) -> str:
+    return "\n".join(str(line["event"]) for line in airflow.log(DAG, run_id, "train", 1))
