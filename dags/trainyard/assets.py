@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias
+from airflow.sdk import Asset, AssetAlias, Param
 from airflow.sdk.exceptions import AirflowFailException
 
+CONNECTION = "trainyard_s3"
 BUCKET = "incoming"
 DATASETS = "file:///data"
 # The day whose data a run works on: its param `data_date` or, as for every scheduled run, its own day.
@@ -15,6 +17,16 @@ DATE = "{{ params.data_date or (dag_run.run_after | ds) }}"
 # The outlet of tasks that promote. A plain asset would report each success, also of what was champion before,
 # and its name would have to be known when the DAG is parsed.
 CHAMPIONS = AssetAlias("champions")
+
+
+def data_date_param() -> Param:
+    """The DAG parameter behind `DATE`."""
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        description="work on the data of this day (YYYY-MM-DD) instead of the run's own",
+    )
 
 
 def incoming(name: str) -> Asset:
@@ -32,6 +44,28 @@ def incoming_marker(name: str, date: str = DATE) -> str:
     return f"s3://{BUCKET}/{name}/date={date}/_SUCCESS"
 
 
+def newest_arrival(name: str, until: str) -> str:
+    """The last day up to `until` whose data is complete.
+
+    Raises:
+        AirflowFailException: there is none.
+    """
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    keys = S3Hook(CONNECTION).list_keys(BUCKET, prefix=f"{name}/date=")
+    if days := [day for day in complete_days(name, keys) if day <= until]:
+        return max(days)
+    raise AirflowFailException(
+        f"no data of {name} has arrived up to {until}; run data_arrival, or name a later day as data_date"
+    )
+
+
+def complete_days(name: str, keys: Iterable[str]) -> list[str]:
+    """The days among the objects `keys` that have their marker."""
+    marker = re.compile(rf"{re.escape(name)}/date=(\d{{4}}-\d\d-\d\d)/_SUCCESS")
+    return [found[1] for key in keys if (found := marker.fullmatch(key))]
+
+
 def champion(model: str) -> Asset:
     """The model that serves under the registry's name `model`; an update means that it is another version."""
     return Asset(f"trainyard://models/{model}/champion")
@@ -47,15 +81,10 @@ def announce_champion(outlet_events: Mapping[Any, Any], *, model: str, version: 
     )
 
 
-def promoted_model(triggering_asset_events: Mapping[Any, Any]) -> dict[str, str]:
-    """`model`, `version` and `date` of the newest promotion that triggered a run; {} for any other run."""
+def promoted_model(triggering_asset_events: Mapping[Any, Any]) -> str | None:
+    """The model whose promotion triggered a run, the newest one of several; None for other runs."""
     events = [event for of_asset in triggering_asset_events.values() for event in of_asset]
     if not events:
-        return {}
-    extra = dict(max(events, key=lambda event: event.timestamp).extra)
-    if missing := {"model", "date"} - extra.keys():
-        raise AirflowFailException(
-            f"the asset event which triggered this run lacks {' and '.join(sorted(missing))} in its extra; "
-            'send {"model": NAME, "date": "YYYY-MM-DD"}'
-        )
-    return extra
+        return None
+    newest = max(events, key=lambda event: event.timestamp)
+    return newest.extra.get("model")  # an event that a person sends need not name it

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
@@ -28,8 +28,8 @@ STRATEGIES = ("grid", "random", "product")
 RESERVED = frozenset({"date", "epochs", "features_uri", "model", "model_uri", "stop_after"})
 
 
-class SpaceError(ValueError):
-    """A search space or a budget that cannot be; the message names the key and the cure."""
+class SpaceError(AirflowFailException):
+    """A search space that cannot be, also at another try; the message names the parameter and the cure."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Range:
         return round(value) if isinstance(self.low, int) and isinstance(self.high, int) else value
 
 
-Space = dict[str, list[Any] | Range]
+Space = Mapping[str, list[Any] | Range]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _parse_entry(name: str, entry: Any) -> list[Any] | Range:
     return Range(low, high, log)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -143,12 +143,15 @@ def count(strategy: str, space: Space, trials: int) -> int:
 
 def grid(space: Space) -> list[Settings]:
     """Every combination of the listed values; the last parameter changes fastest, as in `expand`."""
-    if ranges := [name for name, entry in space.items() if isinstance(entry, Range)]:
-        raise SpaceError(
-            f"space: {ranges[0]} is a range, of which a grid cannot try every value; list the values, or use "
-            "the strategy random or product"
-        )
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    lists = []
+    for name, entry in space.items():
+        if isinstance(entry, Range):
+            raise SpaceError(
+                f"space: {name} is a range, of which a grid cannot try every value; list the values, or use "
+                "the strategy random or product"
+            )
+        lists.append(entry)
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
 
 
 def sample(space: Space, trials: int, seed: int) -> list[Settings]:

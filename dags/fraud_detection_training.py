@@ -1,0 +1,233 @@
+"""Find fraudulent card transactions: wait for data, try nine settings, deploy the best if it is better."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
+from trainyard import sweep
+from trainyard.assets import CONNECTION, DATE, data_date_param, incoming, incoming_marker, incoming_uri
+from trainyard.defaults import dag_args
+from trainyard.deploy import DeployModelOperator
+from trainyard.naming import run_key
+from trainyard.operators import TrainingPodOperator
+from trainyard.pipelines import gate, model_name_param, promote, register
+from trainyard.platform import load_platform
+
+MODEL = "fraud"
+METRIC = "average_precision"  # one in fifty is fraud: accuracy would be 98 % for a model that finds none
+SOURCE = "transactions"
+POOL = "ondemand"
+# Nine settings: every combination.
+SPACE = {"learning_rate": [0.0005, 0.002, 0.008], "hidden": [16, 32, 64]}
+DATASETS = "file:///data"
+SHORT = timedelta(minutes=5)
+PATIENCE = timedelta(hours=6)
+PLATFORM = load_platform()
+
+DOC = """
+Trains the fraud model on the week's card transactions, and deploys it if it beats the one in production.
+
+1. `wait_for_data`: until the day's transactions are in `s3://incoming` (six hours at most; no worker waits).
+2. `data`: `validate`, then cleaning (`preprocess`) beside feature engineering (`features`).
+3. `tuning`: nine settings, each trained on a GPU pod and nested in MLflow under the run. `select_best` takes
+   the best validation score; failed trials do not matter as long as one succeeded.
+4. `judgement`: the best model on held-out data, compared with the production champion. It must reach
+   `threshold` and be better by more than `min_improvement`. Without a champion there is nothing to beat.
+5. `deploy`: registers the version, rolls it out (and back if it does not serve), then names it `champion`.
+   `skip` registers it as `challenger` instead.
+6. `notify` says what came of it.
+
+A new champion updates the asset `trainyard://models/fraud/champion`, upon which `batch_inference` runs.
+
+To try it: `./scripts/run data_arrival`, then `./scripts/run fraud_detection_training --conf '{"epochs": 3}'`.
+"""
+
+SHARE: dict[str, Any] = {"type": "number", "maximum": 1}
+PARAMS = {
+    "epochs": Param(
+        12, type="integer", minimum=1, maximum=10_000, description="passes over the data, of each trial"
+    ),
+    "seed": Param(
+        0, type="integer", minimum=0, maximum=2**31 - 1, description="the same seed gives the same models"
+    ),
+    "pool": Param(POOL, type="string", enum=sorted(PLATFORM.pools), description="GPU pool to train in"),
+    "threshold": Param(0.3, **SHARE, minimum=0, description=f"{METRIC} that a champion needs"),
+    "min_improvement": Param(
+        0.005,
+        **SHARE,
+        minimum=-1,
+        description=f"by more than how much {METRIC} must beat the champion's; below 0 a fresher model "
+        "may be a little worse",
+    ),
+    "model_name": model_name_param(MODEL),
+    "data_date": data_date_param(),
+    "predict_after": Param(
+        False,
+        type="boolean",
+        description="trigger batch_inference with a model that was promoted; for another model_name than "
+        f"{MODEL}, whose asset does that anyway",
+    ),
+}
+
+with DAG(
+    "fraud_detection_training",
+    description="Card fraud: wait for data, tune on GPUs, deploy the best",
+    doc_md=DOC,
+    tags=["training", "fraud", "gpu"],
+    params=PARAMS,
+    schedule="0 2 * * 1",
+    **dag_args(),
+) as dag:
+    model_name = "{{ params.model_name }}"
+    data_params = {"model": MODEL, "date": DATE}
+
+    wait_for_data = S3KeySensor(
+        task_id="wait_for_data",
+        bucket_key=incoming_marker(SOURCE),
+        aws_conn_id=CONNECTION,
+        deferrable=True,
+        poke_interval=60,
+        timeout=PATIENCE.total_seconds(),
+        execution_timeout=PATIENCE,
+        inlets=[incoming(SOURCE)],
+        doc_md=f"Fails after {PATIENCE}, without another try, when nothing arrives: look at `data_arrival`.",
+    )
+
+    with TaskGroup("data", tooltip="Versioned data sets in the lake") as data:
+        validate = TrainingPodOperator(
+            task_id="validate",
+            step="validate",
+            dataset=incoming_uri(SOURCE),
+            output_uri=DATASETS,
+            step_params=data_params,
+            deadline=timedelta(minutes=30),
+        )
+        preprocess, features = (
+            TrainingPodOperator(
+                task_id=step,
+                step=step,
+                dataset=validate.output["dataset"],
+                output_uri=DATASETS,
+                step_params=data_params,
+                deadline=timedelta(minutes=30),
+            )
+            for step in ("preprocess", "features")
+        )
+
+    with TaskGroup("tuning", tooltip="Nine settings, and the best of them"):
+
+        @task(execution_timeout=SHORT)
+        def candidates(features_uri: str) -> list[dict[str, Any]]:
+            """The settings to try, as arguments of the training tasks."""
+            context = get_current_context()
+            params, dag_run = context["params"], context["dag_run"]
+            common = {
+                "model": MODEL,
+                "epochs": params["epochs"],
+                "seed": params["seed"],
+                "features_uri": features_uri,
+            }
+            parent = run_key(dag_run.dag_id, dag_run.run_id)
+            settings = sweep.settings("grid", SPACE, trials=9, seed=0)
+            return [
+                sweep.trial_arguments(number, trial, parent=parent, common=common)
+                for number, trial in enumerate(settings)
+            ]
+
+        trials = candidates(features.output["dataset"])
+        train = TrainingPodOperator.partial(
+            task_id="train",
+            step="train",
+            dataset=preprocess.output["dataset"],
+            gpu_pool="{{ params.pool }}",
+            # Airflow's pool cannot follow a parameter: this one counts, the pod goes where it is told.
+            pool=PLATFORM.pool(POOL).airflow_pool,
+            deadline=timedelta(hours=2),
+        ).expand_kwargs(trials)
+
+        @task(execution_timeout=SHORT, trigger_rule="all_done_min_one_success")
+        def select_best(trials: list[dict[str, Any]]) -> dict[str, Any]:
+            """Take the trial with the best validation score."""
+            outcomes = sweep.collect(get_current_context()["ti"], "tuning.train", trials)
+            print(sweep.table([outcomes]))
+            best = sweep.best([outcomes])
+            return {**best.arguments, "model_uri": best.result["model_uri"], "score": best.score}
+
+        best: Any = select_best(trials)
+        train >> best
+
+    with TaskGroup("judgement", tooltip="Held-out data, and the champion"):
+        evaluate = TrainingPodOperator(
+            task_id="evaluate",
+            step="evaluate",
+            dataset=preprocess.output["dataset"],
+            output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+            run_key=best["run_key"],
+            parent_run_key=best["parent_run_key"],
+            step_params={
+                "model": MODEL,
+                "model_uri": best["model_uri"],
+                "features_uri": features.output["dataset"],
+            },
+            deadline=timedelta(minutes=30),
+        )
+        decision: Any = gate.override(task_id="compare")(
+            evaluate.output,
+            model=model_name,
+            metric=METRIC,
+            minimum="{{ params.threshold }}",
+            min_improvement="{{ params.min_improvement }}",
+        )
+
+    @task.branch(execution_timeout=SHORT)
+    def route(decision: dict[str, Any]) -> str:
+        """Deploy what passed, keep the rest as challenger."""
+        return "deploy" if decision["passed"] else "skip"
+
+    with TaskGroup("deploy", tooltip="The champion is what serves") as deploy:
+        version: Any = register(evaluate.output, model=model_name)
+        rollout = DeployModelOperator(task_id="rollout", model=model_name, version=version["version"])
+        # Not its own rule none_failed: the group is skipped as a whole.
+        promoted: Any = promote.override(trigger_rule="all_success")(
+            evaluate.output, decision, model=model_name, date=DATE
+        )
+
+        @task.short_circuit(execution_timeout=SHORT)
+        def predict_after() -> bool:
+            """Whether the run is to trigger batch_inference."""
+            return bool(get_current_context()["params"]["predict_after"])
+
+        predict = TriggerDagRunOperator(
+            task_id="predict",
+            trigger_dag_id="batch_inference",
+            conf={"model_name": model_name, "data_date": DATE},
+            execution_timeout=SHORT,
+        )
+        version >> rollout >> promoted >> predict_after() >> predict
+
+    with TaskGroup("skip", tooltip="Not good enough") as skip:
+        challenger: Any = promote.override(task_id="register_challenger", trigger_rule="all_success")(
+            evaluate.output, decision, model=model_name, date=DATE
+        )
+
+    @task(execution_timeout=SHORT, trigger_rule="none_failed_min_one_success")
+    def notify(
+        promoted: dict[str, Any] | None, challenger: dict[str, Any] | None, evaluation: dict[str, Any]
+    ) -> str:
+        """Say what came of the run, whichever way it went."""
+        from trainyard import notify as notification
+
+        dag_run = get_current_context()["dag_run"]
+        promotion = promoted or challenger or {}
+        text = notification.summary(
+            dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=promotion, metrics=evaluation
+        )
+        return notification.notify(text)
+
+    wait_for_data >> data
+    route(decision) >> [deploy, skip]
+    notify(promoted, challenger, evaluate.output)

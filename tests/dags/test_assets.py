@@ -1,0 +1,71 @@
+"""The assets between DAGs, and what a run learns from them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import Param
+from airflow.sdk.definitions.param import ParamValidationError
+from airflow.sdk.execution_time.context import OutletEventAccessors
+from trainyard import assets
+from trainyard.templates import render
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def test_pods_and_sensors_look_at_the_same_place() -> None:
+    assert assets.incoming("transactions").uri == "s3://incoming/transactions"
+    assert assets.incoming_marker("t", "2026-11-21") == "s3://incoming/t/date=2026-11-21/_SUCCESS"
+    assert assets.incoming_uri("t", "2026-11-21") == "file:///data/incoming/t/date=2026-11-21"
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "2026-11-23"), ("2026-11-02", "2026-11-02")])
+def test_the_day_of_the_data_is_the_runs_own_unless_it_says_otherwise(
+    given: str | None, expected: str
+) -> None:
+    run = SimpleNamespace(run_after=datetime(2026, 11, 23, 2, tzinfo=UTC))
+    context = {"params": {"data_date": given}, "dag_run": run, "ti": None}
+    rendered = render({"whole": assets.DATE, "part": assets.incoming_uri("t")}, context)
+    assert rendered == {"whole": expected, "part": f"file:///data/incoming/t/date={expected}"}
+
+
+def test_a_day_that_is_none_is_refused_before_the_run() -> None:
+    param: Param = assets.data_date_param()
+    assert param.resolve("2026-11-21") == "2026-11-21"
+    assert param.resolve(None) is None
+    with pytest.raises(ParamValidationError):
+        param.resolve("last monday")
+
+
+def test_only_days_with_their_marker_are_complete() -> None:
+    keys = [
+        "t/date=2026-11-09/_SUCCESS",
+        "t/date=2026-11-09/t.csv",
+        "t/date=2026-11-16/t.csv",
+        "t/date=2026-11-16/sub/_SUCCESS",
+        "t/date=2026-11-02/_SUCCESS",
+        "tt/date=2026-11-20/_SUCCESS",
+    ]
+    assert assets.complete_days("t", keys) == ["2026-11-09", "2026-11-02"]
+
+
+def test_a_new_champion_is_announced_under_its_own_name() -> None:
+    outlets = OutletEventAccessors()
+    assets.announce_champion(outlets, model="fraud", version="3", date="2026-11-21")
+    (event,) = outlets[assets.CHAMPIONS].asset_alias_events
+    assert event.dest_asset_key.uri == assets.champion("fraud").uri == "trainyard://models/fraud/champion"
+    assert event.extra == {"model": "fraud", "version": "3", "date": "2026-11-21"}
+    assert event.source_alias_name == assets.CHAMPIONS.name
+
+
+def event(age: int, **extra: Any) -> SimpleNamespace:
+    return SimpleNamespace(timestamp=NOW - timedelta(hours=age), extra=extra)
+
+
+def test_a_run_learns_which_model_was_promoted() -> None:
+    assert assets.promoted_model({}) is None
+    assert assets.promoted_model({"asset": [event(1)]}) is None
+    assert assets.promoted_model({"asset": [event(2, model="old"), event(1, model="fraud")]}) == "fraud"
