@@ -40,13 +40,15 @@ async def started(task: TaskIdentity, request: Mapping[str, Any]) -> None:
 
 async def ended(task: TaskIdentity, request: Mapping[str, Any], outcome: Outcome) -> None:
     """Tell how that try ended, and what it made."""
-    inputs = _inputs(request)
-    if outcome.action is Action.SUCCEED:
-        outputs = _outputs(outcome.result, inputs)
-        await _emit(lambda to: task_event(to, task, "COMPLETE", inputs=inputs, outputs=outputs))
-    else:
-        error = f"{outcome.cause}: {outcome.message}"
-        await _emit(lambda to: task_event(to, task, "FAIL", inputs=inputs, error=error))
+
+    def event(to: Lineage) -> dict[str, Any]:
+        inputs = _inputs(request)
+        if outcome.action is Action.SUCCEED:
+            outputs = _outputs(outcome.result, inputs)
+            return task_event(to, task, "COMPLETE", inputs=inputs, outputs=outputs)
+        return task_event(to, task, "FAIL", inputs=inputs, error=f"{outcome.cause}: {outcome.message}")
+
+    await _emit(event)
 
 
 def registered(context: Mapping[str, Any], *, model: str, version: str, model_uri: str, dataset: str) -> None:
@@ -153,7 +155,8 @@ def _first_field(path: PurePosixPath) -> int:
 
 
 def _inputs(request: Mapping[str, Any]) -> list[Dataset]:
-    params = request.get("step_params") or {}
+    params = request.get("step_params")
+    params = params if isinstance(params, Mapping) else {}  # a template that could not be rendered
     return _datasets((request.get("dataset"), params.get("features_uri"), params.get("model_uri")))
 
 

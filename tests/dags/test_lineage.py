@@ -152,6 +152,17 @@ def test_what_is_no_uri_is_no_dataset(uri: str) -> None:
     assert lineage.dataset(uri) is None
 
 
+def test_a_request_that_could_not_be_rendered_has_a_run_all_the_same(
+    receive: Any, identity: TaskIdentity
+) -> None:
+    broken = {"dataset": "{{ nothing }}", "step_params": "{{ neither }}"}
+    with listening(201) as receiver:
+        receive(receiver.url)
+        asyncio.run(lineage.ended(identity, broken, Outcome(Cause.BAD_CONFIG, "nothing is undefined")))
+    check_event(receiver.got[0])
+    assert receiver.got[0]["inputs"] == []
+
+
 def test_it_is_off_by_default(identity: TaskIdentity, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="trainyard.lineage"):
         asyncio.run(lineage.started(identity, REQUEST))
