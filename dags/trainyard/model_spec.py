@@ -58,7 +58,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Approval:
-    """A person has to approve a new champion; empty `approvers` means anybody who may."""
+    """A person has to approve a new champion; empty `approvers` (ids of users) means anybody who may."""
 
     timeout: timedelta
     approvers: tuple[str, ...]
@@ -89,6 +89,7 @@ class ModelSpec:
     gate: Gate
     approval: Approval | None
     deploy: Deploy | None
+    notify: str
     max_active_runs: int
     retries: int
     timeout: timedelta
@@ -114,7 +115,8 @@ def parse_spec(text: str, name: str, platform: Platform) -> ModelSpec:
         message = f"a model file is called NAME.yaml, with NAME of a-z, 0-9, _ and -, not {name!r}; rename it"
         raise DocumentError([Problem(1, 1, message)])
     document = yaml_document.parse(text)
-    if problems := [document.problem(*found) for found in _schema_problems(document)]:
+    # jsonschema tells of each missing key, without saying which: every time, all of them are found.
+    if problems := [document.problem(*found) for found in dict.fromkeys(_schema_problems(document))]:
         raise DocumentError(problems)
     spec = _spec(name, _with_defaults(schema(), document.data))
     if problems := [document.problem(*found) for found in _reference_problems(spec, platform)]:
@@ -144,15 +146,16 @@ def _schema_problems(document: Document) -> Iterator[_Found]:
         path = tuple(error.absolute_path)
         if error.validator == "additionalProperties":
             known = error.schema["properties"]
-            for key in set(error.instance) - set(known):
-                yield (*path, key), _unknown(key, known)
+            for key in error.instance:
+                if key not in known:
+                    yield (*path, key), _unknown(key, known)
         elif error.validator == "required":
-            for key in set(error.validator_value) - set(error.instance):
-                missing = (*path, key)
-                about = error.schema["properties"][key]["description"]
-                yield path, f"{key} is missing; add {dotted(missing)}, {about}"
+            for key in error.validator_value:
+                if key not in error.instance:
+                    about = error.schema["properties"][key]["description"]
+                    yield path, f"{key} is missing; add {dotted((*path, key))}, {about}"
         else:
-            yield path, f"{_mismatch(error)}; it says: {error.schema['description']}"
+            yield path, f"{_mismatch(error)}; it is meant as: {error.schema['description']}"
 
 
 def _unknown(key: str, known: Mapping[str, Any]) -> str:
@@ -217,6 +220,7 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
         gate=Gate(**data["gate"]),
         approval=_approval(_option("approval", data)),
         deploy=_deploy(_option("deploy", data)),
+        notify=data["notify"],
         max_active_runs=data["quota"]["max_active_runs"],
         retries=data["retries"],
         timeout=duration(data["timeout"]),
@@ -234,7 +238,7 @@ def _option(key: str, data: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _approval(settings: Mapping[str, Any] | None) -> Approval | None:
     if settings is None:
         return None
-    return Approval(duration(settings["timeout"]), tuple(settings["approvers"]))
+    return Approval(duration(settings["timeout"]), tuple(map(str, settings["approvers"])))
 
 
 def _deploy(settings: Mapping[str, Any] | None) -> Deploy | None:
@@ -261,6 +265,8 @@ def _reference_problems(spec: ModelSpec, platform: Platform) -> Iterator[_Found]
             yield ("train", key), "is for training on GPUs, but train.pool is null; name a pool or remove it"
     if train.deadline > spec.timeout:
         yield ("train", "deadline"), "is longer than timeout, which ends the whole run; raise timeout"
+    if spec.approval and spec.approval.timeout > spec.timeout:
+        yield ("approval", "timeout"), "is longer than timeout, which ends the whole run; raise timeout"
     if spec.schedule is not None and (wrong := _cron_problem(spec.schedule)):
         yield ("schedule",), wrong
 

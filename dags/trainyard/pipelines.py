@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param, TaskGroup, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from trainyard.alerts import on_success
 from trainyard.assets import CHAMPIONS, DATASETS, DATE, announce_champion
 from trainyard.defaults import dag_args, default_args
 from trainyard.model_spec import ModelSpec, param_schema
@@ -21,17 +22,29 @@ from trainyard.platform import Platform, load_platform
 
 SHORT = timedelta(minutes=5)
 DATA_DEADLINE = timedelta(minutes=30)
+MODEL_NAME = "{{ params.model_name }}"
 
 DOC = """
-{description}
+{description}.
 
 Made from `{file}`, which the code tab shows; see "Add a model" in the README.
 
 `validate` and `preprocess` put a versioned data set into the lake, `train` resumes from its last checkpoint
 after losing its node, `evaluate` measures on held-out data. `gate` compares `{metric}` to the minimum and
-with the champion's; `register` makes a version of the model, `promote` names it `champion` or `challenger`.
+with the champion's, and `register` makes a version of the model. {release}`promote` names it `champion` or
+`challenger`.
 
 To try it: trigger it with other values below, or `./scripts/run {dag_id}`.
+"""
+QUESTION = (
+    "Shall {{ params.model_name }} v{{ ti.xcom_pull(task_ids='register')['version'] }} become champion?"
+)
+GROUNDS = """
+{{ ti.xcom_pull(task_ids='gate')['reason'] }}
+
+{% for name, value in ti.xcom_pull(task_ids='evaluate').items() if value is number -%}
+- {{ name }}: {{ value }}
+{% endfor %}
 """
 
 
@@ -44,15 +57,11 @@ def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
     with DAG(
         spec.dag_id,
         description=spec.description,
-        doc_md=DOC.format(
-            description=spec.description,
-            file=f"models/{spec.name}.yaml",
-            metric=spec.gate.metric,
-            dag_id=spec.dag_id,
-        ),
+        doc_md=_doc(spec),
         tags=sorted({"training", spec.model, *spec.tags}),
         params=_params(spec, platform),
         schedule=Asset(spec.asset) if spec.asset else spec.schedule,
+        on_success_callback=on_success if spec.notify == "always" else None,
         auto_register=False,
         **dag_args(
             max_active_runs=spec.max_active_runs,
@@ -61,19 +70,32 @@ def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
         ),
     ) as dag:
         evaluation = _training(spec, platform)
-        model = "{{ params.model_name }}"
         decision: Any = gate(
             evaluation,
-            model=model,
+            model=MODEL_NAME,
             metric=spec.gate.metric,
             minimum="{{ params.minimum }}",
             min_improvement="{{ params.min_improvement }}",
         )
-        version = register(evaluation, model=model)
-        promotion: Any = promote(evaluation, decision, model=model, date=DATE)
-        decision >> version >> promotion
+        version: Any = register(evaluation, model=MODEL_NAME)
+        decision >> version
+        answer, released = _release(spec, decision, version)
+        promotion: Any = promote(evaluation, decision, answer, model=MODEL_NAME, date=DATE)
+        [version, *released] >> promotion
         notify(promotion, evaluation)
     return dag
+
+
+def _doc(spec: ModelSpec) -> str:
+    steps = ["a person approves it"] if spec.approval else []
+    steps += ["it is deployed"] if spec.deploy else []
+    return DOC.format(
+        description=spec.description,
+        file=f"models/{spec.name}.yaml",
+        metric=spec.gate.metric,
+        release=f"If it is good enough, {' and '.join(steps)}. " if steps else "",
+        dag_id=spec.dag_id,
+    )
 
 
 def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
@@ -155,7 +177,49 @@ def _gpus(spec: ModelSpec, platform: Platform) -> dict[str, Any]:
         "gpus": train.gpus,
         # Airflow's pool cannot follow a parameter: this one counts the task, the pod goes where it is told.
         "pool": platform.pool(train.pool).airflow_pool,
+        "fallback": train.fallback,
+        "fallback_after": train.fallback_after,
+        "escalate_to": train.escalate_to,
     }
+
+
+def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[Any]]:
+    """The tasks between `register` and `promote`: the person's answer, and what has to come before `promote`.
+
+    They are skipped for a version that did not pass the gate.
+    """
+    if not (spec.approval or spec.deploy):
+        return None, []
+    answer = None
+    with TaskGroup("release", prefix_group_id=False, tooltip="Only for what passed the gate"):
+        last: Any = passed(decision)
+        version >> last
+        if spec.approval:
+            from trainyard.approval import approval_task
+
+            approve = approval_task(
+                "approve",
+                subject=QUESTION,
+                body=GROUNDS,
+                timeout=spec.approval.timeout,
+                approvers=spec.approval.approvers,
+            )
+            answer = approve.output
+            last >> approve
+            last = approve
+        if spec.deploy:
+            from trainyard.deploy import DeployModelOperator
+
+            deploy = DeployModelOperator(
+                task_id="deploy",
+                model=MODEL_NAME,
+                version=version["version"],
+                replicas=spec.deploy.replicas,
+                image=spec.image,
+            )
+            last >> deploy
+            last = deploy
+    return answer, [last]
 
 
 @task(execution_timeout=SHORT)
@@ -193,33 +257,43 @@ def register(evaluation: dict[str, Any], *, model: str) -> dict[str, Any]:
     return {"model": model, "version": str(version.version)}
 
 
+# Only the next task is skipped then; `promote` runs, and names the version challenger.
+@task.short_circuit(execution_timeout=SHORT, ignore_downstream_trigger_rules=False)
+def passed(decision: dict[str, Any]) -> bool:
+    """Go on to the release of a version that passed the gate."""
+    return decision["passed"]
+
+
 @task(execution_timeout=SHORT, trigger_rule="none_failed", outlets=[CHAMPIONS])
 def promote(
     evaluation: dict[str, Any],
     decision: dict[str, Any],
+    answer: dict[str, Any] | None = None,
     *,
     model: str,
     date: str,
 ) -> dict[str, Any]:
     """Name the version `champion` if the gate passed, else `challenger`, and announce a new champion.
 
-    The version is tagged with what it was judged by; `date` is the day of its data.
+    The version is tagged with what it was judged by. `answer` is a person's, who may overrule the gate;
+    `date` is the day of the data.
     """
+    from trainyard.approval import audit_tags, overruled, read_approval
     from trainyard.registry import Gate, connect
     from trainyard.registry import promote as promote_model
 
-    tags = {
-        k: v for k, v in evaluation.items() if isinstance(v, float) or k in ("data_version", "git_commit")
-    }
+    context = get_current_context()
+    approval = read_approval(answer)
+    verdict = overruled(Gate(**decision), approval)
     promotion = promote_model(
         connect(load_platform().training.tracking_uri),
         model=model,
         **_trained(evaluation),
-        gate=Gate(**decision),
-        tags=tags,
+        gate=verdict,
+        tags=audit_tags(context, evaluation=evaluation, gate=verdict, approval=approval),
     )
     if promotion.moved:
-        events = get_current_context()["outlet_events"]
+        events: Any = context["outlet_events"]
         announce_champion(events, model=model, version=promotion.version, date=date)
     return vars(promotion)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="trainyard-airflow-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 PLATFORM_FILE = Path(__file__).parent / "platform.json"
 os.environ["TRAINYARD_PLATFORM"] = str(PLATFORM_FILE)
+# The image's airflow_local_settings.py, which makes Airflow read model files.
+sys.path.append(str(Path(__file__).parents[2] / "images/airflow"))
 
 from trainyard.naming import TaskIdentity  # noqa: E402
 from trainyard.platform import Platform, load_platform  # noqa: E402
