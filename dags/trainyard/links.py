@@ -49,27 +49,17 @@ def why_pending(task: TaskIdentity) -> dict[str, str]:
     return {link.xcom_key: link.get_link(None, ti_key=task)}
 
 
-async def mlflow_of_run(training: Training, run_id: str) -> dict[str, str]:
-    """The XCom of the link to a run by its id; {} when MLflow does not say or has no public address."""
-    found = await _ask(training, "GET", "runs/get", {"run_id": run_id})
-    return _mlflow_link(training, found.get("run"))
-
-
-async def mlflow_of_key(training: Training, experiment: str, run_key: str) -> dict[str, str]:
-    """The XCom of the link to the run with that key; {} when there is none yet."""
+async def mlflow_run(training: Training, experiment: str, run_key: str) -> dict[str, str]:
+    """The XCom of the link to the run with that key; {} while there is none, or no address for people."""
     found = await _ask(training, "GET", "experiments/get-by-name", {"experiment_name": experiment})
     if not found:
         return {}
     wanted = f"tags.`{RUN_KEY_TAG}` = '{run_key}'"
     query = {"experiment_ids": [found["experiment"]["experiment_id"]], "filter": wanted, "max_results": 1}
     runs = (await _ask(training, "POST", "runs/search", query)).get("runs", [])
-    return _mlflow_link(training, runs[0] if runs else None)
-
-
-def _mlflow_link(training: Training, run: Mapping[str, Any] | None) -> dict[str, str]:
-    if not run:
+    if not runs:
         return {}
-    info, base = run["info"], training.tracking_ui_url.rstrip("/")
+    info, base = runs[0]["info"], training.tracking_ui_url.rstrip("/")
     return {MLflowRunLink().xcom_key: f"{base}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}"}
 
 

@@ -36,6 +36,7 @@ class TrainingPodTrigger(BaseTrigger):
         self.request = dict(request)
         self._render_error: Exception | None = None
         self._user = ""
+        self._has_mlflow_link = False
         self._failure: dict[str, Any] = {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -99,8 +100,7 @@ class TrainingPodTrigger(BaseTrigger):
             )
             outcome = await run.run()
             self._failure = run.failure(outcome)
-        if run_id := outcome.result.get("mlflow_run_id"):
-            await self._push(await links.mlflow_of_run(platform.training, run_id))
+        await self._link_mlflow(platform, wanted)
         return outcome
 
     def _origin(self) -> dict[str, str]:
@@ -130,9 +130,17 @@ class TrainingPodTrigger(BaseTrigger):
         found = dict(xcoms)
         if "pending" in xcoms:
             found |= links.why_pending(task)
-        if "node_name" in xcoms:
-            found |= await links.mlflow_of_key(platform.training, task.dag_id, run_key_of(request, task))
         await self._push(found)
+        if "node_name" in xcoms:
+            await self._link_mlflow(platform, request)
+
+    async def _link_mlflow(self, platform: Platform, request: TrainingRequest) -> None:
+        """Push the link to the MLflow run once there is one: at the start, or else at the end."""
+        if not self._has_mlflow_link:
+            task = self._identity()
+            found = await links.mlflow_run(platform.training, task.dag_id, run_key_of(request, task))
+            self._has_mlflow_link = bool(found)
+            await self._push(found)
 
     async def _alert(self, title: str, text: str, details: Mapping[str, Any]) -> None:
         task = self._identity()
