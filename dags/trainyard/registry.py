@@ -165,6 +165,23 @@ def promote(
     return Promotion(model, str(version.version), CHAMPION, gate.reason, moved=not is_champion)
 
 
+def appoint(
+    client: MlflowClient, *, model: str, version: str, reason: str, tags: Mapping[str, Any]
+) -> Promotion:
+    """Make a registered version champion without a gate, because a person put it into service.
+
+    May be repeated. The champion before it keeps tags that say until when it was and what replaced it.
+    """
+    appointed = client.get_model_version(model, version)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    before = find_alias(client, model, CHAMPION)
+    if before is not None and before.version == appointed.version:
+        return Promotion(model, version, CHAMPION, reason)
+    _tag(client, appointed, {**tags, "decided_at": now, "reason": reason})
+    _crown(client, appointed, before, now)
+    return Promotion(model, version, CHAMPION, reason, moved=True)
+
+
 def _crown(client: MlflowClient, version: ModelVersion, before: ModelVersion | None, now: str) -> None:
     """Move the alias champion to `version`. The alias moves last, so that a repetition finishes the rest."""
     if before is not None:

@@ -161,3 +161,19 @@ def test_a_challenger_that_wins_later_is_no_challenger_any_more(
     assert aliases == {"champion": 3}
     assert client.get_model_version(model, "2").tags["trainyard.replaced_by"] == "3"
     assert "trainyard.replaced_by" not in client.get_model_version(model, "3").tags
+
+
+def test_a_version_put_into_service_by_hand_becomes_champion(
+    client: MlflowClient, tmp_path: Path, model: str
+) -> None:
+    run(client, tmp_path, model, "first", 0.92)
+    run(client, tmp_path, model, "second", 0.95)
+    back = registry.appoint(client, model=model, version="1", reason="rolled back", tags={"by": "ann"})
+    assert (back.version, back.alias, back.moved) == ("1", "champion", True)
+    versions = {version: client.get_model_version(model, version) for version in ("1", "2")}
+    assert str(client.get_model_version_by_alias(model, "champion").version) == "1"
+    assert versions["1"].tags["trainyard.by"] == "ann"
+    assert "trainyard.champion_until" not in versions["1"].tags
+    assert versions["2"].tags["trainyard.replaced_by"] == "1"
+    again = registry.appoint(client, model=model, version="1", reason="again", tags={})
+    assert not again.moved
