@@ -61,6 +61,10 @@ def why_pending(
         return Pending(Wait.OTHER, "the scheduler has not looked at it yet")
     waiting = container_status(pod).get("state", {}).get("waiting", {})
     kind = waiting_kind(pod)
+    if kind is Wait.IMAGE:
+        image = pod["spec"]["containers"][0]["image"]
+        words = f"{waiting['reason']} {waiting.get('message', '')}".strip()
+        return Pending(kind, f"image {image} cannot be pulled to node {node} ({words})")
     if waiting.get("message"):
         return Pending(kind, f"on node {node}: {waiting.get('reason', '')} {waiting['message']}")
     warnings = [event for event in events if event.get("type") == "Warning"]

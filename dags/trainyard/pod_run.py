@@ -248,7 +248,8 @@ class PodRun:
             if pod is None or await self.kube.delete_unchanged(pod):
                 raise _NoGpu
         elif waited > self.startup_seconds:
-            raise _Over(Cause.UNSCHEDULABLE, f"not started within {self.startup_seconds} s: {pending.reason}")
+            cause = Cause.IMAGE if pending.kind is Wait.IMAGE else Cause.UNSCHEDULABLE
+            raise _Over(cause, f"not started within {self.startup_seconds} s: {pending.reason}")
 
     def _gpu(self) -> tuple[str | None, str]:
         """The attempt's GPU pool and what a GPU is called there."""
@@ -297,7 +298,7 @@ class Waits:
         self.reason = ""
         self._began = datetime.now(UTC)
         self._kind = Wait.START
-        self._told, self._told_at = "", 0.0
+        self._told, self._told_at = Pending(Wait.START, ""), 0.0
 
     def began_by(self, moment: datetime) -> None:
         """It has waited since `moment` at least: its pod is that old."""
@@ -310,9 +311,11 @@ class Waits:
     def is_news(self, pending: Pending) -> bool:
         """Note the reason; whether to tell it: when it changes, and now and then while it does not."""
         now = time.monotonic()
-        if pending.reason == self._told and now - self._told_at < REMIND_SECONDS:
+        # An image that is not there is tried again and again, in alternating words.
+        same = pending.reason == self._told.reason or pending.kind is self._told.kind is Wait.IMAGE
+        if same and now - self._told_at < REMIND_SECONDS:
             return False
-        self._told, self._told_at = pending.reason, now
+        self._told, self._told_at = pending, now
         # A node that prepares the pod is the end of waiting: keep what came before.
         if pending.kind is not Wait.START or self._kind is Wait.START:
             self._kind, self.reason = pending.kind, pending.reason

@@ -18,7 +18,7 @@ def pod(*, scheduled: str = "", waiting: dict[str, str] | None = None, node: str
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": scheduled}
     status = {"name": "trainer", "state": {"waiting": waiting or {}}}
     return {
-        "spec": {"nodeName": node} if node else {},
+        "spec": {"containers": [{"image": "i:1"}], **({"nodeName": node} if node else {})},
         "status": {
             "conditions": [condition] if scheduled else [],
             "containerStatuses": [status] if waiting else [],
@@ -107,7 +107,10 @@ def test_on_its_node_a_pod_waits_for_volumes_and_images() -> None:
     volume = why_pending(pod(waiting={"reason": "ContainerCreating"}, node="n"), [event])
     assert (volume.kind, volume.reason) == (Wait.VOLUME, "on node n: FailedMount: no such volume")
     image = why_pending(pod(waiting={"reason": "ErrImagePull", "message": "not found"}, node="n"))
-    assert (image.kind, image.reason) == (Wait.IMAGE, "on node n: ErrImagePull not found")
+    assert (image.kind, image.reason) == (
+        Wait.IMAGE,
+        "image i:1 cannot be pulled to node n (ErrImagePull not found)",
+    )
     assert why_pending(pod(node="n")).kind is Wait.START
     assert why_pending(pod()).reason == "the scheduler has not looked at it yet"
 

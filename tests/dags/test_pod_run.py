@@ -195,6 +195,23 @@ def test_the_reason_for_waiting_is_told_at_once_and_resolved(play: Callable[...,
     assert resolved["pod"] == story.server.created[0]["metadata"]["name"]
 
 
+def test_an_image_that_is_not_there_is_told_once(play: Callable[..., Story]) -> None:
+    async def cannot_pull(server: ApiServer, name: str) -> None:
+        async def flap() -> None:
+            for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull", "InvalidImageName"):
+                state = {"waiting": {"reason": reason, "message": f"{reason} text"}}
+                status = [{"name": "trainer", "state": state}]
+                await server.change(name, node="n", containerStatuses=status)
+                await asyncio.sleep(0.1)
+
+        asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(flap()))
+
+    story = play(cannot_pull)
+    assert story.outcome.cause is Cause.IMAGE
+    told = [pending["kind"] for pending in story.pushed("pending")]
+    assert told.count("image") == 1
+
+
 def test_a_quota_that_is_full_is_told_and_tried_again(play: Callable[..., Story]) -> None:
     story = play(succeeds, before=lambda server: server.refusals.extend([QUOTA] * 2))
     assert story.outcome.cause is Cause.SUCCESS
