@@ -127,6 +127,8 @@ def _sleeper(name: str, training: dict[str, Any], placement: dict[str, Any]) -> 
     return {
         "metadata": {"name": name},
         "spec": {
+            # Of a lower class it would be preempted by the training that is to wait for it.
+            "priorityClassName": training["priorityClassName"],
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 0,
