@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from trainyard.model_spec import Approval, Deploy, ModelSpec, parse_spec, schema
 from trainyard.platform import Platform
 from trainyard.yaml_document import DocumentError
 
+ROOT = Path(__file__).parents[2]
 LEAST = """\
 description: Who leaves
 data: generator://customers?rows=100&seed=1
@@ -225,3 +227,14 @@ def test_a_platform_without_gpus_says_so(platform: Platform) -> None:
         parse_spec(LEAST, "churn", replace(platform, pools={}))
     cpu = parse_spec(LEAST.replace("pool: ondemand", "pool: null"), "churn", replace(platform, pools={}))
     assert cpu.train.pool is None
+
+
+def test_the_schema_has_the_bounds_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "images/trainer/src"))
+    from trainyard_trainer.params import COMMON
+
+    known = schema()["properties"]["train"]["properties"]["params"]["properties"]
+    for name in known.keys() & COMMON.keys():
+        assert (known[name]["minimum"], known[name]["maximum"]) == (COMMON[name].low, COMMON[name].high), name
+    # The others are a model's own, which only numpy and torch can load.
+    assert known.keys() - COMMON.keys() == {"hidden", "dropout", "weight_decay"}
