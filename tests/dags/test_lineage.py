@@ -180,13 +180,14 @@ def test_a_receiver_in_trouble_hurts_nobody(
     answer: int | str,
     said: str,
 ) -> None:
-    monkeypatch.setattr(lineage, "SECONDS", 0.2)
+    if answer == "hang":
+        monkeypatch.setattr(lineage, "SECONDS", 0.2)
     begun = time.monotonic()
     with listening(answer, location="http://127.0.0.1:9/") as receiver:
         receive(receiver.url)
         asyncio.run(lineage.started(identity, REQUEST))
     assert said in caplog.text
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://[S3CRET", "marquez"])

@@ -91,7 +91,7 @@ def told(core: client.CoreV1Api, receiver: client.V1Pod) -> Iterator[None]:
 def test_one_failed_run_is_one_alert(core: client.CoreV1Api, trigger: Callable, finish: Callable) -> None:
     run = finish(trigger("alert", **BROKEN))
     assert run.state == "failed"
-    alert = wait_until("the alert", lambda: next(iter(_heard(core, run.run_id)), None))
+    alert = wait_until("the alert", lambda: next(iter(_heard(core, run.run_id)), None), seconds=240)
     assert alert["severity"] == "error"
     (failure,) = alert["details"]["failures"]
     assert failure["task_id"] == "validate"
@@ -103,7 +103,7 @@ def test_one_failed_run_is_one_alert(core: client.CoreV1Api, trigger: Callable, 
 
     # A second run, which has its own alert, leaves the first one with one.
     other = finish(trigger("alert-again", **BROKEN))
-    wait_until("the second alert", lambda: _heard(core, other.run_id))
+    wait_until("the second alert", lambda: _heard(core, other.run_id), seconds=240)
     assert len(_heard(core, run.run_id)) == 1
 
 
@@ -114,7 +114,7 @@ def test_a_receiver_that_is_gone_hurts_no_run(
     core.delete_namespaced_pod("receiver", SCRATCH, grace_period_seconds=0)
     run = finish(trigger("alert-down", **BROKEN))
     assert run.state == "failed"
-    log = wait_until("the dag-processor to give up", lambda: _told_of_failure(core), seconds=60)
+    log = wait_until("the dag-processor to give up", lambda: _told_of_failure(core), seconds=240)
     assert TOKEN not in log
 
 
@@ -130,7 +130,7 @@ def _heard(core: client.CoreV1Api, run_id: str) -> list[dict[str, Any]]:
 
 def _told_of_failure(core: client.CoreV1Api) -> str | None:
     """The dag-processor's log, once it says that the webhook did not take an alert."""
-    log = core.read_namespaced_pod_log(_dag_processor(core), NAMESPACE, since_seconds=120)
+    log = core.read_namespaced_pod_log(_dag_processor(core), NAMESPACE, since_seconds=300)
     lines = [line for line in log.splitlines() if "alert to webhook" in line]
     return log if lines and "sent" not in lines[-1] else None
 
