@@ -27,7 +27,10 @@ SHARED_INPUTS = (
     *(f"images/python/{file}" for file in ("apt-install", "network", "uv-bootstrap", "uv-install", "uv.txt")),
 )
 IGNORED_NAMES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
-BUILD_SETTINGS = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+BUILD_SETTINGS = (
+    *("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "GOPROXY", "GOSUMDB"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+)
 CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 DEFAULT_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -45,10 +48,17 @@ def _inputs(name: str, *files: str) -> tuple[str, ...]:
 
 
 IMAGES = {
-    "airflow": Image((*_inputs("airflow", "requirements.txt", "entrypoint", "clean-logs"), "dags"), (CPU,)),
+    "airflow": Image(
+        (
+            *_inputs("airflow", "requirements.txt", "entrypoint", "clean-logs", "airflow_local_settings.py"),
+            "dags",
+        ),
+        (CPU,),
+    ),
     "mlflow": Image(_inputs("mlflow", "requirements.txt"), (CPU,)),
     "postgres": Image(_inputs("postgres", "entrypoint"), (CPU,)),
     "trainer": Image(_inputs("trainer", "requirements.txt", "trainer", "unpack-torch", "src"), (CPU, GPU)),
+    "versitygw": Image(_inputs("versitygw", "build", "go"), (CPU,)),
     "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
 }
 """The images in the order in which they are built, the slowest first."""

@@ -30,6 +30,7 @@ IMAGE_KEYS = {
     "postgres": ("postgresql", "image"),
     "gpu-simulator": ("nvidia-device-plugin", "image"),
     "trainer": ("training", "image"),
+    "versitygw": ("versitygw", "image"),
 }
 READY_SECONDS = 600
 # Reasons that waiting does not cure, once they have lasted a while: the kubelet retries for ever.

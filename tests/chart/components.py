@@ -30,6 +30,7 @@ ALWAYS = [
     Component("Job", "trainyard-migrate-database", "airflow"),
     Component("Job", "trainyard-bootstrap-secrets", "airflow", token=True),
     Component("Job", "trainyard-airflow-pools", "airflow"),
+    Component("Deployment", "trainyard-versitygw", "versitygw", namespace="ml-training"),
 ]
 DATABASE = [Component("StatefulSet", "trainyard-postgresql", "postgresql")]
 PLUGIN = "nvidia-device-plugin"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +18,7 @@ DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 FERNET = "AIRFLOW__CORE__FERNET_KEY"
 JWT = "AIRFLOW__API_AUTH__JWT_SECRET"
 API = "AIRFLOW__API__SECRET_KEY"
+CONNECTION = "AIRFLOW_CONN_TRAINYARD_S3"
 # The keys of the official chart's values that ours may use (chart 1.22.0), beside what the umbrella needs.
 OFFICIAL_KEYS = """
     affinity airflowHome airflowLocalSettings airflowPodAnnotations airflowVersion apiSecretKeySecretName
@@ -29,10 +34,23 @@ OWN_KEYS = {
 }
 
 
+# What the database would hold of a small and a large XCom; both come back as they were.
+ROUND_TRIP = """
+import json
+from types import SimpleNamespace
+from airflow.sdk.execution_time.xcom import XCom
+stored = []
+for value in ("file:///data/x.csv", "x" * 102_400):
+    stored.append(XCom.serialize_value(value, key="k", task_id="task", dag_id="dag", run_id="run"))
+    assert XCom.deserialize_value(SimpleNamespace(value=stored[-1])) == value
+print(json.dumps(stored))
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "secrets"),
     [
-        ("trainyard-api-server", {DATABASE, FERNET, JWT, API}),
+        ("trainyard-api-server", {DATABASE, FERNET, JWT, API, CONNECTION}),
         ("trainyard-scheduler", {DATABASE, FERNET, JWT}),
         ("trainyard-dag-processor", {DATABASE, FERNET}),
         ("trainyard-triggerer", {DATABASE, FERNET}),
@@ -109,6 +127,24 @@ def test_the_options_exist_in_this_airflow() -> None:
     for section, options in airflow_cfg(render_chart()).items():
         for option in options:
             assert option in known[section]["options"], f"[{section}] {option}"
+
+
+def test_large_xcoms_are_files_on_the_volume_that_all_share(tmp_path: Path) -> None:
+    """With the chart's own settings but for the place: 100 KiB arrive whole, and the database has a path."""
+    config = airflow_cfg(render_chart())
+    files = config["common.io"]
+    assert files["xcom_objectstorage_path"].startswith("file:///opt/airflow/logs/")
+    files["xcom_objectstorage_path"] = f"file://{tmp_path}/xcom"
+    settings = {f"AIRFLOW__COMMON_IO__{option.upper()}": value for option, value in files.items()}
+    settings["AIRFLOW__CORE__XCOM_BACKEND"] = config["core"]["xcom_backend"]
+    environ = {**os.environ, **settings, "AIRFLOW_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", ROUND_TRIP], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    small, large = json.loads(done.stdout.splitlines()[-1])
+    assert small == "file:///data/x.csv"
+    assert large.startswith(f"file://{tmp_path}/xcom/dag/run/task/") and large.endswith(".gz")
+    (file,) = (tmp_path / "xcom").rglob("*.gz")
+    assert file.stat().st_size < 1024
 
 
 def test_one_scheduler_at_a_time() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import airflow
 import pytest
@@ -48,3 +48,11 @@ def test_secrets_are_long_and_different() -> None:
     assert make_value({"value": "admin"}, None) == "admin"
     with pytest.raises(ValueError, match="unknown recipe"):
         make_value({"generate": "pasword"}, None)
+
+
+def test_a_secret_is_composed_of_secrets_of_other_namespaces() -> None:
+    make_value = load("files/bootstrap_secrets.py").make_value
+    stored = {"team/keys": {"id": "a", "key": "b"}, "own": {"key": "c"}}
+    cluster = SimpleNamespace(read=stored.__getitem__)
+    recipe = {"template": '{"login": "{team/keys/id}", "password": "{team/keys/key}", "x": "{own/key}"}'}
+    assert make_value(recipe, cluster) == '{"login": "a", "password": "b", "x": "c"}'

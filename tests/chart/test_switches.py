@@ -6,7 +6,7 @@ import pytest
 from components import VARIANTS
 from render import identity, render_chart
 
-SUBCHARTS = ("airflow", "mlflow", "nvidia-device-plugin", "postgresql")
+SUBCHARTS = ("airflow", "mlflow", "nvidia-device-plugin", "postgresql", "versitygw")
 # Without its own MLflow the chart must be told of another.
 NEEDED = {"mlflow": {"training": {"trackingUri": "http://mlflow.example.com"}}}
 

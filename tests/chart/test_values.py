@@ -44,6 +44,7 @@ BAD: list[tuple[Object, str]] = [
     ({"airflow": {"env": []}}, r"airflow\.env: TRAINYARD_PLATFORM"),
     ({"airflow": {"volumeMounts": []}}, r"airflow\.volumeMounts"),
     ({"airflow": {"logs": {"persistence": {"existingClaim": "x"}}}}, r"airflow\.logs\.persistence\."),
+    ({"airflow": {"logs": {"persistence": {"enabled": False}}}}, r"common\.io\.xcom_objectstorage_path"),
     ({"airflow": {"images": {"airflow": {"pullPolicy": "Sometimes"}}}}, "images/airflow/pullPolicy"),
     ({"mlflow": {"enabled": False}}, r"training\.trackingUri"),
     ({"mlflow": {"allowedHosts": ["*"]}}, "allowedHosts/0"),
@@ -52,6 +53,11 @@ BAD: list[tuple[Object, str]] = [
     ({"mlflow": {"service": {"nodePort": 80}}}, "service/nodePort"),
     ({"postgresql": {"auth": {"databases": ["Air flow"]}}}, "auth/databases/0"),
     ({"nvidia-device-plugin": {"migStrategy": "some"}}, "migStrategy"),
+    ({"airflow": {"apiServer": {"env": []}}}, r"airflow\.apiServer\.env: AIRFLOW_CONN_TRAINYARD_S3"),
+    ({"versitygw": {"buckets": ["Incoming"]}}, "buckets/0"),
+    ({"versitygw": {"metadata": "none"}}, "metadata"),
+    ({"versitygw": {"namespace": "other"}}, r"versitygw\.namespace"),
+    ({"versitygw": {"persistence": {"existingClaim": "x"}}}, r"versitygw\.persistence\.existingClaim"),
     ({"secrets": {"admin": {"username": ""}}}, "secrets/admin/username"),
 ]
 
@@ -68,6 +74,7 @@ def test_all_bad_values_are_told_at_once() -> None:
         "gpuPools": {"spot": {"nodes": {"min": 2}}},
         "training": {"namespace": "trainyard"},
         "mlflow": {"replicas": 2},
+        "versitygw": {"namespace": "trainyard"},
     }
     with pytest.raises(ChartError, match=r"(?s)3 bad value.*gpuPools.*training\.namespace.*mlflow\.replicas"):
         render_text(values=values)

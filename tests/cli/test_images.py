@@ -39,6 +39,7 @@ def changed(before: dict[str, str]) -> set[str]:
         ("images/trainer/src/trainyard_trainer/cli.py", {"trainer"}),
         ("images/mlflow/requirements.txt", {"mlflow"}),
         ("images/postgres/entrypoint", {"postgres"}),
+        ("images/versitygw/go/go.sum", {"versitygw"}),
         ("images/python/uv.txt", set(images.IMAGES)),
         ("images/mlflow/requirements.in", set()),
         ("images/python/README.md", set()),
@@ -98,6 +99,7 @@ def test_images_go_only_to_nodes_that_run_them() -> None:
         "mlflow": ["worker"],
         "postgres": ["worker"],
         "trainer": ["worker", *gpu],
+        "versitygw": ["worker"],
         "gpu-simulator": gpu,
     }
     assert {name: images.target_nodes(name, NODES) for name in images.IMAGES} == expected

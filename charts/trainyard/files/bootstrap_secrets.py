@@ -5,6 +5,7 @@ SECRETS is a JSON object: Secret name -> key -> one of
     {"generate": "fernet"}      a key for Airflow's fernet
     {"value": "..."}            the text itself
     {"template": "...{s/k}..."} the text, with {s/k} replaced by the key k of the Secret s
+A Secret of another namespace than this pod's is called namespace/name.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-REFERENCE = re.compile(r"\{([\w.-]+)/([\w.-]+)\}")
+REFERENCE = re.compile(r"\{((?:[\w.-]+/)?[\w.-]+)/([\w.-]+)\}")
 ALREADY_EXISTS = 409
 
 
 class Cluster:
-    """The Secrets of this pod's own namespace, through the Kubernetes API."""
+    """The cluster's Secrets, through the Kubernetes API."""
 
     def __init__(self) -> None:
         """Read the address, the certificate and the token from where Kubernetes puts them."""
         host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
         host = f"[{host}]" if ":" in host else host
-        namespace = (ACCOUNT / "namespace").read_text()
-        self.url = f"https://{host}:{port}/api/v1/namespaces/{namespace}/secrets"
+        self.url = f"https://{host}:{port}/api/v1/namespaces"
+        self.namespace = (ACCOUNT / "namespace").read_text()
         self.tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         self.headers = {
             "Authorization": "Bearer " + (ACCOUNT / "token").read_text(),
@@ -46,17 +47,24 @@ class Cluster:
         with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
             return json.load(answer)
 
-    def read(self, name: str) -> dict[str, str]:
+    def _locate(self, full_name: str) -> tuple[str, str]:
+        """Return the address of a Secret's namespace, and the Secret's name in it."""
+        namespace, _, name = full_name.rpartition("/")
+        return f"{self.url}/{namespace or self.namespace}/secrets", name
+
+    def read(self, full_name: str) -> dict[str, str]:
         """Return the keys and values of a Secret."""
-        data = self._call(f"{self.url}/{name}")["data"]
+        url, name = self._locate(full_name)
+        data = self._call(f"{url}/{name}")["data"]
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
-    def create(self, name: str, values: dict[str, str]) -> bool:
+    def create(self, full_name: str, values: dict[str, str]) -> bool:
         """Make a Secret; False when there is one of that name already."""
+        url, name = self._locate(full_name)
         metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "trainyard"}}
         body = {"metadata": metadata, "type": "Opaque", "stringData": values}
         try:
-            self._call(self.url, body)
+            self._call(url, body)
         except urllib.error.HTTPError as error:
             if error.code != ALREADY_EXISTS:
                 raise

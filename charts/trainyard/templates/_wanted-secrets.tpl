@@ -1,5 +1,6 @@
 {{/* The Secrets that the bootstrap Job makes where they are missing: name -> key -> how its value comes about
-     ({generate: password|fernet}, {value: ...}, or {template: text with {secret/key} in it}).
+     ({generate: password|fernet}, {value: ...}, or {template: text with {secret/key} in it}). The name of one in
+     another namespace than the release's is namespace/name.
      Params: the root context */}}
 {{- define "trainyard.wantedSecrets" -}}
 {{- $airflow := .Values.airflow -}}
@@ -23,5 +24,17 @@
 {{ .Values.mlflow.backendStore.secretName }}:
   connection: {template: "postgresql+psycopg2://mlflow:{{ printf "{%s/mlflow-password}" $secret }}@{{ $address }}/mlflow"}
 {{- end }}
+{{- end }}
+{{- if .Values.versitygw.enabled }}
+{{- $versitygw := .Subcharts.versitygw }}
+{{- $secret := printf "%s/%s" (include "versitygw.namespace" $versitygw) $versitygw.Values.auth.secretName }}
+{{ $secret }}:
+  access-key: {value: trainyard}
+  secret-key: {generate: password}
+{{ .Values.secrets.objectStore.connectionSecretName }}:
+  connection:
+    template: |-
+      {"conn_type": "aws", "login": "{{ printf "{%s/access-key}" $secret }}", "password": "{{ printf "{%s/secret-key}" $secret }}",
+      "extra": {"endpoint_url": "{{ include "versitygw.url" $versitygw }}", "region_name": "us-east-1"}}
 {{- end }}
 {{- end }}

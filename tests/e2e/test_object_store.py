@@ -1,0 +1,209 @@
+"""The embedded object store: the same bytes are objects to S3 clients and files to training pods.
+
+And large XComs, which are files that every Airflow pod can read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import NAMESPACE
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+from kubernetes.stream import stream
+from pods import wait_until
+
+POD = "scratch-object-store"
+BUCKET = "incoming"
+FOLDER = f"e2e-{time.strftime('%Y%m%d-%H%M%S')}"
+MEBIBYTE = 1 << 20
+
+Python = Callable[[str], Any]
+
+
+def run_python(core: client.CoreV1Api, namespace: str, pod: str, container: str, script: str) -> Any:
+    """Run a script in a pod and return what it printed last, as JSON."""
+    output = stream(
+        core.connect_get_namespaced_pod_exec,
+        pod,
+        namespace,
+        container=container,
+        command=["python3", "-c", script],
+        stdout=True,
+        stderr=True,
+    )
+    try:
+        return json.loads(output.splitlines()[-1])
+    except (IndexError, ValueError):
+        pytest.fail(f"the script in {pod} failed:\n{output}")
+
+
+@pytest.fixture(scope="module")
+def in_component(core: client.CoreV1Api) -> Callable[[str, str], Any]:
+    """Runs Python in the pod of a component of Airflow."""
+
+    def _run(component: str, script: str) -> Any:
+        pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"component={component}").items
+        pod = next(each for each in pods if each.status.phase == "Running")
+        return run_python(core, NAMESPACE, pod.metadata.name, component, script)
+
+    return _run
+
+
+@pytest.fixture(scope="module")
+def s3(in_component: Callable[[str, str], Any]) -> Python:
+    """Runs Python in the api-server, the one that holds the connection, with its S3 hook as `hook`."""
+    prelude = (
+        "import json\n"
+        "from airflow.providers.amazon.aws.hooks.s3 import S3Hook\n"
+        "hook = S3Hook('trainyard_s3')\n"
+        f"bucket, folder = {BUCKET!r}, {FOLDER!r}\n"
+    )
+    return lambda script: in_component("api-server", prelude + script)
+
+
+@pytest.fixture(scope="module")
+def training_pod(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Python]:
+    """Runs Python in a pod like training pods, on another node than the object store's, datasets writable."""
+    training = platform["training"]
+    datasets = training["volumes"]["datasets"]
+    spot = platform["pools"]["spot"]
+    container = {
+        "name": "base",
+        "image": training["image"],
+        "imagePullPolicy": training["imagePullPolicy"],
+        "command": ["sleep", "600"],
+        "securityContext": training["containerSecurityContext"],
+        "resources": training["resources"]["cpu"],
+        "volumeMounts": [{"name": "datasets", "mountPath": datasets["mountPath"]}],
+    }
+    core.create_namespaced_pod(
+        training["namespace"],
+        {
+            "metadata": {"name": POD},
+            "spec": {
+                "serviceAccountName": training["serviceAccountName"],
+                "automountServiceAccountToken": False,
+                "securityContext": training["podSecurityContext"],
+                "nodeSelector": spot["nodeSelector"],
+                "tolerations": spot["tolerations"],
+                "terminationGracePeriodSeconds": 0,
+                "containers": [container],
+                "volumes": [
+                    {"name": "datasets", "persistentVolumeClaim": {"claimName": datasets["claimName"]}}
+                ],
+            },
+        },
+    )
+    try:
+
+        def running() -> bool:
+            return core.read_namespaced_pod(POD, training["namespace"]).status.phase == "Running"
+
+        wait_until(f"pod {POD} to run", running)
+        prelude = (
+            "import json, shutil\n"
+            "from pathlib import Path\n"
+            f"folder = Path({datasets['mountPath']!r}, {BUCKET!r}, {FOLDER!r})\n"
+        )
+
+        def _run(script: str) -> Any:
+            return run_python(core, training["namespace"], POD, "base", prelude + script)
+
+        yield _run
+        _run("shutil.rmtree(folder); print('true')")
+    finally:
+        core.delete_namespaced_pod(POD, training["namespace"])
+
+        def gone() -> bool:
+            try:
+                core.read_namespaced_pod(POD, training["namespace"])
+            except ApiException as error:
+                return error.status == 404
+            return False
+
+        wait_until(f"pod {POD} to be gone", gone)
+
+
+def test_a_file_of_a_training_pod_is_an_object(s3: Python, training_pod: Python) -> None:
+    size = training_pod(
+        "folder.mkdir(parents=True)\n"
+        f"(folder / 'large.bin').write_bytes(bytes(20 * {MEBIBYTE}))\n"
+        "(folder / '_SUCCESS').touch()\n"
+        "print((folder / 'large.bin').stat().st_size)"
+    )
+    assert s3("print(json.dumps(hook.list_keys(bucket, prefix=folder + '/')))") == [
+        f"{FOLDER}/_SUCCESS",
+        f"{FOLDER}/large.bin",
+    ]
+    found = "hook.get_key(f'{folder}/large.bin', bucket)"
+    assert s3(f"print(len({found}.get()['Body'].read()))") == size == 20 * MEBIBYTE
+    assert s3("print(json.dumps(hook.check_for_key(f'{folder}/_SUCCESS', bucket)))") is True
+    assert s3("print(json.dumps(hook.check_for_key(f'{folder}/nothing', bucket)))") is False
+
+
+def test_an_uploaded_object_is_a_file_that_a_training_pod_may_change(
+    s3: Python, training_pod: Python
+) -> None:
+    """In parts, as clients send what is larger than 8 MiB."""
+    s3(
+        "import io\n"
+        f"content = io.BytesIO(b'x' * 20 * {MEBIBYTE})\n"
+        "hook.load_file_obj(content, f'{folder}/day/part.csv', bucket)\n"
+        "print('true')"
+    )
+    file = "folder / 'day' / 'part.csv'"
+    assert training_pod(f"print(({file}).stat().st_size)") == 20 * MEBIBYTE
+    training_pod(f"({file}).write_text('changed'); (folder / 'day' / 'more').touch(); print('true')")
+    assert s3("print(json.dumps(hook.read_key(f'{folder}/day/part.csv', bucket)))") == "changed"
+    s3("hook.delete_objects(bucket, [f'{folder}/day/part.csv']); print('true')")
+    assert training_pod(f"print(json.dumps(({file}).exists()))") is False
+
+
+def test_nothing_else_of_the_volume_is_served(s3: Python) -> None:
+    assert s3("print(json.dumps([each['Name'] for each in hook.conn.list_buckets()['Buckets']]))") == [BUCKET]
+    refused = s3(
+        "from botocore.exceptions import ClientError\n"
+        "try:\n"
+        "    hook.create_bucket('e2e-other')\n"
+        "    print('\"made\"')\n"
+        "except ClientError as error:\n"
+        "    print(json.dumps(str(error)))"
+    )
+    assert "CreateBucket" in refused
+
+
+def test_without_its_keys_nobody_gets_in(s3: Python) -> None:
+    status = s3(
+        "import urllib.error, urllib.request\n"
+        "try:\n"
+        "    urllib.request.urlopen(f'{hook.conn.meta.endpoint_url}/{bucket}')\n"
+        "except urllib.error.HTTPError as error:\n"
+        "    print(error.code)"
+    )
+    assert status == 403
+
+
+def test_a_large_xcom_of_one_pod_is_read_by_another(in_component: Callable[[str, str], Any]) -> None:
+    stored = in_component(
+        "triggerer",
+        "import json\n"
+        "from airflow.sdk.execution_time.xcom import XCom\n"
+        f"coordinates = dict(key='k', task_id='t', dag_id='e2e', run_id={FOLDER!r})\n"
+        "print(json.dumps(XCom.serialize_value('x' * 102_400, **coordinates)))",
+    )
+    assert len(stored) < 256
+    size = in_component(
+        "dag-processor",
+        "from pathlib import Path\n"
+        "from types import SimpleNamespace\n"
+        "from airflow.sdk.execution_time.xcom import XCom\n"
+        f"value = XCom.deserialize_value(SimpleNamespace(value={stored!r}))\n"
+        f"Path({stored.removeprefix('file://')!r}).unlink()\n"
+        "print(len(value))",
+    )
+    assert size == 102_400
