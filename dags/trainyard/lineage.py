@@ -51,20 +51,19 @@ async def ended(task: TaskIdentity, request: Mapping[str, Any], outcome: Outcome
     await _emit(event)
 
 
-def registered(context: Mapping[str, Any], *, model: str, version: str, model_uri: str, dataset: str) -> None:
-    """Tell that a task on a worker made a version of a model of what was trained, and on which data.
+def registered(context: Mapping[str, Any], *, model: str, version: str, model_uri: str) -> None:
+    """Tell that a task on a worker made a version of a model of what was trained.
 
     Args:
         context: the task's.
         model: the model's name in the registry.
         version: its version.
-        model_uri: what `train` returned.
-        dataset: URI of the data that it was trained on; may be empty.
+        model_uri: what `train` returned, whose own event names the data.
     """
     ti = context["ti"]
-    task = TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, 1)
-    inputs = _datasets((model_uri, dataset))
-    outputs = [_model(model, version)]
+    map_index = -1 if ti.map_index is None else ti.map_index
+    task = TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, map_index, ti.try_number)
+    inputs, outputs = _datasets([model_uri]), [_model(model, version)]
     asyncio.run(_emit(lambda to: task_event(to, task, "COMPLETE", inputs=inputs, outputs=outputs)))
 
 

@@ -90,10 +90,10 @@ def test_a_training_task_links_its_data_to_its_model(receive: Any, identity: Tas
 
 
 def test_registration_links_the_trained_model_to_its_version(receive: Any) -> None:
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="register", map_index=None)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="register", map_index=None, try_number=1)
     with listening(201) as receiver:
         receive(receiver.url)
-        lineage.registered({"ti": ti}, model="digits", version="3", model_uri="models:/m-1f", dataset="")
+        lineage.registered({"ti": ti}, model="digits", version="3", model_uri="models:/m-1f")
     (event,) = receiver.got
     check_event(event)
     assert named(event["inputs"]) == [("mlflow", "m-1f", "")]
