@@ -243,31 +243,25 @@ with DAG(
         def register_challenger(evaluation: dict[str, Any]) -> str:
             """Keep the winner in the registry; whether it gets into production is not the sweep's to say."""
             from trainyard import notify, registry
+            from trainyard.approval import audit_tags
 
             context = get_current_context()
-            dag_run = context["dag_run"]
+            params, dag_run = context["params"], context["dag_run"]
+            gate = registry.Gate(
+                False, "the best of a sweep, which promotes nothing", evaluation["score"], None
+            )
             promotion = registry.promote(
                 registry.connect(PLATFORM.training.tracking_uri),
-                model=context["params"]["model_name"] or context["params"]["model"],
+                model=params["model_name"] or params["model"],
                 model_uri=evaluation["model_uri"],
                 run_id=evaluation["mlflow_run_id"],
                 run_key=run_key(dag_run.dag_id, dag_run.run_id),
-                gate=registry.Gate(
-                    False, "the best of a sweep, which promotes nothing", evaluation["score"], None
-                ),
-                tags={
-                    name: value
-                    for name, value in evaluation.items()
-                    if isinstance(value, float) or name in ("data_version", "git_commit")
-                },
+                gate=gate,
+                tags=audit_tags(context, evaluation=evaluation, gate=gate),
             )
-            return notify.notify(
-                notify.summary(
-                    dag_id=dag_run.dag_id,
-                    run_id=dag_run.run_id,
-                    promotion=vars(promotion),
-                    metrics=evaluation,
-                )
+            text = notify.summary(
+                dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=vars(promotion), metrics=evaluation
             )
+            return notify.notify(text)
 
         register_challenger(evaluate.output)
