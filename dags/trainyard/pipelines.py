@@ -278,6 +278,7 @@ def promote(
     The version is tagged with what it was judged by. `answer` is a person's, who may overrule the gate;
     `date` is the day of the data.
     """
+    from trainyard import lineage
     from trainyard.approval import audit_tags, overruled, read_approval
     from trainyard.registry import Gate, connect
     from trainyard.registry import promote as promote_model
@@ -291,6 +292,9 @@ def promote(
         **_trained(evaluation),
         gate=verdict,
         tags=audit_tags(context, evaluation=evaluation, gate=verdict, approval=approval),
+    )
+    lineage.registered(
+        context, model=model, version=promotion.version, model_uri=evaluation["model_uri"], dataset=""
     )
     if promotion.moved:
         events: Any = context["outlet_events"]
