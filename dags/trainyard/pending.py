@@ -111,6 +111,11 @@ def from_scheduler(message: str, pool: str | None = None, resource: str = "") ->
     return Pending(kind, f"{sentence} ({message})", lacks_gpu)
 
 
+def short(reason: str) -> str:
+    """The sentence without the original that follows it in brackets."""
+    return reason.partition(" (")[0]
+
+
 class _Nodes:
     """The scheduler's reasons, counted: each node is left out for one reason, or for several resources."""
 

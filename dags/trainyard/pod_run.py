@@ -21,7 +21,7 @@ from trainyard.attempt import Attempt, RetryPlan
 from trainyard.kube import Kube, KubeError, LogPosition
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.outcomes import Action, Cause, Outcome
-from trainyard.pending import Pending, Wait, from_quota, waiting_kind, why_pending
+from trainyard.pending import Pending, Wait, from_quota, short, waiting_kind, why_pending
 from trainyard.platform import Platform
 from trainyard.pods import GRACE_SECONDS, TrainingRequest, build_pod
 
@@ -34,6 +34,7 @@ RELAUNCH_SECONDS = (
 )
 MAX_BACKOFF_SECONDS = 60
 LAST_LINES = 20  # log lines kept for the report of a failure
+LONGEST_LINE = 1000  # characters of each
 _LEVELS = {
     "debug": logging.DEBUG,
     "warning": logging.WARNING,
@@ -171,10 +172,10 @@ class PodRun:
         """Go on with a CPU, and tell everybody."""
         given_up, self._attempt = self._attempt, self._attempt.on_cpu()
         waited = f"{self._waits.seconds():.0f} s"
-        why = self._waits.reason
+        why = short(self._waits.reason)
         self.log.warning("no GPU within %s (%s): %s follows", waited, why, self._attempt)
         fallback = {"to": "cpu", "pool": given_up.gpu_pool, "waited_seconds": round(self._waits.seconds())}
-        await self.announce({"fallback": {**fallback, "reason": why}})
+        await self.announce({"fallback": {**fallback, "reason": self._waits.reason}})
         await self.alert(
             f"{self.task.dag_id}.{self.task.task_id} goes on without a GPU",
             f"No GPU of pool {given_up.gpu_pool} within {waited}: {why}. It now runs on a CPU, with "
@@ -287,7 +288,7 @@ class PodRun:
 
     def _copy(self, line: str) -> None:
         level, text = readable(line)
-        self.last_lines.append(text)
+        self.last_lines.append(text[:LONGEST_LINE])
         self.log.log(level, "%s", text)
 
 
