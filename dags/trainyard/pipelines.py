@@ -293,9 +293,7 @@ def promote(
         gate=verdict,
         tags=audit_tags(context, evaluation=evaluation, gate=verdict, approval=approval),
     )
-    lineage.registered(
-        context, model=model, version=promotion.version, model_uri=evaluation["model_uri"], dataset=""
-    )
+    lineage.registered(context, model=model, version=promotion.version, model_uri=evaluation["model_uri"])
     if promotion.moved:
         events: Any = context["outlet_events"]
         announce_champion(events, model=model, version=promotion.version, date=date)
