@@ -55,10 +55,10 @@ IMAGES = {
         ),
         (CPU,),
     ),
+    "versitygw": Image(_inputs("versitygw", "build", "go"), (CPU,)),
     "mlflow": Image(_inputs("mlflow", "requirements.txt"), (CPU,)),
     "postgres": Image(_inputs("postgres", "entrypoint"), (CPU,)),
     "trainer": Image(_inputs("trainer", "requirements.txt", "trainer", "unpack-torch", "src"), (CPU, GPU)),
-    "versitygw": Image(_inputs("versitygw", "build", "go"), (CPU,)),
     "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
 }
 """The images in the order in which they are built, the slowest first."""
