@@ -181,23 +181,21 @@ def _place(text: str, position: int) -> tuple[int, int]:
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
-    mark = error.problem_mark or error.context_mark
-    what = error.problem or error.context or "cannot be read"
-    if mark is not None and text[mark.index : mark.index + 1] == "\t":
-        return Problem(*_mark(mark), "a tab; YAML indents with spaces, so put spaces there")
-    where = ""
-    if error.context and error.context_mark:
-        where = f" ({error.context} that began in line {error.context_mark.line + 1})"
-    return (
-        Problem(*_mark(mark), f"not YAML: {what}{where}; correct it{_cure(what)}")
-        if mark
-        else Problem(1, 1, what)
+    mark: Any = error.problem_mark or error.context_mark
+    line, column = _mark(mark)
+    if text[mark.index : mark.index + 1] == "\t":
+        return Problem(line, column, "a tab; YAML indents with spaces, so put spaces there")
+    began = (
+        f" ({error.context} that began in line {error.context_mark.line + 1})" if error.context_mark else ""
     )
+    return Problem(line, column, f"not YAML: {error.problem}{began}{_cure(error.problem or '')}")
 
 
-def _cure(what: str) -> str:
-    if "mapping values" in what:
-        return ": text with a colon needs quotes"
-    if "aliases" in what or "undefined" in what:
-        return ""
-    return ", the indentation or a missing quote or bracket"
+def _cure(problem: str) -> str:
+    if "aliases" in problem:
+        return ""  # it says so itself
+    if "mapping values" in problem:
+        return "; put text with a colon in quotes, or correct the indentation"
+    if "another document" in problem:
+        return "; remove what follows ---, each model has a file of its own"
+    return "; correct the indentation, a quote or a bracket"
