@@ -22,19 +22,21 @@ from trainyard_serving.settings import Settings
 from trainyard_trainer import artifact
 from trainyard_trainer.errors import BadConfig, BadData
 
-MODEL = "twice"
-ROWS = [[1.0, 2.0], [3.0, 4.0]]
+MODEL = "greater"
+ROWS = [[1.0, 2.0], [4.0, 3.0]]
+ANSWERS = [[0.0, 1.0], [1.0, 0.0]]
+FILES = {
+    "example": "serving_input_example.json",
+    "answer": "serving_output_example.json",
+    "weights": "data/model.pth",
+}
 
 
-class Twice(torch.nn.Module):
-    """Doubles float32 rows, and refuses anything else, as a linear layer does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(2 * torch.eye(2))
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows @ self.weight
+def network() -> torch.nn.Module:
+    """Takes float32 rows of two values and nothing else, and is sure of the greater one's class."""
+    layer = torch.nn.Linear(2, 2, bias=False)
+    layer.weight.data = 1000 * torch.eye(2)  # so sure that softmax leaves 0 and 1
+    return layer
 
 
 @dataclass
@@ -47,19 +49,18 @@ class Registry:
     def uri(self) -> str:
         return (self.directory / "mlruns").as_uri()
 
-    def register(self, *, answer: Any = None, example: Any = None, damage: bool = False) -> str:
+    def register(self, *, without_example: bool = False, **files: str) -> str:
+        """Register a good model, with the content of some of its `files` replaced; return its version."""
         client = MlflowClient(self.uri)
         if not client.search_registered_models():
             client.create_registered_model(MODEL)
         count = len(client.search_model_versions(f"name = '{MODEL}'"))
         source = self.directory / f"artifact-{count + 1}"
-        artifact.save(Twice(), source, metrics={}, config={})
-        if example is not None:
-            (source / "serving_input_example.json").write_text(json.dumps(example))
-        if answer is not None:
-            (source / "serving_output_example.json").write_text(json.dumps(answer))
-        if damage:
-            (source / "data/model.pth").write_bytes(b"not a network")
+        artifact.save(network(), source, example=torch.tensor(ROWS), metrics={}, config={})
+        for name, content in files.items():
+            (source / FILES[name]).write_text(content)
+        if without_example:
+            (source / FILES["example"]).unlink()
         return str(client.create_model_version(MODEL, source=str(source)).version)
 
 
@@ -117,7 +118,7 @@ def registry(tmp_path_factory) -> Registry:
 
 @pytest.fixture(scope="module")
 def server(registry: Registry) -> Iterator[Server]:
-    version = registry.register(example={"inputs": ROWS}, answer=[[2.0, 4.0], [6.0, 8.0]])
+    version = registry.register()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -152,7 +153,7 @@ def test_it_answers_in_mlflows_protocol_and_names_the_version(server: Server, re
     status, answer, headers = server.predict(**request_body)
     assert status == 200, answer
     rows = [list(row.values()) if isinstance(row, dict) else row for row in answer["predictions"]]
-    assert rows == [[2.0, 4.0], [6.0, 8.0]]
+    assert rows == ANSWERS
     assert headers["trainyard-model-version"] == "1"
 
 
@@ -178,23 +179,23 @@ def test_sigterm_ends_it_in_good_order(registry: Registry, server: Server) -> No
 
 
 def test_a_model_that_answers_otherwise_than_when_it_was_made_does_not_serve(registry: Registry) -> None:
-    version = registry.register(example={"inputs": ROWS}, answer={"predictions": [[9.0, 9.0], [9.0, 9.0]]})
-    with pytest.raises(BadData, match=r"\[\[2\.0, 4\.0\].*\[\[9\.0, 9\.0\]"):
+    version = registry.register(answer='{"predictions": [[1, 0], [1, 0]]}')
+    with pytest.raises(BadData, match=r"with \[\[0\.0, 1\.0\].*with \[\[1, 0\]"):
         load(registry, version)
 
 
 def test_a_model_that_cannot_answer_its_example_does_not_serve(registry: Registry) -> None:
     with pytest.raises(BadData, match="cannot answer its own example"):
-        load(registry, registry.register(example={"inputs": [[1.0]]}))
+        load(registry, registry.register(example='{"inputs": [[1.0]]}'))
 
 
 def test_a_model_without_an_example_is_served(registry: Registry) -> None:
-    assert load(registry, registry.register()).example is None
+    assert load(registry, registry.register(without_example=True)).example is None
 
 
 def test_a_damaged_artifact_does_not_serve(registry: Registry) -> None:
     with pytest.raises(BadData, match="cannot be loaded"):
-        load(registry, registry.register(damage=True))
+        load(registry, registry.register(weights="not a network"))
 
 
 def test_a_version_that_is_not_there_does_not_serve(registry: Registry) -> None:
