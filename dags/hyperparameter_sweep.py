@@ -135,7 +135,7 @@ with DAG(
     # Not by Airflow's own cross product (`expand(a=.., b=..)`): that crosses whole arguments of an operator,
     # while hyperparameters share one, and a trial needs a run key to come back to in the next round.
     @task(execution_timeout=SHORT, trigger_rule="none_failed")
-    def candidates(features_uri: str | None) -> list[dict[str, Any]]:
+    def candidates(features: dict[str, Any] | None) -> list[dict[str, Any]]:
         """The settings to try, as arguments of the first round's training tasks."""
         context = get_current_context()
         params, dag_run = context["params"], context["dag_run"]
@@ -144,7 +144,7 @@ with DAG(
             "model": params["model"],
             "epochs": params["epochs"],
             "seed": params["seed"],
-            "features_uri": features_uri or "",
+            "features_uri": features["dataset"] if features else "",
         }
         parent = run_key(dag_run.dag_id, dag_run.run_id)
         trials = [
@@ -182,7 +182,8 @@ with DAG(
             deadline=timedelta(hours=2),
         ).expand_kwargs(trials)
 
-    rounds: list[Any] = [candidates(features.output["dataset"])]
+    # The whole result: of a task that was skipped, a single key of it would be an error.
+    rounds: list[Any] = [candidates(features.output)]
     preprocess >> rounds[0]
     for rung in range(1, RUNGS + 1):
         with TaskGroup(f"rung_{rung}", tooltip=f"Round {rung} of successive halving"):
