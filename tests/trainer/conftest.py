@@ -54,7 +54,7 @@ class Steps:
 
     def start(self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str):
         self.return_file.unlink(missing_ok=True)
-        output = self.lake if step in ("validate", "preprocess") else self.output
+        output = self.lake if step in ("validate", "preprocess", "features") else self.output
         arguments = ["--run-key", self.run_key, "--dataset", dataset, "--output", output.as_uri()]
         arguments += ["--params", json.dumps(params or {}), *flags]
         return subprocess.Popen(

@@ -108,6 +108,22 @@ def test_a_finished_training_is_not_repeated(steps: Steps, processed: str, undis
     assert again.result["model_uri"] == first.result["model_uri"]
 
 
+def test_stopping_early_goes_on_later(steps: Steps, processed: str, undisturbed: Ended):
+    """As successive halving does: some epochs, and the rest only for the best."""
+    resume = "--resume-if-exists"
+    first = steps.run("train", processed, resume, params=PARAMS | {"stop_after": 2}, CHECKPOINT_FREQ="5")
+    assert first.code == 0, first.text
+    assert first.result["epochs"] == 2
+    assert first.result["metric"] == "f1_macro"
+    assert first.result["score"] == first.result["val_f1_macro"]
+    assert "model_uri" not in first.result
+    assert not steps.models()
+    ended = finish(steps, processed, undisturbed)
+    assert ended.result["resumed_from_epoch"] == 2
+    again = steps.run("train", processed, resume, params=PARAMS | {"stop_after": 2})
+    assert again.result["score"] == first.result["score"]
+
+
 def test_other_parameters_are_refused(steps: Steps, processed: str, tmp_path: Path):
     assert steps.run("train", processed, params={"epochs": 1, "seed": 1}).code == 0
     ended = steps.run("train", processed, "--resume-if-exists", params={"epochs": 1, "seed": 2})

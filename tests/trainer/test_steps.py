@@ -32,6 +32,8 @@ def test_from_raw_data_to_a_scored_model(steps: Steps):
     assert evaluated.result["model_uri"] == trained.result["model_uri"]
     assert evaluated.result["f1_macro"] >= 0.9
     assert evaluated.result["accuracy"] >= 0.9
+    assert evaluated.result["score"] == evaluated.result["f1_macro"]
+    assert evaluated.result["metric"] == "f1_macro"
 
     (run,) = steps.runs()
     results = [step.result for step in (validated, preprocessed, trained, evaluated)]
@@ -43,13 +45,15 @@ def test_from_raw_data_to_a_scored_model(steps: Steps):
     assert run.data.tags["trainyard.data_version"] == preprocessed.result["version"]
 
     (model,) = steps.models()
-    assert model.name.startswith("digits-2026-01-31-0123456-lr0_001-bs64-e8-seed0-f1-0_9")
+    assert model.name.startswith("digits-2026-01-31-0123456-lr0_001-bs64-e8-seed0-f1_macro-0_9")
     assert {metric.key for metric in model.metrics} == {"f1_macro", "accuracy"}
     artifacts = Path(model.artifact_location.removeprefix("file://"))
-    assert {"MLmodel", "config.yaml", "metrics.json", "data"} == {file.name for file in artifacts.iterdir()}
+    examples = {"serving_input_example.json", "serving_output_example.json"}
+    expected = {"MLmodel", "config.yaml", "metrics.json", "data"} | examples
+    assert {file.name for file in artifacts.iterdir()} == expected
     config = yaml.safe_load((artifacts / "config.yaml").read_text())
     assert config["weights_sha256"] == trained.result["weights_sha256"]
-    assert json.loads((artifacts / "metrics.json").read_text())["val_f1_macro"] == trained.result["f1_macro"]
+    assert json.loads((artifacts / "metrics.json").read_text())["val_f1_macro"] == trained.result["score"]
 
 
 def test_evaluate_finds_the_model_of_its_run_key_and_repeats_itself(steps: Steps, processed: str):
@@ -110,11 +114,11 @@ def test_damaged_data_is_refused(steps: Steps, tmp_path: Path):
         ("train", {"epchs": 3}, "unknown parameter 'epchs'"),
         ("train", {"epochs": "3"}, "parameter 'epochs' is '3'"),
         ("train", {"learning_rate": -1}, "parameter 'learning_rate' is -1"),
-        ("train", {"model": "resnet"}, "parameter 'model' is 'resnet'; known: digits"),
+        ("train", {"model": "resnet"}, "parameter 'model' is 'resnet'; known: churn, digits"),
         ("validate", {"date": "yesterday"}, "parameter 'date'"),
         ("train", ["epochs"], "--params must be a JSON object"),
         ("features", {}, "digits has no step features"),
-        ("predict", {}, "digits has no step predict"),
+        ("features", {"model": "churn"}, "churn has no step features"),
         ("sleep", {}, "invalid choice: 'sleep'"),
     ],
 )
@@ -130,6 +134,8 @@ def test_bad_arguments_are_named(steps: Steps, step: str, params, message: str):
         ({"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI is not set"),
         ({"TRAINYARD_DEVICE": "tpu"}, "TRAINYARD_DEVICE is 'tpu'"),
         ({"CHECKPOINT_FREQ": "0"}, "CHECKPOINT_FREQ is '0'"),
+        ({"TRAINYARD_BATCH_DIVISOR": "half"}, "TRAINYARD_BATCH_DIVISOR is 'half'"),
+        ({"TRAINYARD_PARENT_RUN_KEY": "it's"}, "TRAINYARD_PARENT_RUN_KEY is"),
     ],
 )
 def test_a_wrong_environment_is_named(steps: Steps, environment, message: str):

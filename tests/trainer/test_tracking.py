@@ -1,5 +1,6 @@
 """What happens when MLflow does not answer, or its answer is lost."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,37 @@ def test_two_runs_of_one_key_become_one(tracker, steps: Steps):
     assert len(steps.runs()) == 2
     assert tracking.Tracker(Settings.from_environment(), steps.run_key).run_id == tracker.run_id
     assert len(steps.runs()) == 1
+
+
+def test_trials_that_start_together_have_one_parent(steps: Steps, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", steps.tracking_uri)
+    monkeypatch.setenv("TRAINYARD_PARENT_RUN_KEY", "sweep")
+    monkeypatch.setenv("TRAINYARD_FALLBACK", "cpu")
+    monkeypatch.setenv("TRAINYARD_BATCH_DIVISOR", "2")
+    settings = Settings.from_environment()
+    tracking.Tracker(settings, "before").end()  # of threads that make it at once, some break the file store
+    with ThreadPoolExecutor(9) as pool:
+        trackers = list(pool.map(lambda number: tracking.Tracker(settings, f"trial-{number}"), range(9)))
+    experiment = trackers[0].experiment_id
+    (parent,) = steps.client().search_runs([experiment], "tags.`trainyard.run_key` = 'sweep'")
+    for tracker in trackers:
+        tracker.end()
+        tags = steps.client().get_run(tracker.run_id).data.tags
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+        assert (tags["trainyard.fallback"], tags["trainyard.batch_divisor"]) == ("cpu", "2")
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_parent_that_lost_a_race_is_left_by_the_end(steps: Steps, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", steps.tracking_uri)
+    monkeypatch.setenv("TRAINYARD_PARENT_RUN_KEY", "sweep")
+    trial = tracking.Tracker(Settings.from_environment(), "trial")
+    older = steps.client().create_run(
+        trial.experiment_id, start_time=1, tags={"trainyard.run_key": "sweep"}
+    )  # by a clock that is behind
+    trial.end()
+    tags = steps.client().get_run(trial.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == older.info.run_id
 
 
 def test_a_model_whose_upload_broke_off_is_replaced(tracker, steps: Steps, tmp_path: Path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from trainyard_trainer import compute, lake
 from trainyard_trainer.checkpoint import Store
+from trainyard_trainer.models import fraud
 from trainyard_trainer.models.digits import Model
 from trainyard_trainer.steps.train import Trainer
 
@@ -59,3 +60,39 @@ def test_validating_does_not_disturb(columns):
 def test_a_batch_as_large_as_the_data_is_one_batch(columns):
     training = Trainer(Model(), columns, PARAMS | {"batch_size": 5000}, compute.device("cpu", threads=1))
     assert training.batches == 1
+
+
+@pytest.fixture
+def transactions() -> lake.Columns:
+    raw = fraud.Model().load("generator://transactions?rows=2000", {"date": "2026-01-31"})
+    return fraud.Model().preprocess(raw, {"split_seed": 0})
+
+
+def test_a_batch_in_parts_is_the_same_batch(transactions):
+    params = {"seed": 0, "batch_size": 256, "learning_rate": 0.01, "hidden": 8, "dropout": 0.0}
+    trained = []
+    for divisor in (1, 2, 300):
+        training = Trainer(fraud.Model(), transactions, params, compute.device("cpu", threads=1), divisor)
+        go(training, 2 * training.batches)
+        trained.append(training)
+    whole, *others = trained
+    for other in others:
+        for expected, parameter in zip(whole.network.parameters(), other.network.parameters(), strict=True):
+            assert torch.allclose(expected, parameter, atol=1e-4)
+        assert other.history[-1]["train_loss"] == pytest.approx(whole.history[-1]["train_loss"], abs=1e-4)
+
+
+def test_another_divisor_goes_on_from_the_same_state(transactions):
+    params = {"seed": 0, "batch_size": 256, "learning_rate": 0.01, "hidden": 8, "dropout": 0.5}
+    first = Trainer(fraud.Model(), transactions, params, compute.device("cpu", threads=1))
+    go(first, 3)
+    second = Trainer(fraud.Model(), transactions, params, compute.device("cpu", threads=1), 2)
+    second.restore(first.state())
+    go(second, second.batches)
+    assert (second.epoch, second.batch) == (1, 3)
+
+
+def test_fraud_weighs_more(transactions):
+    genuine, rare = fraud.Model().class_weights(transactions["train_labels"])
+    assert genuine == 1
+    assert 4 < rare < 12

@@ -104,7 +104,7 @@ def transactions(rows: int, population: Random, today: Random, years: float) -> 
     logit = 1.9 * surplus + risk + 1.6 * (hour < 6) + 0.9 * np.log1p(distance / 20) - 1.6 * present
     logit += 2.4 * (_since_last(card, hours) < 1.0)
     rate = _FRAUD_RATE * (1 + 0.1 * np.sin(2 * np.pi * years))
-    fraud = today.random(distinct) < _probability(1.6 * logit, rate)
+    fraud = today.random(distinct) < _probability(2.5 * logit, rate)
 
     columns: Columns = {
         "transaction_id": np.arange(1, distinct + 1),

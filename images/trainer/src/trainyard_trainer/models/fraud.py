@@ -40,9 +40,10 @@ class Model(TableModel):
     }
     params: Mapping[str, Param] = {
         **TableModel.params,
+        "epochs": Param(20, low=1, high=10_000),
         "batch_size": Param(256, low=1, high=65_536),
         "learning_rate": Param(0.002, low=1e-9, high=10.0),
-        "hidden": Param(32, low=1, high=1024),
+        "hidden": Param(64, low=1, high=1024),
         "dropout": Param(0.1, high=0.9),
         "weight_decay": Param(0.00001, high=1.0),
     }
