@@ -268,9 +268,8 @@ class DeployRun:
         return []
 
     async def _log_of(self, pod: Mapping[str, Any]) -> list[str]:
-        name = pod["metadata"]["name"]
-        previous = await self.kube.last_lines(name, LAST_LINES, previous=True)
-        lines = previous or await self.kube.last_lines(name, LAST_LINES, previous=False)
+        previous = serving.has_restarted(pod)
+        lines = await self.kube.last_lines(pod["metadata"]["name"], LAST_LINES, previous=previous)
         return [readable(line)[1] for line in lines]
 
     def _report(self, reason: str) -> None:

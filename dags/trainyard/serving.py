@@ -203,6 +203,12 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
+def has_restarted(pod: Mapping[str, Any]) -> bool:
+    """Whether the server runs again after an end, which only the log before tells of."""
+    status = _container_status(pod)
+    return bool(status.get("restartCount")) and "running" in status.get("state", {})
+
+
 def server_failure(pod: Mapping[str, Any], seconds_in_state: float) -> DeployFailed | None:
     """Say why a server that is not ready never will be; None while there is hope."""
     status = _container_status(pod)
