@@ -8,8 +8,9 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from trainyard_trainer import log, models, params, result
+from trainyard_trainer import distributed, log, models, params, result
 from trainyard_trainer.context import Context
+from trainyard_trainer.distributed import Place, SilentTracker
 from trainyard_trainer.errors import BadConfig, OutOfMemory, Preempted, Temporary, TrainerError
 from trainyard_trainer.preemption import Preemption
 from trainyard_trainer.settings import RUN_KEY, RUN_KEY_RULE, Settings
@@ -27,11 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.configure()
     preemption = Preemption()
     preemption.install()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(sys.argv[1:] if arguments is None else arguments, preemption)
+        place = Place.from_environment()
+        if place.starts_processes:
+            return distributed.start(place, arguments)
+        if place.local_rank:
+            log.warnings_only()  # processes of one GPU each share the log of their pod
+        _run(arguments, place, preemption)
     except Preempted as preempted:
         preemption.ignore()
-        return _failed("preempted by SIGTERM; resume with --resume-if-exists", preempted.exit_code)
+        reason = str(preempted) or "preempted by SIGTERM"
+        return _failed(f"{reason}; resume with --resume-if-exists", preempted.exit_code)
     except TrainerError as error:
         preemption.ignore()
         return _failed(str(error), error.exit_code)
@@ -43,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: Sequence[str], preemption: Preemption) -> None:
+def _run(arguments: Sequence[str], place: Place, preemption: Preemption) -> None:
     parsed = _parser().parse_args(arguments)
     if not RUN_KEY.fullmatch(parsed.run_key):
         raise BadConfig(f"--run-key is {parsed.run_key!r}; {RUN_KEY_RULE}")
@@ -55,7 +63,7 @@ def _run(arguments: Sequence[str], preemption: Preemption) -> None:
     completed = params.complete(given, known)
     settings = Settings.from_environment()
     log.event("step_started", step=parsed.step, run_key=parsed.run_key, dataset=parsed.dataset, **given)
-    tracker = Tracker(settings, parsed.run_key)
+    tracker = Tracker(settings, parsed.run_key) if place.leads else SilentTracker()
     context = Context(
         run_key=parsed.run_key,
         dataset=parsed.dataset,
@@ -67,6 +75,7 @@ def _run(arguments: Sequence[str], preemption: Preemption) -> None:
         settings=settings,
         tracker=tracker,
         preemption=preemption,
+        place=place,
     )
     try:
         values = import_module(f"trainyard_trainer.steps.{parsed.step}").run(context)

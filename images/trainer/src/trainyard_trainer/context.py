@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainyard_trainer.distributed import Place
 from trainyard_trainer.models.base import BaseModel
 from trainyard_trainer.params import Param
 from trainyard_trainer.preemption import Preemption
@@ -27,3 +28,4 @@ class Context:
     settings: Settings
     tracker: Tracker
     preemption: Preemption
+    place: Place

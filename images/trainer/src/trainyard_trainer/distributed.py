@@ -243,16 +243,16 @@ def start(place: Place, arguments: Sequence[str]) -> int:
 
         before = signal.signal(signal.SIGTERM, forward)
         try:
-            codes = _wait(processes)
+            codes = wait(processes)
         finally:
             signal.signal(signal.SIGTERM, before)
-        chosen = codes.index(_most_telling(codes))
+        chosen = codes.index(most_telling(codes))
         if results[chosen].exists():
             result.write(json.loads(results[chosen].read_text()))
         return codes[chosen]
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+def wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     """Wait for all processes, and stop the others as soon as one fails; return their exit codes."""
     stopped = False
     while any(process.poll() is None for process in processes):
@@ -264,7 +264,8 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     return [_contract_code(process.returncode) for process in processes]
 
 
-def _most_telling(codes: Sequence[int]) -> int:
+def most_telling(codes: Sequence[int]) -> int:
+    """Return the exit code of processes that end together; 0 when all did well."""
     failures = [code for code in codes if code]
     unknown = [code for code in failures if code not in (*_TELLING, 143)]
     return next((code for code in (*_TELLING, *unknown, 143) if code in failures), 0)

@@ -33,6 +33,11 @@ def configure() -> None:
     _logger.setLevel(logging.INFO)
 
 
+def warnings_only() -> None:
+    """Log no events from here on that only say how it goes."""
+    _logger.setLevel(logging.WARNING)
+
+
 def event(name: str, /, *, level: int = logging.INFO, traceback: bool = False, **fields: Any) -> None:
     """Log the event `name` with its fields; with `traceback`, the exception being handled too."""
     _logger.log(level, name, extra={"fields": fields}, exc_info=traceback)

@@ -24,6 +24,11 @@ class Preemption:
         """Take no more notice of SIGTERM: the step is over and only says how it ended."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+    @property
+    def requested(self) -> bool:
+        """Whether SIGTERM came during a deferred block that has not ended yet."""
+        return self._requested
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._depth == 0:
             raise Preempted

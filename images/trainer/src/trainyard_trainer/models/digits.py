@@ -12,6 +12,7 @@ from trainyard_trainer import lake
 from trainyard_trainer.errors import BadConfig, BadData
 from trainyard_trainer.lake import Columns
 from trainyard_trainer.models.base import BaseModel, Rows
+from trainyard_trainer.params import Param
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,7 @@ _SIZE = 8  # pixels
 _WHITE = 16  # the brightest value of a pixel
 _LEAST_ROWS = 500
 _LEAST_SHARE = 0.05  # of each digit among all rows
+_DROPOUT = 0.25
 
 
 class Model(BaseModel):
@@ -28,6 +30,7 @@ class Model(BaseModel):
     name = "digits"
     labels = 10
     metric = "f1_macro"
+    params: Mapping[str, Param] = {**BaseModel.params, "dropout": Param(_DROPOUT, high=0.9)}
 
     def load(self, source: str, params: Mapping[str, Any]) -> Columns:
         """Read the scans from where the URI says."""
@@ -105,6 +108,6 @@ class Model(BaseModel):
             nn.Flatten(),
             nn.Linear(32 * (_SIZE // 2) ** 2, 128),
             nn.ReLU(),
-            nn.Dropout(0.25),
+            nn.Dropout(params.get("dropout", _DROPOUT)),
             nn.Linear(128, self.labels),
         )

@@ -6,7 +6,8 @@ state that is saved holds the network, the optimizer, the random generators, and
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from torch.nn.functional import cross_entropy, softmax
 from trainyard_trainer import artifact, compute, lake, log, scores
 from trainyard_trainer.checkpoint import Store
 from trainyard_trainer.context import Context, Result
-from trainyard_trainer.errors import BadData, Preempted
+from trainyard_trainer.distributed import Group, LostPeer, Place, join
+from trainyard_trainer.errors import BadData, CodeError, Preempted
 from trainyard_trainer.join import Features
 from trainyard_trainer.models.base import BaseModel
+from trainyard_trainer.preemption import Preemption
 
 _EVALUATION_BATCH = 1024  # rows
 _EXAMPLES = 3  # validation rows that are kept with the model
@@ -33,12 +36,14 @@ class Trainer:
         params: Mapping[str, Any],
         device: torch.device,
         batch_divisor: int = 1,
+        group: Group | None = None,
     ) -> None:
         """Put the data on the device and make the untrained network from the seed."""
         self._metric = model.metric
         self._params = params
         self._batch_divisor = batch_divisor
         self._device = device
+        self._group = group or Group(Place(), device, Preemption())
         self._data = {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
         torch.manual_seed(params["seed"])
         self._class_weights = torch.from_numpy(model.class_weights(columns["train_labels"])).to(device)
@@ -96,9 +101,11 @@ class Trainer:
     def train_batch(self) -> None:
         """Take one step of the optimizer.
 
-        The batch is done in parts and their gradients added up, which needs less memory and gives the
-        gradient of the whole batch; only dropout draws otherwise.
+        The batch is done in parts and their gradients added up, here and over the processes of the group,
+        which needs less memory and time and gives the gradient of the whole batch; only dropout draws
+        otherwise. A peer that is lost leaves the state as it was before.
         """
+        before = torch.get_rng_state()
         if self.batch == 0:
             self._order = torch.randperm(len(self._data["train_labels"]))
             self._loss_sum = 0.0
@@ -107,13 +114,35 @@ class Trainer:
         weight = self._weight(self._data["train_labels"][rows])
         self.network.train()
         self._optimizer.zero_grad()
-        for part in rows.chunk(self._batch_divisor):
-            logits = self.network(self._data["train_inputs"][part])
-            loss = self._loss(logits, self._data["train_labels"][part]) / weight
-            loss.backward()
-            self._loss_sum += float(loss.detach()) * len(rows)
+        parts = self._group.share(rows).chunk(self._batch_divisor)
+        with self._own_random_numbers():
+            own = sum(self._backward(part, weight) for part in parts if len(part))
+        try:
+            (loss,) = self._group.add_up(list(self.network.parameters()), own)
+        except LostPeer:
+            torch.set_rng_state(before)
+            raise
         self._optimizer.step()
+        self._loss_sum += loss * len(rows)
         self.batch += 1
+
+    def _backward(self, rows: torch.Tensor, weight: torch.Tensor) -> float:
+        """Add to the gradients, and return, what the rows add to the loss of a batch of that weight."""
+        logits = self.network(self._data["train_inputs"][rows])
+        loss = self._loss(logits, self._data["train_labels"][rows]) / weight
+        loss.backward()
+        return float(loss.detach())
+
+    @contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Draw other numbers than the other processes in the block, and the same again after it.
+
+        So the order of the rows is the same for any number of processes.
+        """
+        seed = int(torch.randint(2**62, ()))
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(seed + self._group.place.rank)
+            yield
 
     def validate(self) -> dict[str, Any]:
         """Return the entry of the history for the epoch whose batches are all done; changes nothing."""
@@ -163,15 +192,20 @@ def run(context: Context) -> Result:
     config = {key: params[key] for key, param in context.known_params.items() if param.trains}
     tracker.params(config)
     tracker.tag({"trainyard.data": dataset.uri, "trainyard.data_version": dataset.version})
+    tracker.tag(context.place.tags())
 
     device = compute.device(context.settings.device, context.model.threads)
-    trainer = Trainer(context.model, columns, params, device, context.settings.batch_divisor)
     identity = {**config, "data": dataset.sha256, "features": features.sha256}
     store = Store(context.settings.checkpoint_dir, identity)
-    resumed_from = _resume(context, trainer, store)
-    tracker.tag({"trainyard.resumed_from_epoch": str(resumed_from)})
     last_epoch = min(params["stop_after"] or params["epochs"], params["epochs"])
-    _train(context, trainer, store, last_epoch)
+    with join(context.place, device, context.preemption) as group:
+        trainer = Trainer(context.model, columns, params, device, context.settings.batch_divisor, group)
+        resumed_from = _resume(context, trainer, store, group)
+        tracker.tag({"trainyard.resumed_from_epoch": str(resumed_from)})
+        _train(context, trainer, store, group, last_epoch)
+        weights = _agreed_weights(trainer, group)
+    if not group.place.leads:
+        return {"rank": group.place.rank, "epochs": last_epoch, "weights_sha256": weights}
     tracker.epochs(trainer.history, patient=True)
 
     # An attempt that was repeated after a longer one finds more epochs there than it was asked for.
@@ -191,7 +225,7 @@ def run(context: Context) -> Result:
         log.event("stopped_early", epoch=last_epoch, epochs=params["epochs"], **metrics)
         return result
     recorded = {"data": dataset.uri, "data_sha256": dataset.sha256, "features": features.uri}
-    return result | _publish(context, trainer, config, recorded, metrics)
+    return result | _publish(context, trainer, config, recorded, metrics, weights)
 
 
 def _publish(
@@ -200,10 +234,10 @@ def _publish(
     config: Mapping[str, Any],
     data: Mapping[str, str],
     metrics: Mapping[str, Any],
+    weights: str,
 ) -> Result:
     """Write the trained model to --output, log it, and return what names it."""
     params, commit = context.params, context.settings.git_commit
-    weights = compute.weights_sha256(trainer.network)
     directory = lake.local_path(context.output)
     artifact.save(
         trainer.network,
@@ -238,12 +272,11 @@ def _require(columns: lake.Columns, uri: str) -> None:
         raise BadData(f"dataset {uri} lacks {', '.join(sorted(missing))}; train needs a processed dataset")
 
 
-def _resume(context: Context, trainer: Trainer, store: Store) -> int:
-    """Restore the newest checkpoint if asked to; return the number of whole epochs it had."""
-    if not context.resume:
+def _resume(context: Context, trainer: Trainer, store: Store, group: Group) -> int:
+    """Restore the newest checkpoint if asked to, rank 0's everywhere; return the whole epochs it had."""
+    if group.place.leads and not context.resume:
         store.clear()
-        return 0
-    state = store.latest()
+    state = group.from_leader(store.latest() if group.place.leads else None)
     if state is None:
         return 0
     trainer.restore(state)
@@ -251,20 +284,29 @@ def _resume(context: Context, trainer: Trainer, store: Store) -> int:
     return trainer.epoch
 
 
-def _train(context: Context, trainer: Trainer, store: Store, last_epoch: int) -> None:
+def _agreed_weights(trainer: Trainer, group: Group) -> str:
+    """Return the SHA-256 of the weights, which all processes have alike, or something is very wrong."""
+    own = compute.weights_sha256(trainer.network)
+    leaders = group.from_leader({"weights": own})
+    if not leaders or leaders["weights"] != own:
+        raise CodeError(f"rank {group.place.rank} trained other weights than rank 0")
+    return own
+
+
+def _train(context: Context, trainer: Trainer, store: Store, group: Group, last_epoch: int) -> None:
     """Train the epochs that are left up to the last one; when preempted, save and let `Preempted` pass."""
     saved = (trainer.epoch, trainer.batch)
 
     def save() -> None:
         nonlocal saved
-        if saved != (trainer.epoch, trainer.batch):
+        if group.place.leads and saved != (trainer.epoch, trainer.batch):
             store.save(trainer.epoch, trainer.batch, trainer.state())
             saved = (trainer.epoch, trainer.batch)
 
     try:
         while trainer.epoch < last_epoch:
             started = time.monotonic()
-            _train_epoch(context, trainer, started)
+            _train_epoch(context, trainer, group, started)
             with context.preemption.deferred():
                 if trainer.epoch % context.settings.checkpoint_freq == 0:
                     save()
@@ -281,11 +323,13 @@ def _train(context: Context, trainer: Trainer, store: Store, last_epoch: int) ->
         raise
 
 
-def _train_epoch(context: Context, trainer: Trainer, started: float) -> None:
+def _train_epoch(context: Context, trainer: Trainer, group: Group, started: float) -> None:
     while trainer.batch < trainer.batches:
         with context.preemption.deferred():
             trainer.train_batch()
+        group.stop_together()
     entry = trainer.validate()
-    time.sleep(max(0.0, started + context.params["epoch_seconds"] - time.monotonic()))
+    group.pause(started + context.params["epoch_seconds"] - time.monotonic())
+    group.stop_together()
     with context.preemption.deferred():
         trainer.end_epoch(entry)

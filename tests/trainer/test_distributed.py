@@ -1,0 +1,167 @@
+"""Several processes train one model: as one process would, and together or not at all."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Ended, Steps
+from trainyard_trainer import distributed
+from trainyard_trainer.distributed import Place
+from trainyard_trainer.errors import BadConfig
+
+# Without dropout, which each process draws for itself, the weights differ in rounding only.
+PARAMS = {"epochs": 2, "batch_size": 500, "dropout": 0.0}
+SLOW = PARAMS | {"epoch_seconds": 20}
+GANG = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "TRAINYARD_PEER_TIMEOUT": "30"}
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def alone(processed: str, tmp_path_factory) -> Ended:
+    directory = tmp_path_factory.mktemp("alone")
+    ended = Steps(directory, directory / "lake", "alone").run("train", processed, params=PARAMS)
+    assert ended.code == 0, ended.text
+    return ended
+
+
+def start(steps: Steps, processed: str, params: dict) -> list:
+    """Two nodes of one process each."""
+    gang = GANG | {"MASTER_PORT": free_port()}
+    return [
+        steps.start(
+            "train",
+            processed,
+            "--resume-if-exists",
+            params=params,
+            **gang,
+            NODE_RANK=str(rank),
+            TRAINYARD_RETURN=f"{steps.return_file}.{rank}",
+        )
+        for rank in range(2)
+    ]
+
+
+def end(steps: Steps, processes: list) -> list[Ended]:
+    ended = []
+    for rank, process in enumerate(processes):
+        file = Path(f"{steps.return_file}.{rank}")
+        one = steps.end(process)
+        ended.append(
+            Ended(one.code, json.loads(file.read_text()) if file.exists() else {}, one.events, one.text)
+        )
+    return ended
+
+
+def same(ended: Ended, alone: Ended) -> None:
+    assert ended.code == 0, ended.text
+    for metric in ("train_loss", "val_loss", "val_f1_macro"):
+        assert ended.result[metric] == pytest.approx(alone.result[metric], rel=1e-3)
+
+
+def test_two_nodes_train_what_one_does_and_rank_0_alone_records_it(steps, processed, alone):
+    leader, other = end(steps, start(steps, processed, PARAMS))
+    same(leader, alone)
+    assert other.code == 0, other.text
+    assert other.result["rank"] == 1
+    assert other.result["weights_sha256"] == leader.result["weights_sha256"]
+    (run,) = steps.runs()
+    assert (run.data.tags["trainyard.nodes"], run.data.tags["trainyard.world_size"]) == ("2", "2")
+    assert steps.steps_of("val_f1_macro") == [1, 2]
+    assert len(steps.models()) == 1
+    written = [event for event in leader.events if event["event"] == "checkpoint_written"]
+    assert written
+    assert not [event for event in other.events if event["event"] == "checkpoint_written"]
+
+
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, (143, 143)), (signal.SIGKILL, (143, -9))])
+def test_what_ends_one_ends_both_and_one_process_goes_on(steps, processed, alone, number, codes):
+    processes = start(steps, processed, SLOW)
+    for line in processes[1].stdout:  # the pause at the end of an epoch is long
+        if json.loads(line)["event"] == "gang_complete":
+            processes[1].send_signal(number)
+            break
+    leader, other = end(steps, processes)
+    assert (leader.code, other.code) == codes, leader.text + other.text
+    assert leader.result["exit_code"] == 143
+    resumed = steps.run("train", processed, "--resume-if-exists", params=PARAMS)
+    same(resumed, alone)
+
+
+def test_a_node_of_two_gpus_runs_two_processes(steps, processed, alone):
+    gang = GANG | {"MASTER_PORT": free_port(), "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
+    ended = steps.run("train", processed, params=PARAMS, **gang)
+    same(ended, alone)
+    assert len([event for event in ended.events if event["event"] == "epoch_done"]) == PARAMS["epochs"]
+    assert steps.runs()[0].data.tags["trainyard.nodes"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place()),
+        ({"WORLD_SIZE": "1", "NODE_RANK": "0"}, Place()),
+        ({"WORLD_SIZE": "4", "NODE_RANK": "1"}, Place(1, 4, 0, 1, "a", 7)),
+        ({"WORLD_SIZE": "4", "NODE_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Place(2, 4, 0, 2, "a", 7)),
+        (
+            {"WORLD_SIZE": "4", "NODE_RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+            Place(3, 4, 1, 2, "a", 7),
+        ),
+        (
+            {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+            Place(3, 4, 1, 2, "a", 7),
+        ),
+    ],
+)
+def test_the_place_is_torchruns(monkeypatch, environment, place):
+    for name, value in {"MASTER_ADDR": "a", "MASTER_PORT": "7", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert Place.from_environment() == place
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "NODE_RANK": "2"}, "RANK 2"),
+        ({"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"),
+    ],
+)
+def test_a_place_that_cannot_be_is_named(monkeypatch, environment, named):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadConfig, match=named):
+        Place.from_environment()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_the_shares_of_a_batch_are_the_batch(size):
+    rows = torch.arange(7)
+    shares = [
+        distributed.Group(Place(rank, size), torch.device("cpu"), None).share(rows) for rank in range(size)
+    ]
+    assert torch.equal(torch.cat(shares), rows)
+
+
+@pytest.mark.parametrize(
+    ("scripts", "code"),
+    [
+        (["pass", "pass"], 0),
+        (["import time; time.sleep(60)", "raise SystemExit(65)"], 65),
+        (["raise SystemExit(143)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], 137),
+    ],
+)
+def test_a_node_ends_when_one_of_its_processes_fails(scripts, code):
+    processes = [subprocess.Popen([sys.executable, "-c", script]) for script in scripts]
+    codes = distributed.wait(processes)
+    assert distributed.most_telling(codes) == code
