@@ -143,7 +143,7 @@ class DeployRun:
                 if failure := serving.server_failure(pod, time.monotonic() - state):
                     raise failure
                 waits.append(f"{name}: {serving.why_not_ready(pod)}")
-            self._report(serving.refused(deployment) or "; ".join(waits) or "earlier pods to end")
+            self._report(serving.refused(deployment) or "; ".join(waits) or "pods to come or go")
             if time.time() > until:
                 raise DeployFailed("deadline", f"not rolled out in time: {self._waiting_for}", retry=True)
             await asyncio.sleep(LOOK_SECONDS)

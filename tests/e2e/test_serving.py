@@ -96,6 +96,7 @@ def broken(mlflow, model_name: str, served: str) -> Iterator[str]:
         "model-versions/create",
         name=model_name,
         source=logged["artifact_uri"],
+        model_id=logged["model_id"],
         run_id=known["run_id"],
     )["model_version"]
     yield created["version"]
