@@ -28,6 +28,9 @@ To try it: trigger it with other values below, or `./scripts/run digits_training
 # Every number has both bounds, those of the trainer: Airflow 3.3.2's triggerer dies of integers over 64 bits,
 # which JSON happily carries, and would die again on each restart.
 PARAMS = {
+    "dataset": Param(
+        "sklearn://digits", type="string", minLength=1, maxLength=1000, description="URI of the raw data"
+    ),
     "epochs": Param(
         12, type="integer", minimum=1, maximum=10_000, description="passes over the training data"
     ),
@@ -36,6 +39,16 @@ PARAMS = {
     ),
     "seed": Param(
         0, type="integer", minimum=0, maximum=2**31 - 1, description="the same seed gives the same model"
+    ),
+    "dropout": Param(
+        0.25, type="number", minimum=0, maximum=0.9, description="share of neurons left out in each step"
+    ),
+    "nodes": Param(
+        1,
+        type="integer",
+        minimum=1,
+        maximum=8,
+        description="GPU nodes that share each batch; they start and end together",
     ),
     "pool": Param(POOL, type="string", enum=sorted(PLATFORM.pools), description="GPU pool to train in"),
     "memory": Param(
@@ -81,7 +94,7 @@ with DAG(
     validate = TrainingPodOperator(
         task_id="validate",
         step="validate",
-        dataset="sklearn://digits",
+        dataset="{{ params.dataset }}",
         output_uri="file:///data",
         step_params={"date": date},
         deadline=timedelta(minutes=15),
@@ -104,9 +117,11 @@ with DAG(
             "epochs": "{{ params.epochs }}",
             "learning_rate": "{{ params.learning_rate }}",
             "seed": "{{ params.seed }}",
+            "dropout": "{{ params.dropout }}",
             "epoch_seconds": "{{ params.epoch_seconds }}",
         },
         gpu_pool="{{ params.pool }}",
+        nodes="{{ params.nodes }}",
         # Airflow's pool cannot follow a parameter: this one counts the task, the pod goes where it is told.
         pool=PLATFORM.pool(POOL).airflow_pool,
         container_resources={"limits": {"memory": "{{ params.memory }}"}},

@@ -44,7 +44,7 @@ def environment(address: str, nodes: int, gpus: int) -> dict[str, str]:
 def build_job(
     pod: Mapping[str, Any], name: str, *, nodes: int, gpus: int, startup_seconds: int
 ) -> dict[str, Any]:
-    """Return the Job that runs `pod`, a training pod's manifest, on `nodes` nodes at once."""
+    """Return the Job that runs `pod`, a training pod's manifest, on `nodes` nodes of `gpus` GPUs at once."""
     meta, spec = pod["metadata"], pod["spec"]
     (container,) = spec["containers"]
     field = {"fieldPath": f"metadata.annotations['{_INDEX}']"}

@@ -157,12 +157,12 @@ class Kube:
         except (*_UNANSWERED, KubeError):
             await asyncio.sleep(seconds)
 
-    async def events(self, name: str) -> list[dict[str, Any]]:
-        """The pod's events, oldest first."""
+    async def events(self, name: str, kind: str = "Pod") -> list[dict[str, Any]]:
+        """The events of a pod (or of another kind of object), oldest first."""
         answer = await self._call(
             "GET",
             f"/api/v1/namespaces/{self.namespace}/events",
-            {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={name}"},
+            {"fieldSelector": f"involvedObject.kind={kind},involvedObject.name={name}"},
         )
         return sorted(answer["items"], key=_event_time)
 

@@ -25,6 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
     "step_params": {},
     "gpu_pool": None,
     "gpus": 1,
+    "nodes": 1,
     "image": None,
     "env_vars": {},
     "container_resources": {},
@@ -69,7 +70,8 @@ class TrainingPodOperator(BaseOperator):
         output_uri: URI of where the step writes.
         step_params: the step's parameters (the trainer's `--params`).
         gpu_pool: name of the GPU pool (`gpuPools` in the chart's values), or None for a CPU pod.
-        gpus: GPUs of the pod.
+        gpus: GPUs of the pod, of each one if there are several; training uses one process for each.
+        nodes: train on so many nodes at once, which start and end together (`trainyard.gang_run`).
         image: another image that honours the trainer contract.
         env_vars: more environment variables, or other values for those of the contract.
         container_resources: `requests` and `limits` which replace the platform's defaults by key.
@@ -89,7 +91,7 @@ class TrainingPodOperator(BaseOperator):
 
     template_fields = (
         *("dataset", "output_uri", "step_params", "gpu_pool", "image", "env_vars", "container_resources"),
-        *("run_key", "parent_run_key", "on_oom", "fallback", "escalate_to"),
+        *("nodes", "run_key", "parent_run_key", "on_oom", "fallback", "escalate_to"),
     )
     template_fields_renderers = {  # noqa: RUF012
         **{"step_params": "json", "env_vars": "json", "container_resources": "json"}
@@ -107,6 +109,7 @@ class TrainingPodOperator(BaseOperator):
         step_params: Mapping[str, Any] | None = None,
         gpu_pool: str | None = None,
         gpus: int = DEFAULTS["gpus"],
+        nodes: int | str = DEFAULTS["nodes"],
         image: str | None = None,
         env_vars: Mapping[str, str] | None = None,
         container_resources: Mapping[str, Mapping[str, str]] | None = None,
@@ -129,6 +132,7 @@ class TrainingPodOperator(BaseOperator):
         self.step_params = step_params or {}
         self.gpu_pool = gpu_pool
         self.gpus = gpus
+        self.nodes = nodes
         self.image = image
         self.env_vars = env_vars or {}
         self.container_resources = container_resources or {}

@@ -47,8 +47,8 @@ Announce = Callable[[Mapping[str, Any]], Awaitable[None]]
 Alert = Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
 
 
-class _Over(Exception):
-    """The attempt ended before the container did."""
+class Over(Exception):
+    """The attempt ended before its containers did."""
 
     def __init__(self, cause: Cause, message: str) -> None:
         super().__init__(message)
@@ -119,8 +119,7 @@ class PodRun:
             await asyncio.sleep(pause)
             self._attempt = following
         if outcome.action is Action.SUCCEED or not self.platform.training.keep_failed_pods:
-            for pod in await self.kube.find(self.task.selector()):
-                await self.kube.delete(pod["metadata"]["name"])
+            await self._clean_up()
         if outcome.action is Action.ADAPT and self._attempt.ooms:
             outcome = Outcome(outcome.cause, f"{outcome.message} ({self._attempt} did not suffice)")
         return outcome
@@ -132,10 +131,15 @@ class PodRun:
             "message": outcome.message,
             "events": list(self._events),
             "log": list(self.last_lines),
-            "pod": self.task.pod_name(self._attempt.number),
+            "pod": self._name,
             "node": self._node,
             "attempts": self._attempt.number,
         }
+
+    @property
+    def _name(self) -> str:
+        """What the attempt is called in Kubernetes."""
+        return self.task.pod_name(self._attempt.number)
 
     async def _take_over(self) -> None:
         """Remove pods of earlier tries, and go on with the newest attempt of this one, if there is any."""
@@ -153,14 +157,19 @@ class PodRun:
             if await self.kube.wait(name, outcomes.has_ended, GRACE_SECONDS + outcomes.LOST_AFTER_SECONDS):
                 await self.kube.delete(name, force=True)
 
+    async def _clean_up(self) -> None:
+        """Delete what the try leaves in Kubernetes."""
+        for pod in await self.kube.find(self.task.selector()):
+            await self.kube.delete(pod["metadata"]["name"])
+
     async def _run_attempt(self) -> Outcome:
-        name = self.task.pod_name(self._attempt.number)
+        name = self._name
         self._waits, self._node = Waits(), ""
         try:
             await self._launch()
             await self._await_start(name)
             outcome = await self._follow(name)
-        except _Over as over:
+        except Over as over:
             outcome = over.outcome
         if outcome.action is not Action.SUCCEED:
             self._events = [outcomes.event_line(event) for event in await self.kube.events(name)]
@@ -217,7 +226,7 @@ class PodRun:
         while True:
             pod = await self.kube.wait(name, has_news, look)
             if pod is None:
-                raise _Over(Cause.PREEMPTED, "the pod was deleted before it started")
+                raise Over(Cause.PREEMPTED, "the pod was deleted before it started")
             if outcomes.has_started(pod):
                 break
             await self._give_up_if_lost(pod)
@@ -225,7 +234,7 @@ class PodRun:
             if waiting_kind(pod) != kind:
                 kind, since = waiting_kind(pod), time.monotonic()
             if failure := outcomes.pending_failure(pod, time.monotonic() - since):
-                raise _Over(failure.cause, failure.message)
+                raise Over(failure.cause, failure.message)
             pool, resource = self._gpu()
             await self._wait_on(
                 why_pending(pod, await self.kube.events(name), pool=pool, resource=resource), pod
@@ -238,7 +247,7 @@ class PodRun:
 
     async def _wait_on(self, pending: Pending, pod: dict[str, Any] | None) -> None:
         """Tell why the attempt waits; ends it when that has taken too long."""
-        name = self.task.pod_name(self._attempt.number)
+        name = self._name
         if self._waits.is_news(pending):
             self.log.info("waiting: %s", pending.reason)
             await self.announce({"pending": self._waits.now(name)})
@@ -250,7 +259,7 @@ class PodRun:
                 raise _NoGpu
         elif waited > self.startup_seconds:
             cause = Cause.IMAGE if pending.kind is Wait.IMAGE else Cause.UNSCHEDULABLE
-            raise _Over(cause, f"not started within {self.startup_seconds} s: {pending.reason}")
+            raise Over(cause, f"not started within {self.startup_seconds} s: {pending.reason}")
 
     def _gpu(self) -> tuple[str | None, str]:
         """The attempt's GPU pool and what a GPU is called there."""
@@ -284,7 +293,7 @@ class PodRun:
         if outcomes.is_lost(pod, datetime.now(UTC)):
             name, node = pod["metadata"]["name"], pod["spec"].get("nodeName", "?")
             await self.kube.delete(name, force=True)
-            raise _Over(Cause.PREEMPTED, f"node {node} does not answer; its pod {name} was given up")
+            raise Over(Cause.PREEMPTED, f"node {node} does not answer; its pod {name} was given up")
 
     def _copy(self, line: str) -> None:
         level, text = readable(line)
@@ -337,11 +346,11 @@ def _pause(attempt: Attempt) -> float:
     return float(min(RELAUNCH_SECONDS * 2 ** (attempt.reclaims - 1), MAX_BACKOFF_SECONDS))
 
 
-def _refused(attempt: Attempt, error: KubeError) -> _Over:
+def _refused(attempt: Attempt, error: KubeError) -> Over:
     """The end of an attempt whose pod the API server does not take."""
     if attempt.memory_factor > 1:
-        return _Over(Cause.OOM, f"out of memory, and a pod with more was refused: {error.message}")
-    return _Over(Cause.BAD_CONFIG, f"the pod was refused: {error.message}")
+        return Over(Cause.OOM, f"out of memory, and a pod with more was refused: {error.message}")
+    return Over(Cause.BAD_CONFIG, f"the pod was refused: {error.message}")
 
 
 def readable(line: str) -> tuple[int, str]:

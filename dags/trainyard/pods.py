@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainyard import gang
 from trainyard.attempt import ANNOTATION, Attempt
 from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
 from trainyard.platform import GpuPool, Platform
@@ -36,7 +37,8 @@ class RequestError(Exception):
 class TrainingRequest:
     """What a task wants to run, all templates rendered.
 
-    `gpu_pool` None means a CPU pod, `run_key` None the default: the DAG run's, or a mapped instance's own.
+    `gpu_pool` None means a CPU pod, `nodes` over 1 a gang of such pods, `run_key` None the default: the DAG
+    run's, or a mapped instance's own.
     """
 
     step: str
@@ -46,6 +48,7 @@ class TrainingRequest:
     step_params: Mapping[str, Any] = field(default_factory=dict)
     gpu_pool: str | None = None
     gpus: int = 1
+    nodes: int = 1
     image: str | None = None
     env_vars: Mapping[str, str] = field(default_factory=dict)
     container_resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -63,6 +66,14 @@ class TrainingRequest:
         for name in ("step_params", "env_vars", "container_resources"):
             if not isinstance(getattr(self, name), Mapping):
                 raise RequestError(f"{name} must be an object, got {getattr(self, name)!r}")
+        for name in ("gpus", "nodes"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise RequestError(f"{name} is {number!r}; use a whole number of at least 1")
+        if self.nodes > 1 and self.step != "train":
+            raise RequestError(
+                f"nodes={self.nodes}: the step {self.step} runs on one node; only train can share"
+            )
         for name in ("run_key", "parent_run_key"):
             key = getattr(self, name)
             if key is not None and not (isinstance(key, str) and _RUN_KEY.fullmatch(key)):
@@ -207,6 +218,8 @@ def _environment(
     }
     if pool:
         env["TRAINYARD_GPU_POOL"] = pool.name
+        if request.step == "train" and request.gpus > 1:
+            env |= gang.environment("127.0.0.1", 1, request.gpus)
     if request.parent_run_key:
         env["TRAINYARD_PARENT_RUN_KEY"] = request.parent_run_key
     # The commit that the DAGs come from: the airflow image carries it.

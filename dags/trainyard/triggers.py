@@ -10,10 +10,11 @@ from typing import Any
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
-from trainyard import links
+from trainyard import lineage, links
 from trainyard.alerts import Alert, asend, run_url, task_url
 from trainyard.attempt import RetryPlan
-from trainyard.kube import Kube
+from trainyard.gang_run import GangRun
+from trainyard.jobs import JobKube
 from trainyard.mapping import resolve_mapped
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.outcomes import Action, Cause, Outcome
@@ -54,6 +55,7 @@ class TrainingPodTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Run the task; yields the one event that ends it."""
+        await lineage.started(self._identity(), self.request)
         try:
             outcome = await self._run()
         except (TemplateError, RequestError, PlatformError, ValueError) as error:
@@ -61,13 +63,17 @@ class TrainingPodTrigger(BaseTrigger):
         except Exception as error:
             self.log.exception("the trigger failed")
             outcome = Outcome(Cause.PLATFORM, f"{type(error).__name__}: {error}")
+        await lineage.ended(self._identity(), self.request, outcome)
         yield await self._event(outcome)
 
     async def on_kill(self) -> None:
         """Delete this try's pods: a user ended or cleared the task (and the next try may have begun)."""
         task = self._identity()
-        async with Kube(load_platform().training.namespace) as kube:
-            for pod in await kube.find(f"{task.selector()},{LABEL_PREFIX}/try-number={task.try_number}"):
+        this_try = f"{task.selector()},{LABEL_PREFIX}/try-number={task.try_number}"
+        async with JobKube(load_platform().training.namespace) as kube:
+            for job in await kube.jobs(this_try):
+                await kube.delete_job(job["metadata"]["name"])
+            for pod in await kube.find(this_try):
                 await kube.delete(pod["metadata"]["name"])
 
     async def _run(self) -> Outcome:
@@ -86,8 +92,8 @@ class TrainingPodTrigger(BaseTrigger):
             json.dumps(wanted.step_params, default=str),
         )
         platform = load_platform()
-        async with Kube(platform.training.namespace) as kube:
-            run = PodRun(
+        async with JobKube(platform.training.namespace) as kube:
+            run = (GangRun if wanted.nodes > 1 else PodRun)(
                 kube,
                 platform,
                 wanted,

@@ -167,7 +167,13 @@ def test_roles_are_small() -> None:
     pods = {("pods", verb) for verb in ("create", "delete", "get", "list", "watch")}
     assert rules == {
         "trainyard-scheduler-pod-launcher": pods | {("pods", "patch"), ("pods/log", "get")},
-        "trainyard-training-launcher": pods | {("pods/log", "get"), ("events", "list")},
+        "trainyard-training-launcher": {
+            *pods,
+            *{("pods/log", "get"), ("events", "list")},
+            *{("resourcequotas", "list"), ("resourcequotas", "watch")},
+            *(("jobs", verb) for verb in ("create", "delete", "get", "list")),
+            *{("jobs/finalizers", "update"), ("services", "create")},
+        },
         "trainyard-model-deployer": {
             *(("deployments", verb) for verb in ("create", "delete", "get", "patch")),
             *(("services", verb) for verb in ("create", "delete", "patch")),

@@ -134,6 +134,34 @@ def test_a_fallback_is_a_cpu_pod_that_says_so(
     assert env["TRAINYARD_BATCH_DIVISOR"] == "2"
 
 
+def test_each_gpu_of_a_pod_gets_a_process_in_training_alone(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    pool = replace(platform.pool("ondemand"), gpus_per_node=4)
+    large = replace(platform, pools={"ondemand": pool})
+    training = replace(request_for_train, gpus=4)
+    env = env_of(build_pod(large, training, identity))
+    assert (env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"], env["MASTER_ADDR"]) == ("4", "4", "127.0.0.1")
+    for request in (request_for_train, replace(training, step="evaluate")):
+        assert "WORLD_SIZE" not in env_of(build_pod(large, request, identity))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"nodes": 0}, "nodes is 0"),
+        ({"nodes": "2"}, "nodes is '2'"),
+        ({"gpus": True}, "gpus is True"),
+        ({"nodes": 2, "step": "evaluate"}, "evaluate runs on one node"),
+    ],
+)
+def test_numbers_of_nodes_and_gpus_are_checked(
+    request_for_train: TrainingRequest, changes: dict, named: str
+) -> None:
+    with pytest.raises(RequestError, match=named):
+        replace(request_for_train, **changes)
+
+
 def test_the_trainer_knows_the_arguments(pod: dict) -> None:
     # Its parser needs numpy to import, which Airflow's environment does not have.
     parser = (TRAINER / "trainyard_trainer/cli.py").read_text()
@@ -147,10 +175,12 @@ def test_the_trainer_knows_the_arguments(pod: dict) -> None:
 def test_the_trainer_knows_the_parameters_of_digits_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TRAINER))
     params = importlib.import_module("trainyard_trainer.params")
+    own = (TRAINER / "trainyard_trainer/models/digits.py").read_text()  # imports numpy
     dag = importlib.import_module("digits_training").dag
     for task in dag.tasks:
         for name in getattr(task, "step_params", {}):
-            assert name in params.COMMON, f"{task.task_id} passes {name}"
+            known = name in params.COMMON or f'"{name}": Param(' in own
+            assert known, f"{task.task_id} passes {name}"
     # The defaults of both are the same, so that a bare `trainer train` does what the DAG does.
     shared = set(dag.params) & set(params.COMMON)
     assert {name: dag.params[name] for name in shared} == {
