@@ -2,6 +2,7 @@ import os
 import signal
 
 import pytest
+from trainyard_trainer import cli
 from trainyard_trainer.errors import Preempted
 from trainyard_trainer.preemption import Preemption
 
@@ -56,3 +57,15 @@ def test_an_error_in_a_deferred_block_comes_first(preemption):
 def test_ignored_once_the_step_is_over(preemption):
     preemption.ignore()
     terminate()
+
+
+def test_a_library_that_makes_another_error_of_it_does_not_hide_it(preemption, monkeypatch, tmp_path):
+    def run(*_):
+        try:
+            terminate()
+        except Preempted as preempted:
+            raise RuntimeError("as C++ code does") from preempted
+
+    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setenv("TRAINYARD_RETURN", str(tmp_path / "return.json"))
+    assert cli.main([]) == Preempted.exit_code

@@ -38,13 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(arguments, place, preemption)
     except Preempted as preempted:
         preemption.ignore()
-        reason = str(preempted) or "preempted by SIGTERM"
-        return _failed(f"{reason}; resume with --resume-if-exists", preempted.exit_code)
+        return _preempted(str(preempted))
     except TrainerError as error:
         preemption.ignore()
         return _failed(str(error), error.exit_code)
     except Exception as error:
         preemption.ignore()
+        if (
+            preemption.came
+        ):  # a library in C++, such as torch while it is imported, makes a RuntimeError of it
+            return _preempted()
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # CUDA's
             return _failed(f"out of memory: {error}", OutOfMemory.exit_code)
         return _failed(f"{type(error).__name__}: {error}", TrainerError.exit_code, traceback=True)
@@ -100,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
         "--resume-if-exists", action="store_true", help="go on from the newest checkpoint, if there is one"
     )
     return parser
+
+
+def _preempted(reason: str = "") -> int:
+    reason = reason or "preempted by SIGTERM"
+    return _failed(f"{reason}; resume with --resume-if-exists", Preempted.exit_code)
 
 
 def _failed(message: str, exit_code: int, *, traceback: bool = False) -> int:

@@ -13,6 +13,7 @@ class Preemption:
 
     def __init__(self) -> None:
         """Nothing is handled before `install`."""
+        self.came = False  # whether SIGTERM came at all
         self._requested = False
         self._depth = 0
 
@@ -30,6 +31,7 @@ class Preemption:
         return self._requested
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.came = True
         if self._depth == 0:
             raise Preempted
         self._requested = True
