@@ -67,7 +67,10 @@ def why_pending(
         return Pending(kind, f"image {image} cannot be pulled to node {node} ({words})")
     if waiting.get("message"):
         return Pending(kind, f"on node {node}: {waiting.get('reason', '')} {waiting['message']}")
-    warnings = [event for event in events if event.get("type") == "Warning"]
+    # What the scheduler said before it found the node is over.
+    warnings = [
+        event for event in events if event.get("type") == "Warning" and event["reason"] != "FailedScheduling"
+    ]
     if warnings and kind is Wait.START:
         volume = any(word in warnings[-1].get("reason", "") for word in ("Mount", "Volume"))
         kind = Wait.VOLUME if volume else Wait.OTHER

@@ -16,7 +16,11 @@ from .platform import ADMIN_SECRET, Platform
 
 TRAINING_DAG = "digits_training"
 # Metrics of the summary, the ones that decide first.
-SHOWN_METRICS = ("f1_macro", "accuracy", "val_f1_macro", "train_loss", "val_loss")
+# Of those a model has: on held-out data, then of the training.
+SHOWN_METRICS = (
+    *("average_precision", "roc_auc", "f1_macro", "accuracy"),
+    *("val_average_precision", "val_roc_auc", "val_f1_macro", "train_loss", "val_loss"),
+)
 
 
 def parse_conf(text: str) -> dict[str, Any]:

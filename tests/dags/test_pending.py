@@ -106,6 +106,8 @@ def test_on_its_node_a_pod_waits_for_volumes_and_images() -> None:
     event = {"type": "Warning", "reason": "FailedMount", "message": "no such volume", "count": 7}
     volume = why_pending(pod(waiting={"reason": "ContainerCreating"}, node="n"), [event])
     assert (volume.kind, volume.reason) == (Wait.VOLUME, "on node n: FailedMount: no such volume")
+    before = {"type": "Warning", "reason": "FailedScheduling", "message": "0/5 nodes are available"}
+    assert why_pending(pod, [before]).reason == "on node n: ContainerCreating"
     image = why_pending(pod(waiting={"reason": "ErrImagePull", "message": "not found"}, node="n"))
     assert (image.kind, image.reason) == (
         Wait.IMAGE,
