@@ -64,6 +64,7 @@ def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) 
         level.update(repository=repository, tag=tag)
     values["airflow"]["config"] = {"api": {"base_url": f"http://localhost:{ports.airflow}"}}
     hosts = [f"{name}:{ports.mlflow}" for name in ("localhost", "127.0.0.1")]
+    values["training"]["trackingUiUrl"] = f"http://localhost:{ports.mlflow}"
     values["mlflow"]["allowedHosts"] = [*given.get("mlflow", {}).get("allowedHosts", []), *hosts]
     # Pods that launch training see a changed ConfigMap a minute late: another trainer starts them anew.
     values["airflow"]["airflowPodAnnotations"] = {"trainyard.dev/trainer": images["trainer"]}

@@ -137,7 +137,11 @@ def test_generated_values_reach_the_keys_of_the_chart() -> None:
         },
         "postgresql": {"image": {"repository": "trainyard/postgres", "tag": "abc123"}},
         "nvidia-device-plugin": {"image": {"repository": "trainyard/gpu-simulator", "tag": "abc123"}},
-        "training": {"image": {"repository": "trainyard/trainer", "tag": "abc123"}},
+        "training": {
+            "image": {"repository": "trainyard/trainer", "tag": "abc123"},
+            "trackingUiUrl": "http://localhost:5001",
+        },
+        "versitygw": {"image": {"repository": "trainyard/versitygw", "tag": "abc123"}},
     }
 
 

@@ -107,7 +107,8 @@ def test_on_its_node_a_pod_waits_for_volumes_and_images() -> None:
     volume = why_pending(pod(waiting={"reason": "ContainerCreating"}, node="n"), [event])
     assert (volume.kind, volume.reason) == (Wait.VOLUME, "on node n: FailedMount: no such volume")
     before = {"type": "Warning", "reason": "FailedScheduling", "message": "0/5 nodes are available"}
-    assert why_pending(pod, [before]).reason == "on node n: ContainerCreating"
+    starting = why_pending(pod(waiting={"reason": "ContainerCreating"}, node="n"), [before])
+    assert starting.reason == "on node n: ContainerCreating"
     image = why_pending(pod(waiting={"reason": "ErrImagePull", "message": "not found"}, node="n"))
     assert (image.kind, image.reason) == (
         Wait.IMAGE,

@@ -90,9 +90,7 @@ def test_a_pod_without_the_toleration_never_lands_on_a_gpu_node(launch: Launch, 
 
 def test_two_gpu_pods_on_a_one_gpu_node_run_one_after_the_other(launch: Launch, read_pod) -> None:
     command = ["sh", "-c", "echo devices=$NVIDIA_VISIBLE_DEVICES > /dev/termination-log; sleep 3"]
-    names = [
-        launch(f"e2e-gpu-{i}", command=command, pool="spot", gpus=1, tolerate=True) for i in range(2)
-    ]
+    names = [launch(f"e2e-gpu-{i}", command=command, pool="spot", gpus=1, tolerate=True) for i in range(2)]
     pods = [
         wait_until(f"{name} to end", lambda name=name: _ended(read_pod(name)), seconds=180) for name in names
     ]
