@@ -107,8 +107,7 @@ class Airflow:
         response = self._send("GET", path, params={"map_index": map_index})
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
-        value = _checked(response)["value"]
-        return json.loads(value) if isinstance(value, str) else value
+        return _decoded(_checked(response)["value"])
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[Json]:
         """Return the log of one try as messages: `event`, and where known `level` and `error_detail`."""
@@ -214,6 +213,14 @@ def _parsed_after(dag: Json, moment: str) -> bool:
 def _token_is_refused(response: httpx.Response) -> bool:
     """A token that has run out gives 401, one signed with a key that is no longer in use gives 403."""
     return response.status_code == 401 or (response.status_code == 403 and "JWT" in response.text)
+
+
+def _decoded(value: Any) -> Any:
+    """An XCom's value as it was pushed: the API hands out some as their JSON text, some text as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _last_line(text: str) -> str:
