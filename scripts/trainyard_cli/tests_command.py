@@ -17,6 +17,9 @@ from .stages import Stages
 DEV = paths.ROOT / "scripts/_python"
 # pytest's exit code for "no test was selected", which is right for a suite that -k leaves out.
 NOTHING_SELECTED = 5
+# The suites that take long use two cores; a module stays in one process, with its fixtures.
+TWO_PROCESSES = ("-n", "2", "--dist", "loadscope")
+LONG_SUITES = ("chart", "cli", "dags")
 
 
 def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) -> None:
@@ -44,11 +47,12 @@ def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) 
 
 
 def _pytest(stages: Stages, suite: str, args: list[str], env: Mapping[str, str] | None = None) -> None:
+    processes = TWO_PROCESSES if suite in LONG_SUITES else ()
     with stages(f"{suite} tests"):
         _show(
             stages.console,
             f"{suite} tests",
-            [DEV, "--dev", "pytest", f"tests/{suite}", *_colour(stages.console), *args],
+            [DEV, "--dev", "pytest", f"tests/{suite}", *processes, *_colour(stages.console), *args],
             env,
             allowed=(0, NOTHING_SELECTED) if args else (0,),
         )
