@@ -42,17 +42,30 @@ def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) 
     if e2e:
         with platform.only_one():
             platform.bring_up(stages, cluster.chosen_ports(None, None), [], remake=True)
+        env = {**path, "KUBECONFIG": str(paths.KUBECONFIG)}
+        side_by_side = ("-v", "-m", "not alone", "-n", "2", "--dist", "loadgroup")
+        _pytest(stages, "e2e", pytest_args, env, name="e2e tests, two at once", options=side_by_side)
         # Outside the lock: a test runs ./scripts/up itself.
-        _pytest(stages, "e2e", pytest_args, {**path, "KUBECONFIG": str(paths.KUBECONFIG)})
+        alone = ("-v", "-m", "alone")
+        _pytest(stages, "e2e", pytest_args, env, name="e2e tests, one by one", options=alone)
 
 
-def _pytest(stages: Stages, suite: str, args: list[str], env: Mapping[str, str] | None = None) -> None:
-    processes = TWO_PROCESSES if suite in LONG_SUITES else ()
-    with stages(f"{suite} tests"):
+def _pytest(
+    stages: Stages,
+    suite: str,
+    args: list[str],
+    env: Mapping[str, str] | None = None,
+    *,
+    name: str = "",
+    options: tuple[str, ...] = (),
+) -> None:
+    name = name or f"{suite} tests"
+    options = (*options, *TWO_PROCESSES) if suite in LONG_SUITES else options
+    with stages(name):
         _show(
             stages.console,
-            f"{suite} tests",
-            [DEV, "--dev", "pytest", f"tests/{suite}", *processes, *_colour(stages.console), *args],
+            name,
+            [DEV, "--dev", "pytest", f"tests/{suite}", *options, *_colour(stages.console), *args],
             env,
             allowed=(0, NOTHING_SELECTED) if args else (0,),
         )

@@ -2,6 +2,9 @@
 
 The cluster and release are made by `./scripts/test` (or `./scripts/up`); KUBECONFIG names the cluster.
 Each test session trains a model name of its own, so that it neither meets nor replaces a champion of yours.
+
+Tests that leave the others alone run in two processes, those of one `xdist_group` in the same. Tests that
+break something, or that want GPUs to themselves, are marked `alone` and run one after the other.
 """
 
 from __future__ import annotations
@@ -91,7 +94,8 @@ def recorder(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[PodRe
 
 @pytest.fixture(scope="session")
 def model_name() -> str:
-    return f"digits-e2e-{time.strftime('%Y%m%d-%H%M%S')}"
+    process = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    return f"digits-e2e-{time.strftime('%Y%m%d-%H%M%S')}-{process}"
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ BROKEN = {"dataset": "file:///data/no-such-directory/digits.csv"}
 RECEIVER = """
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+pytestmark = pytest.mark.alone
+
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from conftest import Run
 from pods import wait_until
 from test_fraud_detection_training import DAY, arrival, fraud_model, fraud_run, leave_no_server  # noqa: F401
 from trainyard_cli.airflow_api import Airflow
+
+pytestmark = pytest.mark.xdist_group("fraud")
 
 DAG = "batch_inference"
 

@@ -20,6 +20,8 @@ from trainyard.outcomes import Cause, Outcome
 from trainyard.platform import load_platform
 from trainyard.pods import TrainingRequest
 
+pytestmark = pytest.mark.alone
+
 EPOCHS = 24
 # Without dropout, which every process draws for itself, only rounding depends on the number of nodes.
 SAME = {"epochs": 6, "dropout": 0, "seed": 7}

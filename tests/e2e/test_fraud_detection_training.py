@@ -12,6 +12,8 @@ from kubernetes import client
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.mlflow_api import Mlflow, ModelVersion
 
+pytestmark = pytest.mark.xdist_group("fraud")
+
 DAG = "fraud_detection_training"
 # A day on which no schedule delivers, so that nobody's data is replaced.
 DAY = "2026-01-03"

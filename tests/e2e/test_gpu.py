@@ -10,6 +10,8 @@ import pytest
 from kubernetes import client
 from pods import Pod, ran_between, wait_until
 
+pytestmark = pytest.mark.alone
+
 Launch = Callable[..., str]
 GPU = "nvidia.com/gpu"
 

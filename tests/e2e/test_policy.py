@@ -10,6 +10,8 @@ from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
 from pods import Pod, PodRecorder, limits_of, node_of, wait_until
 
+pytestmark = pytest.mark.alone
+
 GPU = "nvidia.com/gpu"
 EPOCHS = 24
 # PyTorch and MLflow take 215 MiB of their own: twice of this is still too little by far. Between that and

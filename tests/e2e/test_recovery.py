@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import NAMESPACE, metric_steps, run_tags
 from kubernetes import client
 from pods import PodRecorder, wait_until
+
+pytestmark = pytest.mark.alone
 
 EPOCHS = 24
 SLOW = {"epochs": EPOCHS, "epoch_seconds": 1}

@@ -13,6 +13,8 @@ from pytest_helm_charts.k8s.deployment import wait_for_deployments_to_run
 from pytest_helm_charts.k8s.stateful_set import wait_for_stateful_sets_to_run
 from trainyard_cli.airflow_api import Airflow
 
+pytestmark = pytest.mark.alone
+
 DEPLOYMENTS = [
     f"trainyard-{name}" for name in ("api-server", "scheduler", "dag-processor", "triggerer", "mlflow")
 ]

@@ -14,6 +14,8 @@ import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
+pytestmark = pytest.mark.xdist_group("digits")
+
 DAG = "deploy_model"
 EXAMPLE = {"inputs": [[[[0.5] * 8] * 8]]}
 
@@ -27,16 +29,16 @@ class Service:
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[Any, str]:
         """The answer, and the version that gave it. Raises ApiException."""
-        data, _, headers = self._api.call_api(
+        response = self._api.call_api(
             f"{self._path}{path}",
             "POST" if body else "GET",
             header_params={"Content-Type": "application/json", "Accept": "application/json"},
             body=body,
             auth_settings=["BearerToken"],
-            response_type="object",
+            _preload_content=False,
             _request_timeout=20,
         )
-        return data, headers["trainyard-model-version"]
+        return json.loads(response.data), response.headers["trainyard-model-version"]
 
 
 @contextmanager
