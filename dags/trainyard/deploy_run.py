@@ -268,8 +268,10 @@ class DeployRun:
         return []
 
     async def _log_of(self, pod: Mapping[str, Any]) -> list[str]:
-        previous = serving.has_restarted(pod)
-        lines = await self.kube.last_lines(pod["metadata"]["name"], LAST_LINES, previous=previous)
+        name, restarted = pod["metadata"]["name"], serving.has_restarted(pod)
+        lines = await self.kube.last_lines(name, LAST_LINES, previous=restarted)
+        if not lines:  # it restarts at this very moment: the words are in the other log
+            lines = await self.kube.last_lines(name, LAST_LINES, previous=not restarted)
         return [readable(line)[1] for line in lines]
 
     def _report(self, reason: str) -> None:
