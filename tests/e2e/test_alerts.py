@@ -14,6 +14,8 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 from pods import wait_until
 
+pytestmark = pytest.mark.alone
+
 SCRATCH = "scratch-alerts"
 SECRET = "trainyard-alerts"
 TOKEN = "t0ken-of-the-webhook"
@@ -21,8 +23,6 @@ BROKEN = {"dataset": "file:///data/no-such-directory/digits.csv"}
 # Prints each message as one line.
 RECEIVER = """
 from http.server import BaseHTTPRequestHandler, HTTPServer
-
-pytestmark = pytest.mark.alone
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
