@@ -126,8 +126,9 @@ def _ready(core: client.CoreV1Api) -> client.V1Pod | None:
 
 
 def _heard(core: client.CoreV1Api, run_id: str) -> list[dict[str, Any]]:
-    lines = core.read_namespaced_pod_log("receiver", SCRATCH).splitlines()
-    return [alert for alert in map(json.loads, lines) if alert["key"] == f"{DAG}/{run_id}"]
+    # Not as the client reads it: a log of one JSON line would come back as that object's Python text.
+    log = core.read_namespaced_pod_log("receiver", SCRATCH, _preload_content=False).data.decode()
+    return [alert for alert in map(json.loads, log.splitlines()) if alert["key"] == f"{DAG}/{run_id}"]
 
 
 def _told_of_failure(core: client.CoreV1Api) -> str | None:

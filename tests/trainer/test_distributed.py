@@ -99,7 +99,7 @@ def test_what_ends_one_ends_both_and_one_process_goes_on(steps, processed, alone
 
 def test_a_node_of_two_gpus_runs_two_processes(steps, processed, alone):
     gang = GANG | {"MASTER_PORT": free_port(), "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
-    ended = steps.run("train", processed, params=PARAMS, **gang)
+    ended = steps.end(steps.start("train", processed, params=PARAMS, **gang))
     same(ended, alone)
     assert len([event for event in ended.events if event["event"] == "epoch_done"]) == PARAMS["epochs"]
     assert steps.runs()[0].data.tags["trainyard.nodes"] == "1"
@@ -158,7 +158,7 @@ def test_the_shares_of_a_batch_are_the_batch(size):
     [
         (["pass", "pass"], 0),
         (["import time; time.sleep(60)", "raise SystemExit(65)"], 65),
-        (["raise SystemExit(143)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], 137),
+        (["import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], 137),
     ],
 )
 def test_a_node_ends_when_one_of_its_processes_fails(scripts, code):
