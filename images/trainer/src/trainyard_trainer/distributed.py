@@ -255,8 +255,9 @@ def start(place: Place, arguments: Sequence[str]) -> int:
 def wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     """Wait for all processes, and stop the others as soon as one fails; return their exit codes."""
     stopped = False
-    while any(process.poll() is None for process in processes):
-        if not stopped and any(process.returncode for process in processes):
+    # A list, not a generator: every process is to be looked at, also behind one that still runs.
+    while None in (codes := [process.poll() for process in processes]):
+        if any(codes) and not stopped:
             stopped = True
             for process in processes:
                 process.terminate()
