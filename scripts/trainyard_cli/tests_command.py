@@ -43,7 +43,7 @@ def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) 
         with platform.only_one():
             platform.bring_up(stages, cluster.chosen_ports(None, None), [], remake=True)
         env = {**path, "KUBECONFIG": str(paths.KUBECONFIG)}
-        side_by_side = ("-v", "-m", "not alone", "-n", "2", "--dist", "loadgroup")
+        side_by_side = ("-v", "-m", "not alone", "-n", "2", "--dist", "loadfile")
         _pytest(stages, "e2e", pytest_args, env, name="e2e tests, two at once", options=side_by_side)
         # Outside the lock: a test runs ./scripts/up itself.
         alone = ("-v", "-m", "alone")

@@ -3,8 +3,8 @@
 The cluster and release are made by `./scripts/test` (or `./scripts/up`); KUBECONFIG names the cluster.
 Each test session trains a model name of its own, so that it neither meets nor replaces a champion of yours.
 
-Tests that leave the others alone run in two processes, those of one `xdist_group` in the same. Tests that
-break something, or that want GPUs to themselves, are marked `alone` and run one after the other.
+Tests that leave the others alone run in two processes, file by file. Tests that break something, or that want
+GPUs to themselves, are marked `alone` and run one after the other.
 """
 
 from __future__ import annotations

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-import pytest
 from pods import wait_until
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.mlflow_api import ModelVersion
-
-pytestmark = pytest.mark.xdist_group("models")
 
 DAG = "fraud_training"
 # The gate lets everything pass: whether it becomes champion is the person's to say.

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from conftest import DAG, Run, run_tags
 from pods import PodRecorder, limits_of, node_of, wait_until
-
-pytestmark = pytest.mark.xdist_group("digits")
 
 GPU = "nvidia.com/gpu"
 TRAINING_TASKS = ("validate", "preprocess", "train", "evaluate")

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from conftest import Run, run_tags
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.mlflow_api import Mlflow, ModelVersion
-
-pytestmark = pytest.mark.xdist_group("sweep")
 
 DAG = "hyperparameter_sweep"
 DIGITS = {"model": "digits", "epochs": 4, "eta": 2, "rungs": 2}

@@ -8,8 +8,6 @@ import pytest
 from conftest import Run
 from trainyard_cli.mlflow_api import ModelVersion
 
-pytestmark = pytest.mark.xdist_group("models")
-
 
 @pytest.fixture(scope="module")
 def train(

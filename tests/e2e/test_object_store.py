@@ -17,8 +17,6 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 from pods import wait_until
 
-pytestmark = pytest.mark.xdist_group("store")
-
 POD = "scratch-object-store"
 BUCKET = "incoming"
 FOLDER = f"e2e-{time.strftime('%Y%m%d-%H%M%S')}"

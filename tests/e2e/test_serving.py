@@ -14,8 +14,6 @@ import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-pytestmark = pytest.mark.xdist_group("digits")
-
 DAG = "deploy_model"
 EXAMPLE = {"inputs": [[[[0.5] * 8] * 8]]}
 

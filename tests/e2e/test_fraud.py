@@ -1,4 +1,4 @@
-"""The weekly fraud training on the cluster: data arrives, nine trials, a first champion that serves."""
+"""Fraud on the cluster: data arrives, nine trials, a first champion that serves, and its predictions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import httpx
 import pytest
 from conftest import Run, run_tags
 from kubernetes import client
+from pods import wait_until
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.mlflow_api import Mlflow, ModelVersion
 
-pytestmark = pytest.mark.xdist_group("fraud")
-
 DAG = "fraud_detection_training"
+INFERENCE = "batch_inference"
 # A day on which no schedule delivers, so that nobody's data is replaced.
 DAY = "2026-01-03"
 TRIALS = range(9)
@@ -101,6 +101,70 @@ def test_one_that_is_no_better_is_a_challenger_and_updates_nothing(
     (version,) = versions(again.run_id, dag=DAG)
     assert version.aliases == ("challenger",)
     assert events(airflow, DAG, again) == []
+
+
+def test_a_promotion_can_trigger_it(
+    fraud_run: Run,
+    fraud_model: str,
+    airflow: Airflow,
+    finish: Callable[..., Run],
+) -> None:
+    run = finish(run_of(airflow, "operator_triggered", fraud_run, fraud_model), dag=INFERENCE)
+    assert run.state == "success", run.tasks
+    assert run.tasks["wait_for_arrival"]["state"] == "skipped"
+    prediction = airflow.xcom(INFERENCE, run.run_id, "predict", "return_value")
+    assert prediction["rows"] > 3000
+    path = f"/data/predictions/fraud/date={DAY}/model_version={fraud_model}-1"
+    assert prediction["output"] == f"file://{path}"
+
+
+def test_the_asset_triggers_it_for_the_model_that_was_promoted(
+    fraud_run: Run,
+    fraud_model: str,
+    airflow: Airflow,
+    finish: Callable[..., Run],
+) -> None:
+    # The event as the promotion of `fraud` sends it, but for a model of this session: nobody's champion is
+    # replaced by a test.
+    found = airflow._get("/api/v2/assets", {"uri_pattern": "trainyard://models/fraud/champion"})
+    (asset,) = [each for each in found["assets"] if each["uri"] == "trainyard://models/fraud/champion"]
+    body = {"asset_id": asset["id"], "extra": {"model": fraud_model, "version": "1", "date": DAY}}
+    airflow._request("POST", "/api/v2/assets/events", json=body)
+    run = finish(run_of(airflow, "asset_triggered", fraud_run, fraud_model), dag=INFERENCE)
+    assert run.state == "success", run.tasks
+    assert airflow.xcom(INFERENCE, run.run_id, "request", "model") == fraud_model
+    version = airflow.xcom(INFERENCE, run.run_id, "predict", "model_version")
+    assert version == f"{fraud_model}-1"
+
+
+def test_a_model_without_champion_is_skipped_and_says_why(
+    arrival: Run,
+    model_name: str,
+    trigger: Callable[..., str],
+    finish: Callable[..., Run],
+    airflow: Airflow,
+) -> None:
+    name = f"{model_name}-none"
+    run = finish(trigger("no-champion", dag=INFERENCE, model_name=name, data_date=DAY), dag=INFERENCE)
+    assert run.state == "success", run.tasks
+    assert run.tasks["load.load_champion"]["state"] == run.tasks["predict"]["state"] == "skipped"
+    log = str(airflow.log(INFERENCE, run.run_id, "load.load_champion", 1))
+    assert f"{name} has no champion yet: run fraud_detection_training" in log
+
+
+def run_of(airflow: Airflow, run_type: str, after: Run, model: str) -> str:
+    """The newest run of that type which began after another run did."""
+    began = min(task["start_date"] for task in after.tasks.values() if task["start_date"])
+
+    def started() -> Any:
+        page = airflow._get(f"/api/v2/dags/{INFERENCE}/dagRuns", {"order_by": "-run_after", "limit": 20})
+        for run in page["dag_runs"]:
+            mine = run["conf"].get("model_name", model) == model
+            if run["run_type"] == run_type and run["run_after"] >= began and mine:
+                return run["dag_run_id"]
+        return None
+
+    return str(wait_until(f"a run of {INFERENCE} ({run_type}) to begin", started, seconds=120))
 
 
 def events(airflow: Airflow, dag: str, run: Run) -> list[dict[str, Any]]:
