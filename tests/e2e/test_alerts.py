@@ -126,16 +126,20 @@ def _ready(core: client.CoreV1Api) -> client.V1Pod | None:
 
 
 def _heard(core: client.CoreV1Api, run_id: str) -> list[dict[str, Any]]:
-    # Not as the client reads it: a log of one JSON line would come back as that object's Python text.
-    log = core.read_namespaced_pod_log("receiver", SCRATCH, _preload_content=False).data.decode()
-    return [alert for alert in map(json.loads, log.splitlines()) if alert["key"] == f"{DAG}/{run_id}"]
+    lines = _log(core, "receiver", SCRATCH).splitlines()
+    return [alert for alert in map(json.loads, lines) if alert["key"] == f"{DAG}/{run_id}"]
 
 
 def _told_of_failure(core: client.CoreV1Api) -> str | None:
     """The dag-processor's log, once it says that the webhook did not take an alert."""
-    log = core.read_namespaced_pod_log(_dag_processor(core), NAMESPACE, since_seconds=300)
+    log = _log(core, _dag_processor(core), NAMESPACE, since_seconds=300)
     lines = [line for line in log.splitlines() if "alert to webhook" in line]
     return log if lines and "sent" not in lines[-1] else None
+
+
+def _log(core: client.CoreV1Api, pod: str, namespace: str, **options: Any) -> str:
+    """A pod's log as it is: the client would return Python's text of what looks like JSON or bytes."""
+    return core.read_namespaced_pod_log(pod, namespace, _preload_content=False, **options).data.decode()
 
 
 def _secret(core: client.CoreV1Api) -> dict[str, str] | None:
