@@ -1,24 +1,18 @@
-"""The trainer as the platform runs it, with an MLflow store and a lake on disk.
+"""The trainer as the platform runs it: a process of its own, with an MLflow store and a lake on disk.
 
-A step that is to be interrupted is a process of its own. Others run in the tests' process: importing torch
-and MLflow takes seconds, which would be most of a test. The tests run in the trainer's image, and wherever
-torch, scikit-learn and mlflow-skinny are installed.
+Runs in the trainer's image, and wherever torch, scikit-learn and mlflow-skinny are installed.
 """
 
 import importlib.util
-import io
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -61,8 +55,12 @@ class Steps:
         }
 
     def start(self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str):
+        self.return_file.unlink(missing_ok=True)
+        output = self.lake if step in ("validate", "preprocess", "features") else self.output
+        arguments = ["--run-key", self.run_key, "--dataset", dataset, "--output", output.as_uri()]
+        arguments += ["--params", json.dumps(params or {}), *flags]
         return subprocess.Popen(
-            [sys.executable, "-m", "trainyard_trainer", *self._arguments(step, dataset, flags, params)],
+            [sys.executable, "-m", "trainyard_trainer", step, *arguments],
             env=os.environ | self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -71,25 +69,11 @@ class Steps:
 
     def end(self, process, lines: list[str] | None = None) -> Ended:
         text = "".join(lines or []) + process.communicate(timeout=120)[0]
-        return self._ended(process.returncode, text)
+        result = json.loads(self.return_file.read_text()) if self.return_file.exists() else {}
+        return Ended(process.returncode, result, [json.loads(line) for line in text.splitlines()], text)
 
     def run(self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str) -> Ended:
-        from trainyard_trainer.cli import main
-
-        arguments = self._arguments(step, dataset, flags, params)
-        with as_a_process({**self.environment, **environment}) as output:
-            code = main(arguments)
-        return self._ended(code, output.getvalue())
-
-    def _arguments(self, step: str, dataset: str, flags: tuple[str, ...], params: Any) -> list[str]:
-        self.return_file.unlink(missing_ok=True)
-        output = self.lake if step in ("validate", "preprocess", "features") else self.output
-        named = ["--run-key", self.run_key, "--dataset", dataset, "--output", output.as_uri()]
-        return [step, *named, "--params", json.dumps(params or {}), *flags]
-
-    def _ended(self, code: int, text: str) -> Ended:
-        result = json.loads(self.return_file.read_text()) if self.return_file.exists() else {}
-        return Ended(code, result, [json.loads(line) for line in text.splitlines()], text)
+        return self.end(self.start(step, dataset, *flags, params=params, **environment))
 
     def runs(self) -> list[Any]:
         """The MLflow runs of the run key."""
@@ -112,21 +96,6 @@ class Steps:
         from mlflow import MlflowClient
 
         return MlflowClient(self.tracking_uri)
-
-
-@contextmanager
-def as_a_process(environment: dict[str, str]) -> Iterator[io.StringIO]:
-    """Give the block what a process has for itself, and yield its standard output."""
-    package = logging.getLogger("trainyard")
-    root, level = logging.getLogger(), package.level
-    handlers = root.handlers[:]
-    try:
-        with mock.patch.dict(os.environ, environment), redirect_stdout(io.StringIO()) as output:
-            yield output
-    finally:
-        root.handlers[:] = handlers
-        package.setLevel(level)
-        logging.captureWarnings(False)
 
 
 @pytest.fixture(autouse=True)

@@ -99,7 +99,7 @@ def test_what_ends_one_ends_both_and_one_process_goes_on(steps, processed, alone
 
 def test_a_node_of_two_gpus_runs_two_processes(steps, processed, alone):
     gang = GANG | {"MASTER_PORT": free_port(), "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
-    ended = steps.end(steps.start("train", processed, params=PARAMS, **gang))
+    ended = steps.run("train", processed, params=PARAMS, **gang)
     same(ended, alone)
     assert len([event for event in ended.events if event["event"] == "epoch_done"]) == PARAMS["epochs"]
     assert steps.runs()[0].data.tags["trainyard.nodes"] == "1"
