@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
-from airflow.triggers.base import StartTriggerArgs
-
+from trainyard.in_triggerer import TriggererOperator, start_args
 from trainyard.platform import load_platform
 from trainyard.serving import serving_of
-from trainyard.templates import as_template
 
 TRIGGER = "trainyard.deploy_trigger.DeployModelTrigger"
 # Beside the roll-out itself: the version's look-up, the proof, and a roll-back.
 OTHER_SECONDS = 900
 
 
-class DeployModelOperator(BaseOperator):
+class DeployModelOperator(TriggererOperator):
     """Serve one version of a model under `http://MODEL.NAMESPACE:PORT/invocations` (MLflow's protocol).
 
     It starts and ends in the triggerer. The server runs in the image that trains, and gets ready only when
@@ -45,7 +40,6 @@ class DeployModelOperator(BaseOperator):
 
     template_fields = ("model", "version", "image")
     ui_color = "#cfe2f3"
-    start_from_trigger = True
 
     def __init__(
         self,
@@ -65,31 +59,8 @@ class DeployModelOperator(BaseOperator):
         self.image = image
         self.timeout = timeout
         request = {"model": model, "version": version, "replicas": replicas, "image": image}
-        self.start_trigger_args = StartTriggerArgs(
-            trigger_cls=TRIGGER,
-            trigger_kwargs={
-                "request": {**as_template(request), "timeout_seconds": int(timeout.total_seconds())}
-            },
-            next_method="execute_complete",
-            # The trigger minds its own time; this ends a task whose trigger cannot even begin.
-            timeout=timeout + timedelta(seconds=OTHER_SECONDS),
+        self.start_trigger_args = start_args(
+            TRIGGER,
+            {**request, "timeout_seconds": int(timeout.total_seconds())},
+            timeout + timedelta(seconds=OTHER_SECONDS),
         )
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> NoReturn:
-        """Refuse to be mapped: each instance would start with the same arguments."""
-        raise TypeError(f"{cls.__name__} cannot be mapped; write one task for each model")
-
-    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
-        """Nothing: the trigger renders them, and a worker only ever sees the task to fail it."""
-
-    def execute(self, context: Any) -> None:
-        """Refuse to run on a worker."""
-        raise AirflowFailException(
-            f"{self.task_id} starts in the triggerer and cannot run on a worker (`airflow tasks test` and "
-            "`dag.test()` try that); trigger the DAG instead"
-        )
-
-    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> None:
-        """Fail the task for good: only a worker can tell Airflow not to try again."""
-        raise AirflowFailException(f"{event['cause']}: {event['message']}")

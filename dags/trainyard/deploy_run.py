@@ -81,7 +81,7 @@ class DeployRun:
             raise
         except (DeployFailed, KubeError) as error:
             failed = error if isinstance(error, DeployFailed) else _refusal(error)
-            failed.log = await self._last_words()
+            failed.details["log"] = await self._last_words()
             raise await self._undo(record, failed) from error
         return await self._confirm(record)
 
@@ -288,6 +288,4 @@ def _refusal(error: KubeError) -> DeployFailed:
 
 def _told(failed: DeployFailed, end: str) -> DeployFailed:
     """`failed` with what became of the service at the end of its message."""
-    told = DeployFailed(failed.cause, f"{failed.message}; {end}", retry=failed.retry)
-    told.log = failed.log
-    return told
+    return DeployFailed(failed.cause, f"{failed.message}; {end}", retry=failed.retry, **failed.details)

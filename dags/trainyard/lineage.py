@@ -1,8 +1,8 @@
 """Lineage: OpenLineage events that link dataset version -> run -> model version.
 
-Airflow's own OpenLineage provider tells what workers do. Training tasks run on none, so their trigger tells
-it here. Without `openlineage.url` in the chart's values nothing is sent; a receiver that is down or hangs
-costs at most `SECONDS` per event and a line in the log.
+Airflow's own OpenLineage provider tells what workers do. What starts and ends in the triggerer runs on none,
+so its trigger (`in_triggerer`) tells it here. Without `openlineage.url` in the chart's values nothing is
+sent; a receiver that is down or hangs costs at most `SECONDS` per event and a line in the log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from trainyard.naming import TaskIdentity
-from trainyard.outcomes import Action, Outcome
 from trainyard.platform import Lineage, PlatformError, load_platform
 
 log = logging.getLogger(__name__)
@@ -33,22 +32,24 @@ _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
 Dataset = dict[str, Any]
 
 
-async def started(task: TaskIdentity, request: Mapping[str, Any]) -> None:
-    """Tell that a try of a training task begins; `request` is what the trigger runs."""
-    await _emit(lambda to: task_event(to, task, "START", inputs=_inputs(request)))
+async def started(task: TaskIdentity, reads: Iterable[Any]) -> None:
+    """Tell that a try of a task begins; `reads` are the URIs of what it reads."""
+    await _emit(lambda to: task_event(to, task, "START", inputs=_datasets(reads)))
 
 
-async def ended(task: TaskIdentity, request: Mapping[str, Any], outcome: Outcome) -> None:
-    """Tell how that try ended, and what it made."""
+async def ended(task: TaskIdentity, reads: Iterable[Any], result: Mapping[str, Any]) -> None:
+    """Tell that it succeeded, and what it made."""
 
     def event(to: Lineage) -> dict[str, Any]:
-        inputs = _inputs(request)
-        if outcome.action is Action.SUCCEED:
-            outputs = _outputs(outcome.result, inputs)
-            return task_event(to, task, "COMPLETE", inputs=inputs, outputs=outputs)
-        return task_event(to, task, "FAIL", inputs=inputs, error=f"{outcome.cause}: {outcome.message}")
+        inputs = _datasets(reads)
+        return task_event(to, task, "COMPLETE", inputs=inputs, outputs=_outputs(result, inputs))
 
     await _emit(event)
+
+
+async def failed(task: TaskIdentity, reads: Iterable[Any], error: str) -> None:
+    """Tell why it did not."""
+    await _emit(lambda to: task_event(to, task, "FAIL", inputs=_datasets(reads), error=error))
 
 
 def registered(context: Mapping[str, Any], *, model: str, version: str, model_uri: str) -> None:
@@ -153,16 +154,10 @@ def _first_field(path: PurePosixPath) -> int:
     return next((at for at, part in enumerate(path.parts) if "=" in part), len(path.parts))
 
 
-def _inputs(request: Mapping[str, Any]) -> list[Dataset]:
-    params = request.get("step_params")
-    params = params if isinstance(params, Mapping) else {}  # a template that could not be rendered
-    return _datasets((request.get("dataset"), params.get("features_uri"), params.get("model_uri")))
-
-
 def _outputs(result: Mapping[str, Any], inputs: Iterable[Dataset]) -> list[Dataset]:
-    """What a step made: of the URIs that it returns, those that it did not get."""
+    """What a task made: of the URIs that it returns, those that it did not get."""
     sha256 = str(result.get("sha256") or "")
-    made = _datasets((result.get("dataset"), result.get("output"), result.get("model_uri")), sha256)
+    made = _datasets((result.get(key) for key in ("dataset", "output", "model_uri", "url")), sha256)
     read = {(one["namespace"], one["name"]) for one in inputs}
     return [one for one in made if (one["namespace"], one["name"]) not in read]
 

@@ -7,17 +7,15 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import OperatorPartial
 from airflow.sdk.definitions._internal.expandinput import DictOfListsExpandInput
 from airflow.sdk.definitions.xcom_arg import XComArg
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.triggers.base import StartTriggerArgs
 
 from trainyard.attempt import RetryPlan
+from trainyard.in_triggerer import TriggererOperator, start_args
 from trainyard.links import MLflowRunLink, WhyPendingLink
 from trainyard.platform import load_platform
-from trainyard.templates import as_template
 
 TRIGGER = "trainyard.triggers.TrainingPodTrigger"
 # The arguments of TrainingPodOperator which the trigger gets, with their defaults.
@@ -45,7 +43,7 @@ _TIMES = ("deadline", "startup_timeout", "fallback_after")
 _PLAN = ("max_preemptions", "on_oom", "fallback", "escalate_after")
 
 
-class TrainingPodOperator(BaseOperator):
+class TrainingPodOperator(TriggererOperator):
     """Run one step of the trainer contract in a pod of its own.
 
     No worker pod runs beside it: the scheduler hands the task to the triggerer at once, whose
@@ -98,7 +96,6 @@ class TrainingPodOperator(BaseOperator):
     }
     operator_extra_links = (WhyPendingLink(), MLflowRunLink())
     ui_color = "#d9ead3"
-    start_from_trigger = True
 
     def __init__(
         self,
@@ -151,23 +148,10 @@ class TrainingPodOperator(BaseOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> TrainingPodPartial:
         """Begin a mapped task, as with any operator."""
-        base = super().partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
-        base._expand_called = True  # it lives on in the object below
+        # Past the base's refusal: what is mapped reaches the trigger by way of the object below.
+        base = super(TriggererOperator, cls).partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
+        base._expand_called = True  # it lives on in that object
         return TrainingPodPartial(operator_class=cls, kwargs=base.kwargs, params=base.params)
-
-    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
-        """Nothing: the trigger renders them, and a worker only ever sees the task to fail it."""
-
-    def execute(self, context: Any) -> None:
-        """Refuse to run on a worker."""
-        raise AirflowFailException(
-            f"{self.task_id} starts in the triggerer and cannot run on a worker (`airflow tasks test` and "
-            "`dag.test()` try that); trigger the DAG instead"
-        )
-
-    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> None:
-        """Fail the task for good: only a worker can tell Airflow not to try again."""
-        raise AirflowFailException(f"{event['cause']}: {event['message']}")
 
 
 class TrainingPodPartial(OperatorPartial):
@@ -192,18 +176,12 @@ def start_trigger_args(
     deadline, startup = arguments["deadline"], arguments["startup_timeout"]
     # Reclaims, the one retry for want of memory and the one for want of a GPU.
     attempts = 3 + arguments["max_preemptions"]
-    kwargs = {
-        **as_template({name: value for name, value in arguments.items() if name not in _TIMES}),
+    request = {
+        **{name: value for name, value in arguments.items() if name not in _TIMES},
         **{f"{name}_seconds": _seconds(arguments[name]) for name in _TIMES},
-        "mapped": as_template(mapped or {}),
+        "mapped": mapped or {},
     }
-    return StartTriggerArgs(
-        trigger_cls=TRIGGER,
-        trigger_kwargs={"request": kwargs},
-        next_method="execute_complete",
-        # The trigger minds its own time; this ends a task whose trigger cannot even begin.
-        timeout=(deadline + startup) * attempts + timedelta(minutes=30),
-    )
+    return start_args(TRIGGER, request, (deadline + startup) * attempts + timedelta(minutes=30))
 
 
 def _check(arguments: Mapping[str, Any]) -> None:

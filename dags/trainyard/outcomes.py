@@ -104,6 +104,24 @@ class Outcome:
         return POLICY[self.cause]
 
 
+class TaskFailed(Exception):
+    """A task that did not succeed.
+
+    Args:
+        cause: a `Cause`, or another word for it.
+        message: what happened, and the cure.
+        retry: whether another try may succeed.
+        details: what else the XCom `failure` is to tell.
+    """
+
+    def __init__(self, cause: str, message: str, *, retry: bool = False, **details: Any) -> None:
+        super().__init__(message)
+        self.cause = str(cause)
+        self.message = message
+        self.retry = retry
+        self.details = details
+
+
 def has_started(pod: Pod) -> bool:
     """Whether the container runs or ran, or the pod is over without it."""
     state = container_status(pod).get("state", {})

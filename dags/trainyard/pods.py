@@ -29,7 +29,7 @@ _UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
 
 
-class RequestError(Exception):
+class RequestError(ValueError):
     """A task asks for something which cannot be; the message names the argument and the cure."""
 
 

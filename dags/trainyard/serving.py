@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainyard.naming import LABEL_PREFIX, MAX_LABEL, label_safe
+from trainyard.outcomes import TaskFailed
 from trainyard.platform import Platform, PlatformError, Serving
 
 CONTAINER = "server"
@@ -30,15 +31,8 @@ _UNPULLED_IMAGE = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable")
 _BROKEN_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
-class DeployFailed(Exception):
-    """A deploy that did not succeed. `retry` says whether another try may."""
-
-    def __init__(self, cause: str, message: str, *, retry: bool = False) -> None:
-        super().__init__(message)
-        self.cause = cause
-        self.message = message
-        self.retry = retry
-        self.log: list[str] = []
+class DeployFailed(TaskFailed):
+    """A deploy that did not succeed."""
 
 
 class Superseded(DeployFailed):

@@ -10,7 +10,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.serialization.serialized_objects import DagSerialization
 from conftest import PLATFORM_FILE
 from trainyard import serving
@@ -211,17 +210,6 @@ def test_a_deploy_starts_in_the_triggerer(dag: DAG) -> None:
     assert DeployModelTrigger(**arguments.trigger_kwargs).serialize() == (TRIGGER, {"request": request})
     decoded = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("deploy")
     assert decoded.start_from_trigger and decoded.start_trigger_args
-
-
-def test_it_refuses_to_run_on_a_worker_and_to_be_mapped(dag: DAG) -> None:
-    with dag:
-        operator = DeployModelOperator(task_id="deploy", model="fraud", version="champion")
-        with pytest.raises(TypeError, match="one task for each model"):
-            DeployModelOperator.partial(task_id="mapped")
-    with pytest.raises(AirflowFailException, match="triggerer"):
-        operator.execute({})
-    with pytest.raises(AirflowFailException, match="bad_data: broken"):
-        operator.execute_complete({}, {"cause": "bad_data", "message": "broken"})
 
 
 def test_a_platform_that_serves_nothing_says_so_when_the_dag_is_parsed(

@@ -133,7 +133,7 @@ def test_a_broken_version_is_rolled_back_to_precisely_what_served(platform: Plat
     with pytest.raises(DeployFailed, match=r"cannot be loaded; version 1 goes on serving") as failed:
         deploy(cluster, platform, "2")
     assert (failed.value.cause, failed.value.retry) == ("bad_data", False)
-    assert failed.value.log == ["failed error=the model cannot be loaded"]
+    assert failed.value.details["log"] == ["failed error=the model cannot be loaded"]
     assert cluster.objects["Deployment"]["spec"] == served
     assert cluster.record.verified_version == cluster.record.model_version == "1"
     assert deploy(cluster, platform, "3")["replaced_version"] == "1", "the next one is not disturbed"

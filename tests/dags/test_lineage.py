@@ -17,12 +17,13 @@ import pytest
 from conftest import PLATFORM_FILE
 from receiver import listening
 from trainyard import lineage
+from trainyard.deploy_trigger import DeployModelTrigger
 from trainyard.naming import TaskIdentity
-from trainyard.outcomes import Cause, Outcome
+from trainyard.triggers import TrainingPodTrigger
 
 PROCESSED = "file:///data/processed/digits/date=2026-11-21/version=0123456789ab"
-REQUEST = {"step": "train", "dataset": PROCESSED, "step_params": {"model": "digits"}}
-TRAINED = Outcome(Cause.SUCCESS, "", {"model_uri": "models:/m-1f", "val_f1_macro": 0.9})
+READS = [PROCESSED, None]
+TRAINED = {"model_uri": "models:/m-1f", "val_f1_macro": 0.9}
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def named(datasets: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 def test_a_training_task_links_its_data_to_its_model(receive: Any, identity: TaskIdentity) -> None:
     async def task() -> None:
-        await lineage.started(identity, REQUEST)
-        await lineage.ended(identity, REQUEST, TRAINED)
+        await lineage.started(identity, READS)
+        await lineage.ended(identity, READS, TRAINED)
 
     with listening(201) as receiver:
         receive(receiver.url)
@@ -100,10 +101,27 @@ def test_registration_links_the_trained_model_to_its_version(receive: Any) -> No
     assert named(event["outputs"]) == [("mlflow", "digits", "3")]
 
 
+@pytest.mark.parametrize(
+    ("version", "read"), [("3", ("mlflow", "fraud", "3")), ("champion", ("mlflow", "fraud", ""))]
+)
+def test_a_deploy_links_the_version_to_its_server(
+    receive: Any, identity: TaskIdentity, version: str, read: tuple[str, str, str]
+) -> None:
+    result = {"url": "http://fraud.ml-serving:8080/invocations", "model": "fraud", "version": "3"}
+    with listening(201) as receiver:
+        receive(receiver.url)
+        reads = DeployModelTrigger({"model": "fraud", "version": version}).reads()
+        asyncio.run(lineage.ended(identity, reads, result))
+    (event,) = receiver.got
+    check_event(event)
+    assert named(event["inputs"]) == [read]
+    assert named(event["outputs"]) == [("http", "fraud.ml-serving:8080/invocations", "")]
+
+
 def test_a_failure_says_why(receive: Any, identity: TaskIdentity) -> None:
     with listening(201) as receiver:
         receive(receiver.url)
-        asyncio.run(lineage.ended(identity, REQUEST, Outcome(Cause.BAD_DATA, "no rows")))
+        asyncio.run(lineage.failed(identity, READS, "bad_data: no rows"))
     (event,) = receiver.got
     check_event(event)
     assert event["eventType"] == "FAIL" and event["outputs"] == []
@@ -114,7 +132,7 @@ def test_tries_of_a_task_are_runs_of_one_job_in_one_dag_run(receive: Any, identi
     with listening(201) as receiver:
         receive(receiver.url)
         for try_number in (1, 2):
-            asyncio.run(lineage.started(replace(identity, try_number=try_number), REQUEST))
+            asyncio.run(lineage.started(replace(identity, try_number=try_number), READS))
     first, second = receiver.got
     assert first["run"]["runId"] != second["run"]["runId"]
     assert first["job"] == second["job"]
@@ -124,7 +142,7 @@ def test_tries_of_a_task_are_runs_of_one_job_in_one_dag_run(receive: Any, identi
 def test_what_a_step_got_is_not_what_it_made() -> None:
     request = {"dataset": PROCESSED, "step_params": {"model_uri": "models:/m-1f"}}
     result = {"model_uri": "models:/m-1f", "output": "file:///data/predictions/digits/date=2026-11-21/x=1"}
-    outputs = lineage._outputs(result, lineage._inputs(request))
+    outputs = lineage._outputs(result, lineage._datasets(TrainingPodTrigger(request).reads()))
     assert named(outputs) == [("file", "/data/predictions/digits", "")]
 
 
@@ -158,14 +176,14 @@ def test_a_request_that_could_not_be_rendered_has_a_run_all_the_same(
     broken = {"dataset": "{{ nothing }}", "step_params": "{{ neither }}"}
     with listening(201) as receiver:
         receive(receiver.url)
-        asyncio.run(lineage.ended(identity, broken, Outcome(Cause.BAD_CONFIG, "nothing is undefined")))
+        asyncio.run(lineage.failed(identity, TrainingPodTrigger(broken).reads(), "nothing is undefined"))
     check_event(receiver.got[0])
     assert receiver.got[0]["inputs"] == []
 
 
 def test_it_is_off_by_default(identity: TaskIdentity, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="trainyard.lineage"):
-        asyncio.run(lineage.started(identity, REQUEST))
+        asyncio.run(lineage.started(identity, READS))
     assert caplog.records == []
 
 
@@ -185,7 +203,7 @@ def test_a_receiver_in_trouble_hurts_nobody(
     begun = time.monotonic()
     with listening(answer, location="http://127.0.0.1:9/") as receiver:
         receive(receiver.url)
-        asyncio.run(lineage.started(identity, REQUEST))
+        asyncio.run(lineage.started(identity, READS))
     assert said in caplog.text
     assert time.monotonic() - begun < 5
 
@@ -195,6 +213,6 @@ def test_one_that_is_not_there_hurts_nobody(
     receive: Any, identity: TaskIdentity, caplog: pytest.LogCaptureFixture, url: str
 ) -> None:
     receive(url)
-    asyncio.run(lineage.ended(identity, REQUEST, TRAINED))
+    asyncio.run(lineage.ended(identity, READS, TRAINED))
     assert "did not take an event" in caplog.text
     assert "S3CRET" not in caplog.text

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.serialization.serialized_objects import DagSerialization
 from trainyard.attempt import RetryPlan
 from trainyard.mapping import resolve_mapped
@@ -129,15 +128,6 @@ def test_the_class_itself_is_untouched_by_mapping(dag: DAG) -> None:
     with dag:
         TrainingPodOperator.partial(task_id="m", **STEP).expand_kwargs([{"step_params": {"i": 1}}])
     assert TrainingPodOperator.start_trigger_args is None
-
-
-def test_it_refuses_to_run_on_a_worker(dag: DAG) -> None:
-    with dag:
-        operator = TrainingPodOperator(task_id="t", **STEP)
-    with pytest.raises(AirflowFailException, match="triggerer"):
-        operator.execute({})
-    with pytest.raises(AirflowFailException, match="bad_data: no rows"):
-        operator.execute_complete({}, {"cause": "bad_data", "message": "no rows"})
 
 
 @pytest.mark.parametrize(("index", "expected"), [(0, (1, "a")), (1, (1, "b")), (2, (2, "a")), (5, (3, "b"))])
