@@ -15,10 +15,10 @@ from airflow.sdk import (
     task,
 )
 from airflow.sdk.exceptions import AirflowSkipException
-from trainyard.assets import DATASETS, champion, data_date_param, incoming_uri
+from trainyard.assets import DATASETS, champion, incoming_uri
 from trainyard.defaults import dag_args
 from trainyard.operators import TrainingPodOperator
-from trainyard.pipelines import model_name_param
+from trainyard.params import data_date_param, model_name_param
 from trainyard.platform import load_platform
 
 MODEL = "fraud"

@@ -6,9 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
-from trainyard.assets import DATE, data_date_param, incoming, incoming_uri
+from trainyard.assets import DATE, incoming, incoming_uri
 from trainyard.defaults import dag_args
 from trainyard.operators import TrainingPodOperator
+from trainyard.params import data_date_param, seed_param
 
 NAMES = ("transactions", "customers", "ratings")
 
@@ -26,13 +27,7 @@ PARAMS = {
     "rows": Param(
         20_000, type="integer", minimum=100, maximum=5_000_000, description="rows of each delivery"
     ),
-    "seed": Param(
-        0,
-        type="integer",
-        minimum=0,
-        maximum=2**31 - 1,
-        description="makes the cards, customers, users and items, which stay the same from day to day",
-    ),
+    "seed": seed_param("makes the cards, customers, users and items, which stay the same from day to day"),
     "data_date": data_date_param(),
 }
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 from trainyard.defaults import dag_args
 from trainyard.operators import TrainingPodOperator
-from trainyard.pipelines import gate, model_name_param, notify, promote
+from trainyard.params import epochs_param, in_chosen_pool, model_name_param, pool_param, seed_param
+from trainyard.pipelines import gate, notify, promote
 from trainyard.platform import load_platform
 
 MODEL = "digits"
@@ -25,21 +26,15 @@ the minimum and with the champion's in MLflow; `promote` registers the model as 
 To try it: trigger it with other values below, or `./scripts/run digits_training --conf '{"epochs": 3}'`.
 """
 
-# Every number has both bounds, those of the trainer: Airflow 3.3.2's triggerer dies of integers over 64 bits,
-# which JSON happily carries, and would die again on each restart.
 PARAMS = {
     "dataset": Param(
         "sklearn://digits", type="string", minLength=1, maxLength=1000, description="URI of the raw data"
     ),
-    "epochs": Param(
-        12, type="integer", minimum=1, maximum=10_000, description="passes over the training data"
-    ),
+    "epochs": epochs_param("passes over the training data"),
     "learning_rate": Param(
         0.001, type="number", minimum=1e-9, maximum=10, description="of the Adam optimizer"
     ),
-    "seed": Param(
-        0, type="integer", minimum=0, maximum=2**31 - 1, description="the same seed gives the same model"
-    ),
+    "seed": seed_param("the same seed gives the same model"),
     "dropout": Param(
         0.25, type="number", minimum=0, maximum=0.9, description="share of neurons left out in each step"
     ),
@@ -50,7 +45,7 @@ PARAMS = {
         maximum=8,
         description="GPU nodes that share each batch; they start and end together",
     ),
-    "pool": Param(POOL, type="string", enum=sorted(PLATFORM.pools), description="GPU pool to train in"),
+    "pool": pool_param(PLATFORM, POOL),
     "memory": Param(
         PLATFORM.training.gpu_resources["limits"]["memory"],
         type="string",
@@ -120,10 +115,8 @@ with DAG(
             "dropout": "{{ params.dropout }}",
             "epoch_seconds": "{{ params.epoch_seconds }}",
         },
-        gpu_pool="{{ params.pool }}",
+        **in_chosen_pool(PLATFORM, POOL),
         nodes="{{ params.nodes }}",
-        # Airflow's pool cannot follow a parameter: this one counts the task, the pod goes where it is told.
-        pool=PLATFORM.pool(POOL).airflow_pool,
         container_resources={"limits": {"memory": "{{ params.memory }}"}},
         fallback="{{ 'cpu' if params.fallback_after_seconds else none }}",
         fallback_after="{{ params.fallback_after_seconds }}",

@@ -9,12 +9,20 @@ from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
 from trainyard import sweep
-from trainyard.assets import CONNECTION, DATE, data_date_param, incoming, incoming_marker, incoming_uri
+from trainyard.assets import CONNECTION, DATE, incoming, incoming_marker, incoming_uri
 from trainyard.defaults import dag_args
 from trainyard.deploy import DeployModelOperator
 from trainyard.naming import run_key
 from trainyard.operators import TrainingPodOperator
-from trainyard.pipelines import gate, model_name_param, promote, register
+from trainyard.params import (
+    data_date_param,
+    epochs_param,
+    in_chosen_pool,
+    model_name_param,
+    pool_param,
+    seed_param,
+)
+from trainyard.pipelines import gate, promote, register
 from trainyard.platform import load_platform
 
 MODEL = "fraud"
@@ -48,13 +56,9 @@ To try it: `./scripts/run data_arrival`, then `./scripts/run fraud_detection_tra
 
 SHARE: dict[str, Any] = {"type": "number", "maximum": 1}
 PARAMS = {
-    "epochs": Param(
-        12, type="integer", minimum=1, maximum=10_000, description="passes over the data, of each trial"
-    ),
-    "seed": Param(
-        0, type="integer", minimum=0, maximum=2**31 - 1, description="the same seed gives the same models"
-    ),
-    "pool": Param(POOL, type="string", enum=sorted(PLATFORM.pools), description="GPU pool to train in"),
+    "epochs": epochs_param("passes over the data, of each trial"),
+    "seed": seed_param("the same seed gives the same models"),
+    "pool": pool_param(PLATFORM, POOL),
     "threshold": Param(0.3, **SHARE, minimum=0, description=f"{METRIC} that a champion needs"),
     "min_improvement": Param(
         0.005,
@@ -143,9 +147,7 @@ with DAG(
             task_id="train",
             step="train",
             dataset=preprocess.output["dataset"],
-            gpu_pool="{{ params.pool }}",
-            # Airflow's pool cannot follow a parameter: this one counts, the pod goes where it is told.
-            pool=PLATFORM.pool(POOL).airflow_pool,
+            **in_chosen_pool(PLATFORM, POOL),
             deadline=timedelta(hours=2),
         ).expand_kwargs(trials)
 

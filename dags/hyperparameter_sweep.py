@@ -7,10 +7,11 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
 from trainyard import sweep
-from trainyard.assets import DATASETS, DATE, data_date_param
+from trainyard.assets import DATASETS, DATE
 from trainyard.defaults import dag_args
 from trainyard.naming import run_key
 from trainyard.operators import TrainingPodOperator
+from trainyard.params import data_date_param, epochs_param, in_chosen_pool, pool_param, seed_param
 from trainyard.platform import load_platform
 
 POOL = "ondemand"
@@ -52,7 +53,7 @@ before is brought to the end. Then `evaluate` measures it on held-out data.
 To try it: `./scripts/run hyperparameter_sweep --conf '{"space": {"learning_rate": [0.001, 0.01]}}'`.
 """
 
-# Any value that is no list or object; numbers are bounded, as everywhere (see digits_training).
+# Any value that is no list or object; numbers are bounded, as everywhere (see trainyard.params).
 VALUE = {"type": ["boolean", "number", "string"], "minimum": -1e15, "maximum": 1e15}
 PARAMS = {
     "model": Param("fraud", type="string", enum=sorted(SOURCES), description="what to train"),
@@ -78,17 +79,15 @@ PARAMS = {
         maximum=100_000,
         description="draws of random and product; core.max_map_length limits the trials in all",
     ),
-    "seed": Param(
-        0, type="integer", minimum=0, maximum=2**31 - 1, description="of the draws and of every training"
-    ),
-    "epochs": Param(12, type="integer", minimum=1, maximum=10_000, description="epochs of the last round"),
+    "seed": seed_param("of the draws and of every training"),
+    "epochs": epochs_param("epochs of the last round"),
     "rungs": Param(
         RUNGS, type="integer", minimum=1, maximum=RUNGS, description="rounds of successive halving; 1: none"
     ),
     "eta": Param(
         3, type="integer", minimum=2, maximum=100, description="each round keeps 1/eta of the trials"
     ),
-    "pool": Param(POOL, type="string", enum=sorted(PLATFORM.pools), description="GPU pool to train in"),
+    "pool": pool_param(PLATFORM, POOL),
     "model_name": Param(
         "",
         type="string",
@@ -176,9 +175,7 @@ with DAG(
             task_id="train",
             step="train",
             dataset=preprocess.output["dataset"],
-            gpu_pool="{{ params.pool }}",
-            # Airflow's pool cannot follow a parameter: this one counts, the pod goes where it is told.
-            pool=PLATFORM.pool(POOL).airflow_pool,
+            **in_chosen_pool(PLATFORM, POOL),
             deadline=timedelta(hours=2),
         ).expand_kwargs(trials)
 
@@ -221,8 +218,7 @@ with DAG(
             run_key=winner["run_key"],
             parent_run_key=winner["parent_run_key"],
             step_params=winner["step_params"],
-            gpu_pool="{{ params.pool }}",
-            pool=PLATFORM.pool(POOL).airflow_pool,
+            **in_chosen_pool(PLATFORM, POOL),
             deadline=timedelta(hours=2),
         )
         evaluate = TrainingPodOperator(

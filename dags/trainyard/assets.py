@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias, Param
+from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowFailException
 
 CONNECTION = "trainyard_s3"
@@ -17,16 +17,6 @@ DATE = "{{ params.data_date or (dag_run.run_after | ds) }}"
 # The outlet of tasks that promote. A plain asset would report each success, also of what was champion before,
 # and its name would have to be known when the DAG is parsed.
 CHAMPIONS = AssetAlias("champions")
-
-
-def data_date_param() -> Param:
-    """The DAG parameter behind `DATE`."""
-    return Param(
-        None,
-        type=["null", "string"],
-        format="date",
-        description="work on the data of this day (YYYY-MM-DD) instead of the run's own",
-    )
 
 
 def incoming(name: str) -> Asset:

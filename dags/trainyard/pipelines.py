@@ -18,6 +18,7 @@ from trainyard.defaults import dag_args, default_args
 from trainyard.model_spec import ModelSpec, param_schema
 from trainyard.naming import run_key
 from trainyard.operators import TrainingPodOperator
+from trainyard.params import data_date_param, in_chosen_pool, model_name_param, pool_param
 from trainyard.platform import Platform, load_platform
 
 SHORT = timedelta(minutes=5)
@@ -99,11 +100,10 @@ def _doc(spec: ModelSpec) -> str:
 
 
 def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
-    """What one run may have otherwise. Every number has both bounds: Airflow's triggerer needs them."""
+    """What one run may have otherwise."""
     params = {name: Param(value, **param_schema(name)) for name, value in spec.train.params.items()}
     if spec.train.pool:
-        pools = sorted(platform.pools)
-        params["pool"] = Param(spec.train.pool, type="string", enum=pools, description="GPU pool to train in")
+        params["pool"] = pool_param(platform, spec.train.pool)
     share: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
     return {
         **params,
@@ -114,23 +114,8 @@ def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
             description=f"by how much {spec.gate.metric} must beat the champion's",
         ),
         "model_name": model_name_param(spec.model),
-        "data_date": Param(
-            "",
-            type="string",
-            pattern=r"^(\d{4}-\d{2}-\d{2})?$",
-            description="day of the data, YYYY-MM-DD; empty for the day of the run",
-        ),
+        "data_date": data_date_param(),
     }
-
-
-def model_name_param(model: str) -> Param:
-    """The DAG parameter that says under which name a run registers its model."""
-    return Param(
-        model,
-        type="string",
-        pattern=r"^[A-Za-z0-9._-]{1,100}$",
-        description="name in the registry; another name has a champion of its own",
-    )
 
 
 def _training(spec: ModelSpec, platform: Platform) -> Any:
@@ -173,10 +158,8 @@ def _gpus(spec: ModelSpec, platform: Platform) -> dict[str, Any]:
     if train.pool is None:
         return {}
     return {
-        "gpu_pool": "{{ params.pool }}",
+        **in_chosen_pool(platform, train.pool),
         "gpus": train.gpus,
-        # Airflow's pool cannot follow a parameter: this one counts the task, the pod goes where it is told.
-        "pool": platform.pool(train.pool).airflow_pool,
         "fallback": train.fallback,
         "fallback_after": train.fallback_after,
         "escalate_to": train.escalate_to,

@@ -11,6 +11,7 @@ from airflow.sdk import Param
 from airflow.sdk.definitions.param import ParamValidationError
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from trainyard import assets
+from trainyard.params import data_date_param
 from trainyard.templates import render
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -33,7 +34,7 @@ def test_the_day_of_the_data_is_the_runs_own_unless_it_says_otherwise(
 
 
 def test_a_day_that_is_none_is_refused_before_the_run() -> None:
-    param: Param = assets.data_date_param()
+    param: Param = data_date_param()
     assert param.resolve("2026-11-21") == "2026-11-21"
     assert param.resolve(None) is None
     with pytest.raises(ParamValidationError):

@@ -1,0 +1,54 @@
+"""DAG parameters that several DAGs have.
+
+Every number needs both bounds, those of the trainer: Airflow 3.3.2's triggerer dies of integers over 64 bits,
+which JSON happily carries, and would die again on each restart.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+from trainyard.platform import Platform
+
+
+def epochs_param(description: str) -> Param:
+    """How long to train."""
+    return Param(12, type="integer", minimum=1, maximum=10_000, description=description)
+
+
+def seed_param(description: str) -> Param:
+    """What makes a run repeatable."""
+    return Param(0, type="integer", minimum=0, maximum=2**31 - 1, description=description)
+
+
+def pool_param(platform: Platform, default: str) -> Param:
+    """Where to train; see `in_chosen_pool`."""
+    return Param(default, type="string", enum=sorted(platform.pools), description="GPU pool to train in")
+
+
+def in_chosen_pool(platform: Platform, default: str) -> dict[str, str]:
+    """Arguments of a task that trains in the GPU pool which the run's `pool_param` names.
+
+    Airflow's own pool cannot follow a parameter: that of `default` counts the task wherever its pod goes.
+    """
+    return {"gpu_pool": "{{ params.pool }}", "pool": platform.pool(default).airflow_pool}
+
+
+def model_name_param(model: str) -> Param:
+    """Under which name a run registers its model."""
+    return Param(
+        model,
+        type="string",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="name in the registry; another name has a champion of its own",
+    )
+
+
+def data_date_param() -> Param:
+    """The day behind `assets.DATE`."""
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        description="work on the data of this day (YYYY-MM-DD) instead of the run's own",
+    )
