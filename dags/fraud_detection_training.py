@@ -8,11 +8,10 @@ from typing import Any
 from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
-from trainyard import sweep
+from trainyard import search_space, sweep
 from trainyard.assets import CONNECTION, DATE, incoming, incoming_marker, incoming_uri
 from trainyard.defaults import dag_args
 from trainyard.deploy import DeployModelOperator
-from trainyard.naming import run_key
 from trainyard.operators import TrainingPodOperator
 from trainyard.params import (
     data_date_param,
@@ -22,7 +21,7 @@ from trainyard.params import (
     pool_param,
     seed_param,
 )
-from trainyard.pipelines import gate, promote, register
+from trainyard.pipelines import gate, notify, promote, register
 from trainyard.platform import load_platform
 
 MODEL = "fraud"
@@ -127,29 +126,14 @@ with DAG(
         @task(execution_timeout=SHORT)
         def candidates(features_uri: str) -> list[dict[str, Any]]:
             """The settings to try, as arguments of the training tasks."""
-            context = get_current_context()
-            params, dag_run = context["params"], context["dag_run"]
-            common = {
-                "model": MODEL,
-                "epochs": params["epochs"],
-                "seed": params["seed"],
-                "features_uri": features_uri,
-            }
-            parent = run_key(dag_run.dag_id, dag_run.run_id)
-            settings = sweep.settings("grid", SPACE, trials=9, seed=0)
-            return [
-                sweep.trial_arguments(number, trial, parent=parent, common=common)
-                for number, trial in enumerate(settings)
-            ]
+            settings = search_space.settings("grid", SPACE, trials=9, seed=0)
+            context: Any = get_current_context()
+            return sweep.trials_of_run(context, settings, model=MODEL, features_uri=features_uri)
 
         trials = candidates(features.output["dataset"])
-        train = TrainingPodOperator.partial(
-            task_id="train",
-            step="train",
-            dataset=preprocess.output["dataset"],
-            **in_chosen_pool(PLATFORM, POOL),
-            deadline=timedelta(hours=2),
-        ).expand_kwargs(trials)
+        train = sweep.train_trials(
+            trials, dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM, POOL)
+        )
 
         @task(execution_timeout=SHORT, trigger_rule="all_done_min_one_success")
         def select_best(trials: list[dict[str, Any]]) -> dict[str, Any]:
@@ -216,20 +200,7 @@ with DAG(
             evaluate.output, decision, model=model_name, date=DATE
         )
 
-    @task(execution_timeout=SHORT, trigger_rule="none_failed_min_one_success")
-    def notify(
-        promoted: dict[str, Any] | None, challenger: dict[str, Any] | None, evaluation: dict[str, Any]
-    ) -> str:
-        """Say what came of the run, whichever way it went."""
-        from trainyard import notify as notification
-
-        dag_run = get_current_context()["dag_run"]
-        promotion = promoted or challenger or {}
-        text = notification.summary(
-            dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=promotion, metrics=evaluation
-        )
-        return notification.notify(text)
-
     wait_for_data >> data
     route(decision) >> [deploy, skip]
-    notify(promoted, challenger, evaluate.output)
+    whichever = notify.override(trigger_rule="none_failed_min_one_success")
+    whichever(promoted, evaluate.output, challenger)

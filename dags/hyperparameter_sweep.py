@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
-from trainyard import sweep
+from trainyard import search_space, sweep
 from trainyard.assets import DATASETS, DATE
 from trainyard.defaults import dag_args
-from trainyard.naming import run_key
 from trainyard.operators import TrainingPodOperator
 from trainyard.params import data_date_param, epochs_param, in_chosen_pool, pool_param, seed_param
+from trainyard.pipelines import notify, promote
 from trainyard.platform import load_platform
 
 POOL = "ondemand"
@@ -64,7 +64,7 @@ PARAMS = {
         description="URI of the data; empty for the model's own",
     ),
     "strategy": Param(
-        "grid", type="string", enum=list(sweep.STRATEGIES), description="how to choose settings"
+        "grid", type="string", enum=list(search_space.STRATEGIES), description="how to choose settings"
     ),
     "space": Param(
         {"learning_rate": [0.0005, 0.002, 0.008], "batch_size": [128, 256, 512]},
@@ -136,20 +136,17 @@ with DAG(
     @task(execution_timeout=SHORT, trigger_rule="none_failed")
     def candidates(features: dict[str, Any] | None) -> list[dict[str, Any]]:
         """The settings to try, as arguments of the first round's training tasks."""
-        context = get_current_context()
-        params, dag_run = context["params"], context["dag_run"]
-        settings = sweep.settings(params["strategy"], params["space"], params["trials"], params["seed"])
-        common = {
-            "model": params["model"],
-            "epochs": params["epochs"],
-            "seed": params["seed"],
-            "features_uri": features["dataset"] if features else "",
-        }
-        parent = run_key(dag_run.dag_id, dag_run.run_id)
-        trials = [
-            sweep.trial_arguments(number, trial, parent=parent, common=common)
-            for number, trial in enumerate(settings)
-        ]
+        context: Any = get_current_context()
+        params = context["params"]
+        settings = search_space.settings(
+            params["strategy"], params["space"], params["trials"], params["seed"]
+        )
+        trials = sweep.trials_of_run(
+            context,
+            settings,
+            model=params["model"],
+            features_uri=features["dataset"] if features else "",
+        )
         first, *_ = plan = sweep.rungs(len(trials), params["epochs"], params["rungs"], params["eta"])
         print("rounds:", ", ".join(f"{rung.trials} trials to epoch {rung.epochs}" for rung in plan))
         return [sweep.until(trial, first) for trial in trials]
@@ -169,22 +166,14 @@ with DAG(
             sweep.until(trial.arguments, following) for trial in sweep.ranked(outcomes)[: following.trials]
         ]
 
-    def train(trials: Any) -> Any:
-        """One training for each of `trials`."""
-        return TrainingPodOperator.partial(
-            task_id="train",
-            step="train",
-            dataset=preprocess.output["dataset"],
-            **in_chosen_pool(PLATFORM, POOL),
-            deadline=timedelta(hours=2),
-        ).expand_kwargs(trials)
-
     # The whole result: of a task that was skipped, a single key of it would be an error.
     rounds: list[Any] = [candidates(features.output)]
     preprocess >> rounds[0]
     for rung in range(1, RUNGS + 1):
         with TaskGroup(f"rung_{rung}", tooltip=f"Round {rung} of successive halving"):
-            trained = train(rounds[-1])
+            trained = sweep.train_trials(
+                rounds[-1], dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM, POOL)
+            )
             rounds.append(survivors(rung, rounds[0], rounds[-1]))
             trained >> rounds[-1]
     last = rounds.pop()  # nobody trains after it
@@ -219,7 +208,7 @@ with DAG(
             parent_run_key=winner["parent_run_key"],
             step_params=winner["step_params"],
             **in_chosen_pool(PLATFORM, POOL),
-            deadline=timedelta(hours=2),
+            deadline=sweep.TRIAL_DEADLINE,
         )
         evaluate = TrainingPodOperator(
             task_id="evaluate",
@@ -236,29 +225,15 @@ with DAG(
             deadline=timedelta(minutes=30),
         )
 
-        @task(execution_timeout=SHORT)
-        def register_challenger(evaluation: dict[str, Any]) -> str:
-            """Keep the winner in the registry; whether it gets into production is not the sweep's to say."""
-            from trainyard import notify, registry
-            from trainyard.approval import audit_tags
+        # Whether it gets into production is not the sweep's to say.
+        decision = {
+            "passed": False,
+            "reason": "the best of a sweep, which promotes nothing",
+            "metric": evaluate.output["score"],
+            "champion_metric": None,
+        }
+        challenger: Any = promote.override(task_id="register_challenger", trigger_rule="all_success")(
+            evaluate.output, decision, model="{{ params.model_name or params.model }}", date=DATE
+        )
 
-            context = get_current_context()
-            params, dag_run = context["params"], context["dag_run"]
-            gate = registry.Gate(
-                False, "the best of a sweep, which promotes nothing", evaluation["score"], None
-            )
-            promotion = registry.promote(
-                registry.connect(PLATFORM.training.tracking_uri),
-                model=params["model_name"] or params["model"],
-                model_uri=evaluation["model_uri"],
-                run_id=evaluation["mlflow_run_id"],
-                run_key=run_key(dag_run.dag_id, dag_run.run_id),
-                gate=gate,
-                tags=audit_tags(context, evaluation=evaluation, gate=gate),
-            )
-            text = notify.summary(
-                dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=vars(promotion), metrics=evaluation
-            )
-            return notify.notify(text)
-
-        register_challenger(evaluate.output)
+    notify(challenger, evaluate.output)

@@ -284,13 +284,20 @@ def promote(
 
 
 @task(execution_timeout=SHORT)
-def notify(promotion: dict[str, Any], evaluation: dict[str, Any]) -> str:
-    """Say what came of the run."""
+def notify(
+    promotion: dict[str, Any] | None,
+    evaluation: dict[str, Any],
+    otherwise: dict[str, Any] | None = None,
+) -> str:
+    """Say what came of the run; `otherwise` is the promotion of the run's other branch, if it has two."""
     from trainyard import notify as notification
 
     dag_run = get_current_context()["dag_run"]
     text = notification.summary(
-        dag_id=dag_run.dag_id, run_id=dag_run.run_id, promotion=promotion, metrics=evaluation
+        dag_id=dag_run.dag_id,
+        run_id=dag_run.run_id,
+        promotion=promotion or otherwise or {},
+        metrics=evaluation,
     )
     return notification.notify(text)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.param import ParamValidationError
 from fraud_detection_training import MODEL, SPACE, dag
-from trainyard import sweep
+from trainyard import search_space
 from trainyard.assets import CHAMPIONS, incoming_marker
 
 
@@ -35,7 +35,7 @@ def test_cleaning_runs_beside_feature_engineering() -> None:
 
 
 def test_nine_settings_are_mapped_over_gpu_pods() -> None:
-    settings = sweep.settings("grid", SPACE, trials=9, seed=0)
+    settings = search_space.settings("grid", SPACE, trials=9, seed=0)
     assert len(settings) == 9 and len({tuple(each.items()) for each in settings}) == 9
     train = dag.get_task("tuning.train")
     assert train.is_mapped and train.partial_kwargs["pool"] == "gpu-ondemand"

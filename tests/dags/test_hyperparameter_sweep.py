@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.param import ParamValidationError
 from hyperparameter_sweep import PARAMS, RUNGS, SOURCES, dag
-from trainyard import sweep
+from trainyard import search_space
 from trainyard.templates import render
 
 
@@ -35,6 +35,13 @@ def test_the_winner_goes_on_under_its_own_run() -> None:
         assert "task_ids='best', key='run_key'" in request["run_key"]
     refit = dag.get_task("winner.refit").start_trigger_args.trigger_kwargs["request"]
     assert "task_ids='best', key='step_params'" in refit["step_params"]
+
+
+def test_the_winner_is_registered_and_promotes_nothing() -> None:
+    register = dag.get_task("winner.register_challenger")
+    assert register.op_args[1]["passed"] is False
+    assert register.upstream_task_ids == {"winner.evaluate"}
+    assert "notify" in register.downstream_task_ids
 
 
 def test_features_only_for_models_which_have_them() -> None:
@@ -74,7 +81,7 @@ def test_a_space_that_would_harm_is_refused_before_the_run(space: object) -> Non
 
 def test_the_space_that_the_form_shows_is_a_good_one() -> None:
     space = PARAMS["space"].resolve()
-    assert len(sweep.settings("grid", space, 9, 0)) == 9
+    assert len(search_space.settings("grid", space, 9, 0)) == 9
     mixed = {"learning_rate": {"low": 0.0001, "high": 0.1, "log": True}, "batch_size": [32, 64]}
     assert PARAMS["space"].resolve(mixed) == mixed
 
