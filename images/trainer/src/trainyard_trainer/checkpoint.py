@@ -45,7 +45,7 @@ class Store:
         path = self.directory / f"epoch-{epoch:06d}-batch-{batch:06d}{_SUFFIX}"
         try:
             lake.publish_file(path, json.dumps(header, sort_keys=True).encode() + b"\n" + payload)
-            for old in self._paths()[KEEP:]:
+            for old in _paths(self.directory)[KEEP:]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error("writing the checkpoint", path, error) from error
@@ -56,7 +56,7 @@ class Store:
 
         Raises BadConfig naming the key when it was trained with another configuration.
         """
-        for path in self._paths():
+        for path in _paths(self.directory):
             try:
                 return self._load(path)
             except _Damaged as damage:
@@ -65,25 +65,11 @@ class Store:
 
     def clear(self) -> None:
         """Delete all checkpoints, for a run that starts over."""
-        for path in self._paths():
+        for path in _paths(self.directory):
             path.unlink(missing_ok=True)
 
-    def _paths(self) -> list[Path]:
-        """Return the checkpoints, newest first."""
-        return sorted(self.directory.glob(f"epoch-*{_SUFFIX}"), reverse=True)
-
     def _load(self, path: Path) -> dict[str, Any]:
-        try:
-            head, newline, payload = path.read_bytes().partition(b"\n")
-        except OSError as error:
-            raise storage_error("reading the checkpoint", path, error) from error
-        try:
-            header = json.loads(head)
-            expected, config = header["sha256"], header["config"]
-        except (ValueError, KeyError, TypeError):
-            raise _Damaged("its header cannot be read") from None
-        if not newline or hashlib.sha256(payload).hexdigest() != expected:
-            raise _Damaged("its SHA-256 does not match")
+        config, payload = _read(path)
         self._refuse_other(config, path)
         log.event("checkpoint_read", path=str(path))
         state: dict[str, Any] = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
@@ -97,3 +83,36 @@ class Store:
                     f"{key}={self.config.get(key)!r}; use the former, another --run-key, "
                     "or start over without --resume-if-exists"
                 )
+
+
+def superseded(directory: Path) -> list[Path]:
+    """Return the checkpoints of a run that nobody would resume from, as a newer one is whole."""
+    for number, path in enumerate(paths := _paths(directory), 1):
+        try:
+            _read(path)
+        except _Damaged as damage:
+            log.warning("checkpoint_damaged", path=str(path), reason=str(damage))
+        else:
+            return paths[number:]
+    return []
+
+
+def _paths(directory: Path) -> list[Path]:
+    """Return the checkpoints, newest first."""
+    return sorted(directory.glob(f"epoch-*{_SUFFIX}"), reverse=True)
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], bytes]:
+    """Return the configuration and what torch.save wrote. Raises _Damaged."""
+    try:
+        head, newline, payload = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise storage_error("reading the checkpoint", path, error) from error
+    try:
+        header = json.loads(head)
+        expected, config = header["sha256"], header["config"]
+    except (ValueError, KeyError, TypeError):
+        raise _Damaged("its header cannot be read") from None
+    if not newline or hashlib.sha256(payload).hexdigest() != expected:
+        raise _Damaged("its SHA-256 does not match")
+    return config, payload

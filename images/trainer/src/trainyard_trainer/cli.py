@@ -66,7 +66,9 @@ def _run(arguments: Sequence[str], place: Place, preemption: Preemption) -> None
     completed = params.complete(given, known)
     settings = Settings.from_environment()
     log.event("step_started", step=parsed.step, run_key=parsed.run_key, dataset=parsed.dataset, **given)
-    tracker = Tracker(settings, parsed.run_key) if place.leads else SilentTracker()
+    # To clean up is no part of the run, whose status and times in MLflow stay as they are.
+    records = place.leads and parsed.step != "clean"
+    tracker = Tracker(settings, parsed.run_key) if records else SilentTracker()
     context = Context(
         run_key=parsed.run_key,
         dataset=parsed.dataset,

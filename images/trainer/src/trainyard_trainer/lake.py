@@ -25,6 +25,7 @@ from trainyard_trainer.errors import BadConfig, BadData, storage_error
 Columns = dict[str, npt.NDArray[Any]]
 Stage = Literal["raw", "processed", "features"]
 MANIFEST = "manifest.json"
+TEMPORARY_PREFIX = ".tmp-"  # of what is not whole yet
 VERSION_LENGTH = 12
 
 
@@ -121,7 +122,7 @@ def read(uri: str) -> tuple[Columns, Dataset]:
 def publish_file(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all, also when the machine dies. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -137,7 +138,7 @@ def publish_file(path: Path, content: bytes) -> None:
 
 def _publish(files: Mapping[str, bytes], directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{directory.name}-", dir=directory.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{directory.name}-", dir=directory.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp makes it private
         for file, content in files.items():

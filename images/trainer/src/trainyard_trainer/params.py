@@ -13,7 +13,7 @@ from trainyard_trainer.errors import BadConfig
 class Param:
     """One parameter: its default gives its type; numbers lie between `low` and `high`, both included."""
 
-    default: str | int | float
+    default: str | int | float  # or a bool, which is an int
     low: float = 0
     high: float = float("inf")
     trains: bool = True  # whether another value gives another model
@@ -30,6 +30,9 @@ COMMON: Mapping[str, Param] = {
     "stop_after": Param(0, high=10_000, trains=False),  # epochs, of all; 0 = all; a later call goes on
     "features_uri": Param("", trains=False),  # train, evaluate, predict; "" = none
     "model_uri": Param("", trains=False),  # evaluate, predict; "" = the model of this run key
+    "finished": Param(False, trains=False),  # clean: whether the run came to its end
+    "older_than_days": Param(-1.0, low=-1, high=36_500, trains=False),  # clean; -1 = only this run key's
+    "dry_run": Param(False, trains=False),  # clean: only say what would be removed
     "model_version": Param("", trains=False),  # predict; "" = the end of the model's URI
 }
 
@@ -66,7 +69,7 @@ def _checked(key: str, value: Any, param: Param) -> str | int | float:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not wanted:
-        name = {str: "a string", int: "a whole number", float: "a number"}[wanted]
+        name = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}[wanted]
         raise BadConfig(f"parameter {key!r} is {value!r}; use {name}")
     if isinstance(value, (int, float)):
         if not param.low <= value <= param.high:  # also for NaN

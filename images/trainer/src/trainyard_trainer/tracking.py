@@ -14,6 +14,7 @@ from trainyard_trainer.errors import BadConfig, Temporary
 from trainyard_trainer.settings import Settings
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Metric, RunInfo
 
 Result = TypeVar("Result")
@@ -48,13 +49,9 @@ class Tracker:
 
     def __init__(self, settings: Settings, run_key: str) -> None:
         """Find the run, or create it. Raises Temporary when MLflow does not answer for long."""
-        for name, value in _CLIENT_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
-
         self._patience = settings.tracking_patience
         self._uri = settings.tracking_uri
-        self._client = MlflowClient(settings.tracking_uri)
+        self._client = connect(settings.tracking_uri)
         self._run_key = run_key
         self._logged: dict[str, set[int]] = {}  # steps per metric key, as far as they were read
         tags = {
@@ -206,18 +203,7 @@ class Tracker:
             self._patiently(lambda: self._client.set_terminated(self.run_id, status))
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Call, and while MLflow does not answer, again with growing pauses until patience ends."""
-        deadline = time.monotonic() + self._patience
-        pause = 1.0
-        while True:
-            try:
-                return _translated(call)
-            except Temporary as error:
-                if time.monotonic() + pause > deadline:
-                    raise
-                log.warning("tracking_retried", reason=str(error), pause_seconds=pause)
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
+        return patiently(call, self._patience)
 
     def _open(self, settings: Settings) -> tuple[str, str]:
         if settings.mlflow_run_id:
@@ -281,6 +267,30 @@ class Tracker:
             else:
                 self._client.delete_logged_model(model.model_id)
         return ready
+
+
+def connect(tracking_uri: str) -> "MlflowClient":
+    """Return a client of MLflow that gives up soon: patience is its user's."""
+    for name, value in _CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def patiently(call: Callable[[], Result], patience: float) -> Result:
+    """Call, and while MLflow does not answer, again with growing pauses for `patience` seconds."""
+    deadline = time.monotonic() + patience
+    pause = 1.0
+    while True:
+        try:
+            return _translated(call)
+        except Temporary as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            log.warning("tracking_retried", reason=str(error), pause_seconds=pause)
+        time.sleep(pause)
+        pause = min(2 * pause, 15.0)
 
 
 def _age(info: "RunInfo") -> tuple[int, str]:

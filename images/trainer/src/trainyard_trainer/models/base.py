@@ -33,7 +33,9 @@ class BaseModel(ABC):
     name: str
     labels: int
     metric: str  # by which models are compared: a key of what scores.metrics returns
-    steps: frozenset[str] = frozenset({"generate", "validate", "preprocess", "train", "evaluate", "predict"})
+    steps: frozenset[str] = frozenset(
+        {"generate", "validate", "preprocess", "train", "evaluate", "predict", "clean"}
+    )
     # Beside params.COMMON, or with another default than there. The split has a seed apart from training's, so
     # that models of different seeds are tested on the same rows.
     params: Mapping[str, Param] = {"split_seed": Param(0, high=2**31 - 1)}
