@@ -64,16 +64,16 @@ class Airflow:
 
     def tasks(self, dag_id: str) -> list[str]:
         """Return the task ids of a DAG in the order in which they run."""
-        tasks = self._get(f"/api/v2/dags/{quote(dag_id)}/tasks")["tasks"]
+        tasks = self.get(f"/api/v2/dags/{quote(dag_id)}/tasks")["tasks"]
         return run_order({each["task_id"]: each["downstream_task_ids"] or [] for each in tasks})
 
     # ---- runs
 
     def trigger(self, dag_id: str, conf: Json, run_id: str) -> Json:
         """Unpause the DAG and start a run. The run id makes it safe to ask twice: it starts once."""
-        declared = self._get(f"/api/v2/dags/{quote(dag_id)}/details")["params"] or {}
+        declared = self.get(f"/api/v2/dags/{quote(dag_id)}/details")["params"] or {}
         check_conf(dag_id, conf, list(declared))
-        self._request("PATCH", f"/api/v2/dags/{quote(dag_id)}", json={"is_paused": False})
+        self.request("PATCH", f"/api/v2/dags/{quote(dag_id)}", json={"is_paused": False})
         body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
         response = self._send("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", json=body)
         if response.status_code == httpx.codes.CONFLICT:
@@ -87,7 +87,7 @@ class Airflow:
 
     def dag_run(self, dag_id: str, run_id: str) -> Json:
         """Return the run with its state: queued, running, success or failed."""
-        return self._get(_run(dag_id, run_id))
+        return self.get(_run(dag_id, run_id))
 
     def unfinished_runs(self, dag_id: str) -> list[str]:
         """Return the ids of runs that are queued or running."""
@@ -113,29 +113,31 @@ class Airflow:
         """Return the log of one try as messages: `event`, and where known `level` and `error_detail`."""
         path = f"{_instances(dag_id, run_id)}/{quote(task_id)}/logs/{try_number}"
         params = {"map_index": map_index, "full_content": True}
-        content = self._get(path, params=params)["content"]
+        content = self.get(path, params=params)["content"]
         return [{"event": each} if isinstance(each, str) else each for each in content]
 
     def run_url(self, dag_id: str, run_id: str) -> str:
         """Return the address of the run's page."""
         return f"{self.base_url}/dags/{quote(dag_id)}/runs/{quote(run_id)}"
 
-    # ---- requests
+    # ---- any request
 
-    def _get(self, path: str, params: Json | None = None) -> Json:
-        return self._request("GET", path, params=params)
+    def get(self, path: str, params: Json | None = None) -> Json:
+        """Return what the server has at a path of its API."""
+        return self.request("GET", path, params=params)
+
+    def request(self, method: str, path: str, **options: Any) -> Json:
+        """Return the server's answer to any request; `options` are those of httpx."""
+        return _checked(self._send(method, path, **options))
 
     def _pages(self, path: str, key: str, params: Json) -> Iterator[Json]:
         offset = 0
         while True:
-            page = self._get(path, {**params, "limit": 100, "offset": offset})
+            page = self.get(path, {**params, "limit": 100, "offset": offset})
             yield from page[key]
             offset += len(page[key])
             if not page[key] or offset >= page["total_entries"]:
                 return
-
-    def _request(self, method: str, path: str, **options: Any) -> Json:
-        return _checked(self._send(method, path, **options))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send with a token, a fresh one when it has run out, and wait for a server that restarts."""

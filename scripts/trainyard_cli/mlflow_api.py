@@ -37,20 +37,18 @@ class Mlflow:
     def versions_of_run(self, run_key: str) -> list[ModelVersion]:
         """Return the model versions that carry the tag trainyard.run_key, oldest first."""
         query = {"filter": f"tag.`trainyard.run_key` = '{run_key}'", "max_results": 100}
-        found = self._get("model-versions/search", query).get("model_versions", [])
+        found = self.get("model-versions/search", query).get("model_versions", [])
         return sorted((self._version(each) for each in found), key=lambda each: int(each.version))
 
     def run_url(self, version: ModelVersion) -> str:
         """Return the address of the run's page."""
-        experiment = self._get("runs/get", {"run_id": version.run_id})["run"]["info"]["experiment_id"]
+        experiment = self.get("runs/get", {"run_id": version.run_id})["run"]["info"]["experiment_id"]
         return f"{self.base_url}/#/experiments/{experiment}/runs/{version.run_id}"
 
     def _version(self, found: Json) -> ModelVersion:
-        model = self._get("registered-models/get", {"name": found["name"]})["registered_model"]
+        model = self.get("registered-models/get", {"name": found["name"]})["registered_model"]
         aliases = [each["alias"] for each in model.get("aliases", []) if each["version"] == found["version"]]
-        data = (
-            self._get("runs/get", {"run_id": found["run_id"]})["run"]["data"] if found.get("run_id") else {}
-        )
+        data = self.get("runs/get", {"run_id": found["run_id"]})["run"]["data"] if found.get("run_id") else {}
         return ModelVersion(
             name=found["name"],
             version=found["version"],
@@ -60,7 +58,8 @@ class Mlflow:
             metrics={each["key"]: float(each["value"]) for each in data.get("metrics", [])},
         )
 
-    def _get(self, path: str, params: Json) -> Json:
+    def get(self, path: str, params: Json) -> Json:
+        """Return what the server has at a path of its API."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:

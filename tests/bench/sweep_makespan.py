@@ -121,8 +121,7 @@ def _dataset(platform: Platform) -> str:
     run_id = f"bench-data-{int(time.time())}"
     platform.airflow.trigger("digits_training", {"epochs": 1, "model_name": "digits-bench"}, run_id)
     _wait_for_run(platform, "digits_training", run_id)
-    path = f"/api/v2/dags/digits_training/dagRuns/{run_id}/taskInstances/preprocess/xcomEntries/dataset"
-    return str(platform.airflow._get(path)["value"])
+    return str(platform.airflow.xcom("digits_training", run_id, "preprocess", "dataset"))
 
 
 @contextlib.contextmanager

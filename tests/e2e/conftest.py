@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from kubernetes import client, config
 from kubernetes.stream import stream
@@ -171,16 +170,10 @@ def simulator(core: client.CoreV1Api) -> Callable[[str], tuple[Callable[..., str
 
 def metric_steps(mlflow: Mlflow, mlflow_run: str, metric: str) -> list[int]:
     """Every logged step of a metric, in order, duplicates kept."""
-    answer = _get(mlflow, "metrics/get-history", run_id=mlflow_run, metric_key=metric)
+    answer = mlflow.get("metrics/get-history", {"run_id": mlflow_run, "metric_key": metric})
     return sorted(int(point["step"]) for point in answer["metrics"])
 
 
 def run_tags(mlflow: Mlflow, mlflow_run: str) -> dict[str, str]:
-    answer = _get(mlflow, "runs/get", run_id=mlflow_run)
+    answer = mlflow.get("runs/get", {"run_id": mlflow_run})
     return {tag["key"]: tag["value"] for tag in answer["run"]["data"]["tags"]}
-
-
-def _get(mlflow: Mlflow, path: str, **params: str) -> dict[str, Any]:
-    response = httpx.get(f"{mlflow.base_url}/api/2.0/mlflow/{path}", params=params, trust_env=False)
-    response.raise_for_status()
-    return response.json()

@@ -89,6 +89,16 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
+def log_of(core: client.CoreV1Api, name: str, namespace: str, **options: Any) -> str:
+    """A pod's log as it is: the client would return Python's text of what looks like JSON or bytes."""
+    return core.read_namespaced_pod_log(name, namespace, _preload_content=False, **options).data.decode()
+
+
+def epochs_done(core: client.CoreV1Api, pod: Pod) -> int:
+    """Epochs that a training pod's log reports as done."""
+    return log_of(core, pod["metadata"]["name"], pod["metadata"]["namespace"]).count("epoch_done")
+
+
 def wait_until(what: str, check: Callable[[], Any], seconds: float = 120, every: float = 1) -> Any:
     """The first truthy answer of ``check``; AssertionError that names ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds

@@ -12,7 +12,7 @@ from conftest import DAG, NAMESPACE
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
-from pods import wait_until
+from pods import log_of, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -126,20 +126,15 @@ def _ready(core: client.CoreV1Api) -> client.V1Pod | None:
 
 
 def _heard(core: client.CoreV1Api, run_id: str) -> list[dict[str, Any]]:
-    lines = _log(core, "receiver", SCRATCH).splitlines()
+    lines = log_of(core, "receiver", SCRATCH).splitlines()
     return [alert for alert in map(json.loads, lines) if alert["key"] == f"{DAG}/{run_id}"]
 
 
 def _told_of_failure(core: client.CoreV1Api) -> str | None:
     """The dag-processor's log, once it says that the webhook did not take an alert."""
-    log = _log(core, _dag_processor(core), NAMESPACE, since_seconds=300)
+    log = log_of(core, _dag_processor(core), NAMESPACE, since_seconds=300)
     lines = [line for line in log.splitlines() if "alert to webhook" in line]
     return log if lines and "sent" not in lines[-1] else None
-
-
-def _log(core: client.CoreV1Api, pod: str, namespace: str, **options: Any) -> str:
-    """A pod's log as it is: the client would return Python's text of what looks like JSON or bytes."""
-    return core.read_namespaced_pod_log(pod, namespace, _preload_content=False, **options).data.decode()
 
 
 def _secret(core: client.CoreV1Api) -> dict[str, str] | None:

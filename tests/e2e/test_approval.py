@@ -50,4 +50,4 @@ def _answer(airflow: Airflow, run_id: str, option: str) -> None:
 
     wait_until("somebody to be asked", waiting, seconds=600, every=2)
     path = f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/approve/-1/hitlDetails"
-    airflow._request("PATCH", path, json={"chosen_options": [option], "params_input": {}})
+    airflow.request("PATCH", path, json={"chosen_options": [option], "params_input": {}})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import DAG, Run, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, node_of, ran_between, wait_until
+from pods import Pod, PodRecorder, epochs_done, node_of, ran_between, wait_until
 from trainyard.attempt import RetryPlan
 from trainyard.gang_run import GangRun
 from trainyard.jobs import JobKube
@@ -58,7 +58,7 @@ def test_one_lost_pod_ends_both_and_both_go_on(
 
     leader, other = wait_until("both pods to run", both, seconds=240)
     checkpoint_freq = platform["training"]["checkpointFreq"]
-    wait_until("a checkpoint", lambda: _epochs_done(core, leader) > checkpoint_freq, seconds=180)
+    wait_until("a checkpoint", lambda: epochs_done(core, leader) > checkpoint_freq, seconds=180)
     name, namespace = other["metadata"]["name"], other["metadata"]["namespace"]
     core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
     run = finish(run_id)
@@ -122,9 +122,3 @@ async def _run_gang(platform_file: Path, task: TaskIdentity, dataset: str, nodes
 
 def _rank(pod: Pod) -> int:
     return int(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"])
-
-
-def _epochs_done(core: client.CoreV1Api, pod: Pod) -> int:
-    return core.read_namespaced_pod_log(pod["metadata"]["name"], pod["metadata"]["namespace"]).count(
-        "epoch_done"
-    )

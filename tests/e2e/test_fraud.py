@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
 from conftest import Run, run_tags
 from kubernetes import client
@@ -126,10 +125,10 @@ def test_the_asset_triggers_it_for_the_model_that_was_promoted(
 ) -> None:
     # The event as the promotion of `fraud` sends it, but for a model of this session: nobody's champion is
     # replaced by a test.
-    found = airflow._get("/api/v2/assets", {"uri_pattern": "trainyard://models/fraud/champion"})
+    found = airflow.get("/api/v2/assets", {"uri_pattern": "trainyard://models/fraud/champion"})
     (asset,) = [each for each in found["assets"] if each["uri"] == "trainyard://models/fraud/champion"]
     body = {"asset_id": asset["id"], "extra": {"model": fraud_model, "version": "1", "date": DAY}}
-    airflow._request("POST", "/api/v2/assets/events", json=body)
+    airflow.request("POST", "/api/v2/assets/events", json=body)
     run = finish(run_of(airflow, "asset_triggered", fraud_run, fraud_model), dag=INFERENCE)
     assert run.state == "success", run.tasks
     assert airflow.xcom(INFERENCE, run.run_id, "request", "model") == fraud_model
@@ -157,7 +156,7 @@ def run_of(airflow: Airflow, run_type: str, after: Run, model: str) -> str:
     began = min(task["start_date"] for task in after.tasks.values() if task["start_date"])
 
     def started() -> Any:
-        page = airflow._get(f"/api/v2/dags/{INFERENCE}/dagRuns", {"order_by": "-run_after", "limit": 20})
+        page = airflow.get(f"/api/v2/dags/{INFERENCE}/dagRuns", {"order_by": "-run_after", "limit": 20})
         for run in page["dag_runs"]:
             mine = run["conf"].get("model_name", model) == model
             if run["run_type"] == run_type and run["run_after"] >= began and mine:
@@ -169,5 +168,5 @@ def run_of(airflow: Airflow, run_type: str, after: Run, model: str) -> str:
 
 def events(airflow: Airflow, dag: str, run: Run) -> list[dict[str, Any]]:
     """The asset events that a run left."""
-    params = httpx.QueryParams({"source_dag_id": dag, "source_run_id": run.run_id})
-    return list(airflow._get(f"/api/v2/assets/events?{params}")["asset_events"])
+    source = {"source_dag_id": dag, "source_run_id": run.run_id}
+    return list(airflow.get("/api/v2/assets/events", source)["asset_events"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from kubernetes import client
-from pods import Pod, ran_between, wait_until
+from pods import Pod, log_of, ran_between, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -126,7 +126,7 @@ def test_a_gpu_is_handed_out_after_a_kubelet_restart(
 
     def registrations() -> int:
         try:
-            log = core.read_namespaced_pod_log(plugin.metadata.name, plugin.metadata.namespace)
+            log = log_of(core, plugin.metadata.name, plugin.metadata.namespace)
         except client.ApiException:  # logs come from the kubelet, which is away for a moment
             return 0
         return log.count('"event": "registered"')

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, limits_of, node_of, wait_until
+from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -76,7 +76,7 @@ def test_a_task_says_within_seconds_why_it_waits_and_goes_on_without_a_gpu(
     assert pending["kind"] == "gpu" and pending["resolved"] is False
     assert pending["pod"] == gpu_pod["metadata"]["name"]
     assert pending["reason"].startswith("no GPU free in pool ondemand: 2 of 2 nodes are busy (0/")
-    links = airflow._get(f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/links")["extra_links"]
+    links = airflow.get(f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/links")["extra_links"]
     assert links["Why pending"].endswith(f"/dags/{DAG}/runs/{run_id}/tasks/train/xcom")
 
     run = finish(run_id)
@@ -105,8 +105,8 @@ def test_a_run_that_is_reclaimed_twice_goes_on_in_the_other_pool(
             lambda attempt=attempt: _running(recorder, run_id, attempt),
             seconds=240,
         )
-        wait_until("it to get on", lambda pod=pod: _epochs(core, pod) > checkpoint_freq, seconds=120)
-        done += _epochs(core, pod)
+        wait_until("it to get on", lambda pod=pod: epochs_done(core, pod) > checkpoint_freq, seconds=120)
+        done += epochs_done(core, pod)
         # As a spot node does which is taken away: SIGTERM, and a little time for a checkpoint.
         core.delete_namespaced_pod(
             pod["metadata"]["name"], pod["metadata"]["namespace"], grace_period_seconds=20
@@ -160,9 +160,3 @@ def _running(recorder: PodRecorder, run_id: str, attempt: int) -> Pod | None:
 
 def _terminated(pod: Pod) -> dict[str, Any]:
     return pod["status"]["containerStatuses"][0]["state"]["terminated"]
-
-
-def _epochs(core: client.CoreV1Api, pod: Pod) -> int:
-    """Epochs that the pod's log reports as done."""
-    log = core.read_namespaced_pod_log(pod["metadata"]["name"], pod["metadata"]["namespace"])
-    return log.count("val_f1_macro")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import NAMESPACE, metric_steps, run_tags
 from kubernetes import client
-from pods import PodRecorder, wait_until
+from pods import PodRecorder, epochs_done, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -21,7 +21,7 @@ def test_a_killed_train_pod_resumes_from_its_checkpoint(
     checkpoint_freq = platform["training"]["checkpointFreq"]
     wait_until(
         "two checkpoints to be written",
-        lambda: _epochs_done(core, pod) > 2 * checkpoint_freq,
+        lambda: epochs_done(core, pod) > 2 * checkpoint_freq,
         seconds=120,
     )
     # SIGKILL: no time for a last checkpoint, as when a node is lost.
@@ -60,9 +60,3 @@ def _running_train_pod(recorder: PodRecorder, run_id: str) -> dict:
         return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)
 
     return wait_until(f"the train pod of {run_id} to run", running, seconds=180)
-
-
-def _epochs_done(core: client.CoreV1Api, pod: dict) -> int:
-    """Epochs that the pod's log reports as done."""
-    log = core.read_namespaced_pod_log(pod["metadata"]["name"], pod["metadata"]["namespace"])
-    return log.count("val_f1_macro")

@@ -28,7 +28,7 @@ def test_every_workload_is_available(kube_cluster: Cluster) -> None:
 
 
 def test_airflow_pools_have_a_slot_for_each_gpu(airflow: Airflow, platform: dict[str, Any]) -> None:
-    pools = {pool["name"]: pool for pool in airflow._get("/api/v2/pools")["pools"]}
+    pools = {pool["name"]: pool for pool in airflow.get("/api/v2/pools")["pools"]}
     for name, pool in platform["pools"].items():
         found = pools[f"gpu-{name}"]
         assert found["slots"] >= pool["gpusPerNode"]
@@ -36,7 +36,7 @@ def test_airflow_pools_have_a_slot_for_each_gpu(airflow: Airflow, platform: dict
 
 
 def test_every_dag_file_is_read_without_error(airflow: Airflow) -> None:
-    assert airflow._get("/api/v2/importErrors")["import_errors"] == []
+    assert airflow.get("/api/v2/importErrors")["import_errors"] == []
     files = {file.stem for file in (ROOT / "dags").glob("*.py")}
     models = {f"{file.stem}_training" for file in (ROOT / "dags/models").glob("*.yaml")}
     assert {dag["dag_id"] for dag in airflow.dags()} == files | models
