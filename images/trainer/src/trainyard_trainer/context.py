@@ -11,7 +11,7 @@ from trainyard_trainer.preemption import Preemption
 from trainyard_trainer.settings import Settings
 from trainyard_trainer.tracking import Tracker
 
-Result = dict[str, str | int | float]
+Result = dict[str, Any]  # as JSON
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ COMMON: Mapping[str, Param] = {
     "stop_after": Param(0, high=10_000, trains=False),  # epochs, of all; 0 = all; a later call goes on
     "features_uri": Param("", trains=False),  # train, evaluate, predict; "" = none
     "model_uri": Param("", trains=False),  # evaluate, predict; "" = the model of this run key
+    "champion": Param("", trains=False),  # evaluate; the registered model whose champion is scored; "" = none
     "finished": Param(False, trains=False),  # clean: whether the run came to its end
     "older_than_days": Param(-1.0, low=-1, high=36_500, trains=False),  # clean; -1 = only this run key's
     "dry_run": Param(False, trains=False),  # clean: only say what would be removed

@@ -180,6 +180,21 @@ class Tracker:
             )
         return str(models[0].model_uri)
 
+    def champion(self, model: str) -> str | None:
+        """Return the champion's version of a registered model; None without such a model or a champion."""
+        from mlflow.exceptions import MlflowException
+
+        def find() -> str | None:
+            try:
+                return str(self._client.get_model_version_by_alias(model, "champion").version)
+            except MlflowException as error:
+                # A missing alias is INVALID_PARAMETER_VALUE in the stores, a missing model the other one.
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+        return self._patiently(find)
+
     def download(self, model_uri: str, directory: Path) -> Path:
         """Download a model into the directory and return where it lies."""
         from mlflow.artifacts import download_artifacts

@@ -32,7 +32,7 @@ def run(context: Context) -> Result:
     columns, dataset = lake.read(context.dataset)
     inputs, ids = _rows(context, columns)
     features = Features(context.params["features_uri"])
-    probabilities = _ask(context, model_uri, features.join(inputs, ids))
+    probabilities = ask(context, model_uri, features.join(inputs, ids))
     predictions = probabilities.argmax(axis=1)
     content = _csv(ids, predictions, probabilities)
 
@@ -81,7 +81,8 @@ def _rows(context: Context, columns: lake.Columns) -> tuple[npt.NDArray[np.float
     return inputs[order], ids[order]
 
 
-def _ask(context: Context, model_uri: str, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def ask(context: Context, model_uri: str, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the probabilities that a model in MLflow gives, shape (rows, classes). Raises BadData."""
     device = compute.device(context.settings.device, context.model.threads)
     with tempfile.TemporaryDirectory() as scratch:
         network = artifact.load(context.tracker.download(model_uri, Path(scratch))).to(device)
