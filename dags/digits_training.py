@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
+from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args
 from trainyard.operators import TrainingPodOperator
 from trainyard.params import epochs_param, in_chosen_pool, model_name_param, pool_param, seed_param
@@ -143,3 +144,4 @@ with DAG(
     promotion = promote(evaluate.output, decision, model=model, date=date)
     notify(promotion, evaluate.output)
     validate >> preprocess >> train >> evaluate
+    clean_up(dag)

@@ -10,6 +10,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
 from trainyard import search_space, sweep
 from trainyard.assets import CONNECTION, DATE, incoming, incoming_marker, incoming_uri
+from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args
 from trainyard.deploy import DeployModelOperator
 from trainyard.operators import TrainingPodOperator
@@ -204,3 +205,4 @@ with DAG(
     route(decision) >> [deploy, skip]
     whichever = notify.override(trigger_rule="none_failed_min_one_success")
     whichever(promoted, evaluate.output, challenger)
+    clean_up(dag)

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
 from trainyard import search_space, sweep
 from trainyard.assets import DATASETS, DATE
+from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args
 from trainyard.operators import TrainingPodOperator
 from trainyard.params import data_date_param, epochs_param, in_chosen_pool, pool_param, seed_param
@@ -237,3 +238,4 @@ with DAG(
         )
 
     notify(challenger, evaluate.output)
+    clean_up(dag)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from trainyard import receivers
+from trainyard.notify import last_tasks
 
 log = logging.getLogger(__name__)
 Severity = Literal["info", "warning", "error"]
@@ -122,16 +123,17 @@ def on_success(context: Mapping[str, Any]) -> None:
     """Tell that a run succeeded, in the words of its last task: for a DAG that wants it."""
     dag_id, run_id = _run_of(context)
     try:
-        last = context["ti"]  # the task that ended last, unless it is gone from the DAG
-        said = _xcom(dag_id, run_id, last.task_id, last.map_index, "return_value")
+        last = [task.task_id for task in last_tasks(context["dag"])]
+        results = [_xcom(dag_id, run_id, task_id, -1, "return_value") for task_id in last]
+        said = [result for result in results if isinstance(result, str)]
     except Exception:
         log.exception("what came of %s / %s cannot be read", dag_id, run_id)
-        said = None
+        said = []
     send(
         Alert(
             severity="info",
             title=f"{dag_id} succeeded",
-            text=said if isinstance(said, str) else "",
+            text="\n".join(said),
             details={"dag_id": dag_id, "run_id": run_id},
             links={"run": run_url(dag_id, run_id)},
             key=f"{dag_id}/{run_id}",

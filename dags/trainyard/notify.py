@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
 
 log = logging.getLogger(__name__)
 
@@ -23,3 +26,12 @@ def notify(text: str) -> str:
     """Log `text` and return it: as the last task's result it is what `alerts.on_success` tells."""
     log.info("%s", text)
     return text
+
+
+def last_tasks(dag: DAG) -> list[Any]:
+    """The tasks with which a DAG ends, a clean-up aside: they decide what becomes of a run."""
+    return [
+        task
+        for task in dag.tasks
+        if not task.is_teardown and all(follower.is_teardown for follower in task.downstream_list)
+    ]

@@ -63,7 +63,7 @@ class TrainingPodOperator(TriggererOperator):
     triggerer, so its pool counts what runs and waits, and the pod waits in the namespace.
 
     Args:
-        step: `generate`, `validate`, `preprocess`, `features`, `train`, `evaluate` or `predict`.
+        step: `generate`, `validate`, `preprocess`, `features`, `train`, `evaluate`, `predict` or `clean`.
         dataset: URI of what the step reads.
         output_uri: URI of where the step writes.
         step_params: the step's parameters (the trainer's `--params`).

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from trainyard.alerts import on_success
 from trainyard.assets import CHAMPIONS, DATASETS, DATE, announce_champion
+from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args, default_args
 from trainyard.model_spec import ModelSpec, param_schema
 from trainyard.naming import run_key
@@ -84,6 +85,7 @@ def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
         promotion: Any = promote(evaluation, decision, answer, model=MODEL_NAME, date=DATE)
         [version, *released] >> promotion
         notify(promotion, evaluation)
+        clean_up(dag)
     return dag
 
 

@@ -15,7 +15,7 @@ from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
 from trainyard.platform import GpuPool, Platform
 
 RESULT_PATH = "/airflow/xcom/return.json"
-STEPS = ("generate", "validate", "preprocess", "features", "train", "evaluate", "predict")
+STEPS = ("generate", "validate", "preprocess", "features", "train", "evaluate", "predict", "clean")
 # The other steps get the datasets read-only: training cannot damage what it learns from.
 STEPS_THAT_WRITE_DATASETS = ("generate", "validate", "preprocess", "features", "predict")
 GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM

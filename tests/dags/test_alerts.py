@@ -25,6 +25,7 @@ from airflow.sdk.serde import serialize
 from receiver import Receiver, listening
 from trainyard import alerts, receivers
 from trainyard.alerts import Alert, Failure
+from trainyard.cleanup import clean_up
 from trainyard.operators import TrainingPodOperator
 
 ALERT = Alert("error", "it broke", "badly <&>", {"dag_id": "d"}, {"run": "http://airflow/run"}, key="d/r")
@@ -301,12 +302,15 @@ def test_an_alert_goes_out_even_if_airflow_answers_nothing(
 def test_a_dag_that_wants_it_tells_its_successes(
     monkeypatch: pytest.MonkeyPatch, dag: DAG, heard: list[dict[str, Any]]
 ) -> None:
-    class Last:
-        task_id, map_index = "gate", -1
-
-    xcoms = {("gate", -1, "return_value"): "digits v3 is now champion"}
+    with dag:
+        clean_up(dag)
+    xcoms = {
+        ("gate", -1, "return_value"): "digits v3 is now champion",
+        ("clean_up", -1, "return_value"): "cleaned",
+    }
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor({}, xcoms), raising=False)
-    alerts.on_success({"dag": dag, "run_id": "r+1", "ti": Last()})
+    alerts.on_success({"dag": dag, "run_id": "r+1"})
+    xcoms.clear()
     alerts.on_success({"dag": dag, "run_id": "r+1"})
     assert [(one["severity"], one["text"]) for one in heard] == [
         ("info", "digits v3 is now champion"),

@@ -63,7 +63,7 @@ def test_every_dag_survives_serialization(dagbag: DagBag) -> None:
 
 def test_the_digits_pipeline(dagbag: DagBag) -> None:
     dag = dagbag.dags["digits_training"]
-    order = ["validate", "preprocess", "train", "evaluate", "gate", "promote", "notify"]
+    order = ["validate", "preprocess", "train", "evaluate", "gate", "promote", "notify", "clean_up"]
     assert [task.task_id for task in dag.topological_sort()] == order
     for before, after in pairwise(order):
         assert after in dag.get_task(before).downstream_task_ids

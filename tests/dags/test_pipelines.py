@@ -35,7 +35,7 @@ def after(dag: DAG, task_id: str) -> set[str]:
 def test_the_least_pipeline_in_its_order(platform: Platform) -> None:
     dag = pipeline(platform)
     assert [task.task_id for task in dag.topological_sort()] == [
-        *("validate", "preprocess", "train", "evaluate", "gate", "register", "promote", "notify")
+        *("validate", "preprocess", "train", "evaluate", "gate", "register", "promote", "notify", "clean_up")
     ]
     assert after(dag, "register") == {"evaluate", "gate"}
     assert after(dag, "promote") == {"evaluate", "gate", "register"}
@@ -98,6 +98,7 @@ def test_training_gets_the_parameters_of_the_run(platform: Platform) -> None:
     dag = pipeline(platform, text=text)
     request = request_of(dag, "train")
     assert request["step_params"]["seed"] == "{{ params.seed }}"
+    assert request_of(dag, "evaluate")["step_params"]["champion"] == "{{ params.model_name }}"
     assert request["gpu_pool"] == "{{ params.pool }}"
     assert (request["escalate_to"], request["fallback"]) == ("ondemand", "cpu")
     assert dag.get_task("train").pool == "gpu-spot"
