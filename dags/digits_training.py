@@ -21,8 +21,9 @@ DOC = """
 Trains a small convolutional network on scikit-learn's scanned handwritten digits.
 
 `validate` and `preprocess` put a versioned data set into the lake, `train` runs on a GPU pod and resumes from
-its last checkpoint after losing its node, `evaluate` measures on held-out data. `gate` compares macro F1 to
-the minimum and with the champion's in MLflow; `promote` registers the model as `champion` or `challenger`.
+its last checkpoint after losing its node, `evaluate` measures it and the champion on the same held-out
+data. `gate` compares macro F1 to the minimum and with the champion's; `promote` registers the model as
+`champion` or `challenger`.
 
 To try it: trigger it with other values below, or `./scripts/run digits_training --conf '{"epochs": 3}'`.
 """
@@ -130,7 +131,11 @@ with DAG(
         step="evaluate",
         dataset=preprocess.output["dataset"],
         output_uri="file:///checkpoints/{{ run_key }}/evaluation",
-        step_params={"model": MODEL, "model_uri": train.output["model_uri"]},
+        step_params={
+            "model": MODEL,
+            "model_uri": train.output["model_uri"],
+            "champion": "{{ params.model_name }}",
+        },
         deadline=timedelta(minutes=30),
     )
     model = "{{ params.model_name }}"

@@ -43,7 +43,7 @@ Trains the fraud model on the week's card transactions, and deploys it if it bea
 2. `data`: `validate`, then cleaning (`preprocess`) beside feature engineering (`features`).
 3. `tuning`: nine settings, each trained on a GPU pod and nested in MLflow under the run. `select_best` takes
    the best validation score; failed trials do not matter as long as one succeeded.
-4. `judgement`: the best model on held-out data, compared with the production champion. It must reach
+4. `judgement`: the best model and the production champion on the same held-out data. It must reach
    `threshold` and be better by more than `min_improvement`. Without a champion there is nothing to beat.
 5. `deploy`: registers the version, rolls it out (and back if it does not serve), then names it `champion`.
    `skip` registers it as `challenger` instead.
@@ -159,6 +159,7 @@ with DAG(
                 "model": MODEL,
                 "model_uri": best["model_uri"],
                 "features_uri": features.output["dataset"],
+                "champion": model_name,
             },
             deadline=timedelta(minutes=30),
         )

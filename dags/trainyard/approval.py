@@ -117,7 +117,7 @@ def audit_tags(
     Args:
         context: of the task that promotes.
         evaluation: the result of the step `evaluate`.
-        gate: the decision; `metric` and `champion_metric` are what was compared.
+        gate: the decision; `metric` and `champion_metric` (of `champion_version`) are what was compared.
         approval: the person's answer, if one was asked.
     """
     run = context["dag_run"]
@@ -133,6 +133,7 @@ def audit_tags(
         "git_commit": evaluation.get("git_commit"),
         "compared_metric": gate.metric,
         "champion_metric": gate.champion_metric,
+        "champion_version": gate.champion_version,
         # A schedule or an asset has no user: then it is what started the run.
         "triggered_by": run.triggering_user_name or str(getattr(run.run_type, "value", run.run_type)),
         **people,

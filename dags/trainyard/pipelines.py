@@ -32,9 +32,9 @@ DOC = """
 Made from `{file}`, which the code tab shows; see "Add a model" in the README.
 
 `validate` and `preprocess` put a versioned data set into the lake, `train` resumes from its last checkpoint
-after losing its node, `evaluate` measures on held-out data. `gate` compares `{metric}` to the minimum and
-with the champion's, and `register` makes a version of the model. {release}`promote` names it `champion` or
-`challenger`.
+after losing its node, `evaluate` measures it and the champion on the same held-out data. `gate` compares
+`{metric}` to the minimum and with the champion's, and `register` makes a version of the model.
+{release}`promote` names it `champion` or `challenger`.
 
 To try it: trigger it with other values below, or `./scripts/run {dag_id}`.
 """
@@ -145,7 +145,7 @@ def _training(spec: ModelSpec, platform: Platform) -> Any:
         spec,
         dataset=dataset,
         output_uri="file:///checkpoints/{{ run_key }}/evaluation",
-        step_params={**model, **features, "model_uri": train["model_uri"]},
+        step_params={**model, **features, "model_uri": train["model_uri"], "champion": MODEL_NAME},
         deadline=DATA_DEADLINE,
     )
 
@@ -211,18 +211,19 @@ def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[An
 def gate(
     evaluation: dict[str, Any], *, model: str, metric: str, minimum: float | str, min_improvement: float | str
 ) -> dict[str, Any]:
-    """Compare what `evaluate` found with the minimum and with the champion of `model`.
+    """Compare what `evaluate` found with the minimum and with the champion of `model` on the same data.
 
     The numbers may come from templates, as text.
     """
-    from trainyard.registry import champion_metric, connect, decide
+    from trainyard.registry import champion_of, connect, decide
 
     if metric not in evaluation:
         numbers = sorted(name for name, value in evaluation.items() if isinstance(value, float))
         raise AirflowFailException(
             f"evaluate gave no metric {metric!r}, only {', '.join(numbers)}; name one of those as the gate's"
         )
-    champion = champion_metric(connect(load_platform().training.tracking_uri), model, metric)
+    client = connect(load_platform().training.tracking_uri)
+    champion = champion_of(client, model, metric, evaluation.get("champion"))
     decision = decide(
         evaluation[metric], champion, minimum=float(minimum), min_improvement=float(min_improvement)
     )

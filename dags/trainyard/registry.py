@@ -26,13 +26,23 @@ REPLACED_BY_TAG = f"{TAG_PREFIX}replaced_by"
 
 
 @dataclass(frozen=True)
+class Champion:
+    """The version to beat, its metric, and on which data that was measured, in words."""
+
+    version: str
+    metric: float
+    measured: str = "on the same data"
+
+
+@dataclass(frozen=True)
 class Gate:
-    """Whether a model may become champion, and why. `champion_metric` is None on a first run."""
+    """Whether a model may become champion, and why. On a first run there is no champion."""
 
     passed: bool
     reason: str
     metric: float
     champion_metric: float | None
+    champion_version: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared: NaN is neither below a minimum nor worse than a champion."""
@@ -60,31 +70,35 @@ def connect(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
-def decide(metric: float, champion_metric: float | None, *, minimum: float, min_improvement: float) -> Gate:
+def decide(metric: float, champion: Champion | None, *, minimum: float, min_improvement: float) -> Gate:
     """Decide whether `metric` (higher is better) is enough to replace the champion.
 
     Raises:
         ValueError: a score is not a finite number.
     """
-    gate = Gate(False, "", metric, champion_metric)  # refuses what is no score before anything is compared
+    to_beat = (champion.metric, champion.version) if champion else (None, None)
+    gate = Gate(False, "", metric, *to_beat)  # refuses what is no score before anything is compared
     if metric < minimum:
         return replace(gate, reason=f"{metric:.4f} is below the minimum of {minimum:.4f}")
-    if champion_metric is None:
+    if champion is None:
         reason = f"{metric:.4f} reaches the minimum of {minimum:.4f}; it is the first champion"
         return replace(gate, passed=True, reason=reason)
-    gain = metric - champion_metric
+    gain = metric - champion.metric
     # More than by rounding: 0.945 - 0.94 is a little more than 0.005.
     passed = gain - min_improvement > 1e-9
     comparison = "better" if passed else "not better"
     reason = (
-        f"{metric:.4f} is {comparison} than the champion's {champion_metric:.4f} by more than "
-        f"{min_improvement:.4f} ({gain:+.4f})"
+        f"{metric:.4f} is {comparison} than the champion's {champion.metric:.4f} by more than "
+        f"{min_improvement:.4f} ({gain:+.4f}); v{champion.version} was measured {champion.measured}"
     )
     return replace(gate, passed=passed, reason=reason)
 
 
-def champion_metric(client: MlflowClient, model: str, metric: str) -> float | None:
-    """The champion's metric, read from the MLflow run that trained it; None without a champion.
+def champion_of(client: MlflowClient, model: str, metric: str, evaluated: object = None) -> Champion | None:
+    """The champion of `model` with its metric; None without one.
+
+    That is what the step `evaluate` found of it on the candidate's data (`evaluated`: its result's
+    `champion`), or else what its own evaluation left in the MLflow run that trained it.
 
     Raises:
         ValueError: the champion's run does not have the metric.
@@ -92,13 +106,26 @@ def champion_metric(client: MlflowClient, model: str, metric: str) -> float | No
     champion = find_alias(client, model, CHAMPION)
     if champion is None:
         return None
+    version = str(champion.version)
+    found = evaluated if isinstance(evaluated, Mapping) else {}  # an image of somebody else made it
+    if str(found.get("version")) == version and metric in found:
+        return Champion(version, found[metric])
     metrics = client.get_run(champion.run_id).data.metrics
     if metric not in metrics:
         raise ValueError(
-            f"run {champion.run_id} of the champion {model} v{champion.version} has no metric {metric!r}; "
+            f"run {champion.run_id} of the champion {model} v{version} has no metric {metric!r}; "
             "give the alias to another version or evaluate that model again"
         )
-    return float(metrics[metric])
+    measured = f"on its own test set, because {_not_evaluated(found, version, metric)}"
+    return Champion(version, float(metrics[metric]), measured)
+
+
+def _not_evaluated(found: Mapping[str, Any], version: str, metric: str) -> str:
+    if not found:
+        return "evaluate found no champion, or does not score one"
+    if str(found.get("version")) != version:
+        return f"evaluate scored v{found.get('version')}, which was champion then"
+    return str(found.get("error") or f"evaluate gave no {metric} of it")
 
 
 def find_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:

@@ -25,7 +25,7 @@ from trainyard.approval import (
 from trainyard.registry import Gate
 
 AT = datetime(2026, 11, 21, 13, 0, 1, 5, tzinfo=UTC)
-GATE = Gate(True, "0.95 is better", 0.95, 0.9)
+GATE = Gate(True, "0.95 is better", 0.95, 0.9, "7")
 
 
 def event(option: str, user: dict[str, str] | None = None) -> dict[str, Any]:
@@ -135,6 +135,7 @@ def test_a_promotion_leaves_who_what_and_against_which_metrics() -> None:
         "git_commit": "def",
         "compared_metric": 0.95,
         "champion_metric": 0.9,
+        "champion_version": "7",
         "triggered_by": "ada",
         "approved_by": "bob",
         "approval": "approved by bob at now",

@@ -55,6 +55,7 @@ def test_the_best_trial_keeps_its_mlflow_run() -> None:
     assert "task_ids='tuning.select_best', key='run_key'" in request["run_key"]
     assert "key='parent_run_key'" in request["parent_run_key"]
     assert "task_ids='data.features', key='dataset'" in request["step_params"]["features_uri"]
+    assert request["step_params"]["champion"] == "{{ params.model_name }}"
 
 
 def test_what_serves_becomes_champion_and_not_before() -> None:

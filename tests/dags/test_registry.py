@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from trainyard import registry
-from trainyard.registry import Gate, decide, promote
+from trainyard import pipelines, registry
+from trainyard.registry import Champion, Gate, champion_of, decide, promote
 
 MODEL = "digits"
 
@@ -42,7 +42,7 @@ def trained(client: MlflowClient, tmp_path: Path, f1: float) -> dict[str, str]:
 
 
 def run(client: MlflowClient, tmp_path: Path, model: str, key: str, f1: float) -> Any:
-    champion = registry.champion_metric(client, model, "f1_macro")
+    champion = champion_of(client, model, "f1_macro")
     gate = decide(f1, champion, minimum=0.9, min_improvement=0.005)
     tags = {"f1_macro": f1, "git_commit": "abc", "nothing": None}
     return promote(client, model=model, run_key=key, gate=gate, tags=tags, **trained(client, tmp_path, f1))
@@ -54,18 +54,21 @@ def run(client: MlflowClient, tmp_path: Path, model: str, key: str, f1: float) -
         (0.89, None, False, "below the minimum"),
         (0.90, None, True, "first champion"),
         (0.95, 0.94, True, "better than the champion's 0.9400"),
+        (0.95, 0.94, True, "; v3 was measured on the same data"),
         (0.945, 0.94, False, "not better than the champion's"),
         (0.50, 0.40, False, "below the minimum"),
     ],
 )
 def test_the_gate(metric: float, champion: float | None, passed: bool, reason: str) -> None:
-    gate = decide(metric, champion, minimum=0.9, min_improvement=0.005)
+    to_beat = None if champion is None else Champion("3", champion)
+    gate = decide(metric, to_beat, minimum=0.9, min_improvement=0.005)
     assert (gate.passed, gate.metric, gate.champion_metric) == (passed, metric, champion)
+    assert gate.champion_version == (None if champion is None else "3")
     assert reason in gate.reason
 
 
 def test_a_missing_champion_is_a_first_run(client: MlflowClient, model: str) -> None:
-    assert registry.champion_metric(client, model, "f1_macro") is None
+    assert champion_of(client, model, "f1_macro", {"version": "1", "f1_macro": 0.9}) is None
 
 
 def test_better_replaces_and_no_better_challenges(client: MlflowClient, model: str, tmp_path: Path) -> None:
@@ -102,11 +105,46 @@ def test_registrations_at_once_leave_one_version(client: MlflowClient, model: st
 def test_a_champion_without_the_metric_is_named(client: MlflowClient, model: str, tmp_path: Path) -> None:
     run(client, tmp_path, model, "k", 0.95)
     with pytest.raises(ValueError, match=r"champion .* has no metric 'auc'"):
-        registry.champion_metric(client, model, "auc")
+        champion_of(client, model, "auc", {"version": "1", "f1_macro": 0.9})
+    assert champion_of(client, model, "auc", {"version": "1", "auc": 0.8}) == Champion("1", 0.8)
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "because"),
+    [
+        (None, "evaluate found no champion, or does not score one"),
+        ("by an image of somebody else", "evaluate found no champion, or does not score one"),
+        ({"version": "1", "f1_macro": 0.5}, "evaluate scored v1, which was champion then"),
+        ({"version": "2", "error": "it takes other inputs"}, "it takes other inputs"),
+        ({"version": "2", "accuracy": 0.5}, "evaluate gave no f1_macro of it"),
+    ],
+)
+def test_a_champion_that_was_not_evaluated_has_its_own_score(
+    client: MlflowClient, model: str, tmp_path: Path, evaluated: Any, because: str
+) -> None:
+    run(client, tmp_path, model, "first", 0.92)
+    run(client, tmp_path, model, "second", 0.95)
+    champion = champion_of(client, model, "f1_macro", evaluated)
+    assert champion == Champion("2", 0.95, f"on its own test set, because {because}")
+    gate = decide(0.97, champion, minimum=0, min_improvement=0)
+    assert gate.reason.endswith(f"; v2 was measured on its own test set, because {because}")
+
+
+def test_the_gate_compares_on_the_data_of_the_evaluation(
+    client: MlflowClient, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(client, tmp_path, model, "k", 0.95)
+    monkeypatch.setattr(registry, "connect", lambda uri: client)
+    harder = {"f1_macro": 0.91, "champion": {"version": "1", "score": 0.85, "f1_macro": 0.85}}
+    decision = pipelines.gate.function(
+        harder, model=model, metric="f1_macro", minimum="0.9", min_improvement="0.005"
+    )
+    assert decision["passed"] and decision["reason"].endswith("v1 was measured on the same data")
+    assert (decision["champion_metric"], decision["champion_version"]) == (0.85, "1")
 
 
 def test_the_decision_survives_xcom() -> None:
-    gate = decide(0.95, None, minimum=0.9, min_improvement=0.0)
+    gate = decide(0.95, Champion("1", 0.9), minimum=0.9, min_improvement=0.0)
     assert Gate(**vars(gate)) == gate
 
 
@@ -120,7 +158,7 @@ def test_what_is_no_score_never_passes_a_gate(score: Any) -> None:
 
 def test_a_champion_with_nan_says_how_to_get_rid_of_it() -> None:
     with pytest.raises(ValueError, match=r"champion's score is nan.*give the alias champion to another"):
-        decide(0.95, float("nan"), minimum=0.9, min_improvement=0.0)
+        decide(0.95, Champion("1", float("nan")), minimum=0.9, min_improvement=0.0)
 
 
 def test_a_candidate_is_registered_first_and_promoted_later(
