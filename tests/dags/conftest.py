@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +44,15 @@ def request_for_train() -> TrainingRequest:
         step_params={"model": "digits", "epochs": 3},
         gpu_pool="ondemand",
     )
+
+
+@pytest.fixture
+def receive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Names a receiver of lineage events in the platform file."""
+
+    def _receive(url: str) -> None:
+        platform = {**json.loads(PLATFORM_FILE.read_text()), "openlineage": {"url": url, "namespace": "ty"}}
+        (tmp_path / "platform.json").write_text(json.dumps(platform))
+        monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
+
+    return _receive

@@ -13,6 +13,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+from receiver import listening
 from trainyard.in_triggerer import TriggererOperator, TriggererTask, start_args
 from trainyard.outcomes import TaskFailed
 from trainyard.platform import PlatformError
@@ -96,6 +97,15 @@ def test_every_error_has_a_cause(rows: Any, cause: str, final: bool) -> None:
     event, xcoms = ended(rows)
     assert xcoms["failure"]["cause"] == cause
     assert isinstance(event, TaskFailedEvent) is not final
+
+
+@pytest.mark.parametrize(("rows", "ends"), [(3, "COMPLETE"), (OSError("unreachable"), "FAIL")])
+def test_lineage_hears_of_both_ends(receive: Any, rows: Any, ends: str) -> None:
+    with listening(201) as receiver:
+        receive(receiver.url)
+        ended(rows)
+    assert [event["eventType"] for event in receiver.got] == ["START", ends]
+    assert receiver.got[0]["run"]["runId"] == receiver.got[1]["run"]["runId"]
 
 
 def test_the_operator_only_starts_the_trigger() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import uuid
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import PLATFORM_FILE
 from receiver import listening
 from trainyard import lineage
 from trainyard.deploy_trigger import DeployModelTrigger
@@ -24,18 +21,6 @@ from trainyard.triggers import TrainingPodTrigger
 PROCESSED = "file:///data/processed/digits/date=2026-11-21/version=0123456789ab"
 READS = [PROCESSED, None]
 TRAINED = {"model_uri": "models:/m-1f", "val_f1_macro": 0.9}
-
-
-@pytest.fixture
-def receive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Names a receiver in the platform file."""
-
-    def _receive(url: str) -> None:
-        platform = {**json.loads(PLATFORM_FILE.read_text()), "openlineage": {"url": url, "namespace": "ty"}}
-        (tmp_path / "platform.json").write_text(json.dumps(platform))
-        monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
-
-    return _receive
 
 
 def check_facets(facets: dict[str, Any]) -> None:
