@@ -73,10 +73,14 @@ class Deploy:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model file. `schedule` is a cron expression, `asset` the URI of an asset; at most one is given."""
+    """One model file. `model` is the trainer's, `registered_as` the name under which a champion is kept.
+
+    `schedule` is a cron expression, `asset` the URI of an asset; at most one is given.
+    """
 
     name: str
     model: str
+    registered_as: str
     description: str
     owner: str
     tags: tuple[str, ...]
@@ -196,6 +200,7 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
     return ModelSpec(
         name=name,
         model=data.get("model", name),
+        registered_as=data.get("registered_as", name),
         description=data["description"],
         owner=data["owner"],
         tags=tuple(data["tags"]),

@@ -115,7 +115,7 @@ def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
             **share,
             description=f"by how much {spec.gate.metric} must beat the champion's",
         ),
-        "model_name": model_name_param(spec.model),
+        "model_name": model_name_param(spec.registered_as),
         "data_date": data_date_param(),
     }
 

@@ -41,6 +41,7 @@ def changed(line: str) -> str:
 def test_the_least_file_gets_the_defaults_of_the_schema() -> None:
     spec = parse(LEAST)
     assert (spec.dag_id, spec.model, spec.owner) == ("churn_training", "churn", "ml-platform")
+    assert spec.registered_as == "churn"
     assert (spec.schedule, spec.asset, spec.features, spec.image) == (None, None, False, None)
     assert (spec.approval, spec.deploy) == (None, None)
     assert (spec.train.gpus, spec.train.deadline) == (1, timedelta(hours=2))
@@ -52,6 +53,7 @@ def test_every_key_can_be_given() -> None:
     spec = parse(
         """\
 model: fraud
+registered_as: cards
 description: Which transactions are fraud
 owner: risk-team
 tags: [cards]
@@ -78,6 +80,7 @@ timeout: 2d
 """
     )
     assert (spec.name, spec.model, spec.asset) == ("churn", "fraud", "s3://incoming/transactions")
+    assert spec.registered_as == "cards"
     assert spec.train.resources["requests"] == {"cpu": "1", "memory": "1Gi"}
     assert spec.train.params["learning_rate"] == 0.001
     assert spec.approval == Approval(timedelta(hours=2), ("anna", "2"))

@@ -114,6 +114,13 @@ def test_training_gets_the_parameters_of_the_run(platform: Platform) -> None:
             dag.params.get_param(name).resolve(value)
 
 
+@pytest.mark.parametrize(("more", "name"), [("", "churn"), ("registered_as: cards", "cards")])
+def test_two_files_of_one_model_have_a_champion_each(platform: Platform, more: str, name: str) -> None:
+    dag = pipeline(platform, f"model: fraud\n{more}")
+    assert request_of(dag, "train")["step_params"]["model"] == "fraud"
+    assert dag.params["model_name"] == name
+
+
 def test_a_model_without_a_pool_trains_on_cpus(platform: Platform) -> None:
     dag = pipeline(platform, text=LEAST.replace("pool: ondemand", "pool: null"))
     assert request_of(dag, "train")["gpu_pool"] is None

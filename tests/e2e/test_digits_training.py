@@ -81,3 +81,9 @@ def test_a_second_run_that_is_no_better_is_not_promoted(first_run: Run, trigger,
     (champion,) = versions(first_run.run_id)
     assert challenger.aliases == ("challenger",)
     assert champion.aliases == ("champion",)
+    # The same data: the champion scores what it did then. The repeated training is compared with that.
+    tags = challenger.tags
+    assert tags["trainyard.reason"].endswith(f"; v{champion.version} was measured on the same data")
+    assert tags["trainyard.champion_version"] == champion.version
+    assert challenger.metrics["champion_f1_macro"] == champion.metrics["f1_macro"]
+    assert "champion_f1_macro" not in champion.metrics
