@@ -31,12 +31,10 @@ class TrainingPodTrigger(TriggererTask):
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         super().__init__(request)
-        self._user = ""
         self._has_mlflow_link = False
 
     def rendered(self, context: Any) -> dict[str, Any]:
         """The request of this one of the mapped instances, if the task is mapped."""
-        self._user = getattr(context.get("dag_run"), "triggering_user_name", None) or ""
         return resolve_mapped(super().rendered(context), self.identity.map_index)
 
     def reads(self) -> list[Any]:
@@ -90,10 +88,13 @@ class TrainingPodTrigger(TriggererTask):
                 await kube.delete(pod["metadata"]["name"])
 
     def _origin(self) -> dict[str, str]:
-        """Where the run comes from, for the tags of its MLflow run."""
+        """Where the run comes from and whose it is, for the tags of its MLflow run.
+
+        It is the task's owner's: who triggered the run is what Airflow 3.3.2 tells workers, but no triggerer.
+        """
         task = self.identity
-        env = {"TRAINYARD_AIRFLOW_URL": run_url(task.dag_id, task.run_id)}
-        return {**env, "TRAINYARD_USER": self._user} if self._user else env
+        owner = self.task.owner if self.task else ""
+        return {"TRAINYARD_AIRFLOW_URL": run_url(task.dag_id, task.run_id), "TRAINYARD_USER": owner}
 
     async def _announce(self, platform: Platform, request: TrainingRequest, xcoms: Mapping[str, Any]) -> None:
         """Push what is to be known before the end, and the links to it."""

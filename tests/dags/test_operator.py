@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,21 @@ def test_a_plain_task_starts_in_the_triggerer(dag: DAG) -> None:
     assert operator.pool == "gpu-spot"
     assert operator.start_trigger_args.timeout > timedelta(hours=1)
     assert TrainingPodTrigger(**operator.start_trigger_args.trigger_kwargs).serialize()[0] == TRIGGER
+
+
+def test_its_mlflow_run_is_the_owners() -> None:
+    with DAG("d", schedule=None, default_args={"owner": "risk-team"}) as dag:
+        TrainingPodOperator(task_id="plain", **STEP)
+        TrainingPodOperator.partial(task_id="mapped", **STEP).expand(run_key=["a", "b"])
+    for task_id in ("plain", "mapped"):
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, try_number=1)
+        ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
+        trigger = TrainingPodTrigger({})
+        trigger.task_instance = ti
+        assert trigger._origin() == {
+            "TRAINYARD_AIRFLOW_URL": "http://localhost:8080/dags/d/runs/r",
+            "TRAINYARD_USER": "risk-team",
+        }
 
 
 def test_a_cpu_task_and_a_templated_pool_keep_airflows_pool(dag: DAG) -> None:

@@ -84,6 +84,7 @@ def test_trials_that_start_together_have_one_parent(steps: Steps, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", steps.tracking_uri)
     monkeypatch.setenv("TRAINYARD_PARENT_RUN_KEY", "sweep")
     monkeypatch.setenv("TRAINYARD_FALLBACK", "cpu")
+    monkeypatch.setenv("TRAINYARD_USER", "risk-team")
     monkeypatch.setenv("TRAINYARD_BATCH_DIVISOR", "2")
     settings = Settings.from_environment()
     tracking.Tracker(settings, "before").end()  # of threads that make it at once, some break the file store
@@ -97,6 +98,8 @@ def test_trials_that_start_together_have_one_parent(steps: Steps, monkeypatch):
         assert tags["mlflow.parentRunId"] == parent.info.run_id
         assert (tags["trainyard.fallback"], tags["trainyard.batch_divisor"]) == ("cpu", "2")
     assert parent.info.status == "FINISHED"
+    runs = [parent, steps.client().get_run(trackers[0].run_id)]
+    assert [(run.info.user_id, run.data.tags["mlflow.user"]) for run in runs] == [("risk-team",) * 2] * 2
 
 
 def test_a_parent_that_lost_a_race_is_left_by_the_end(steps: Steps, monkeypatch):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 RUN_KEY_TAG = "trainyard.run_key"
 _PARENT_TAG = "mlflow.parentRunId"
+_USER_TAG = "mlflow.user"
 WEIGHTS_TAG = "trainyard.weights_sha256"
 # Two tries of at most 20 s within each call: patience is the Tracker's, and training goes on without any.
 _CLIENT_ENVIRONMENT = {
@@ -68,6 +69,8 @@ class Tracker:
                 "mlflow.source.git.commit": settings.git_commit,
             }
         self._parent_key = settings.parent_run_key
+        # MLflow takes the user of a run from the tags that it begins with.
+        self._user = {key: value for key, value in tags.items() if key == _USER_TAG}
         self.experiment_id, self.run_id = self._patiently(lambda: self._open(settings))
         self.tag(tags | self._patiently(self._parent))
         self._set_status("RUNNING")
@@ -240,7 +243,8 @@ class Tracker:
         again: all agree on the oldest.
         """
         if not self._runs(experiment_id, run_key):
-            run = self._client.create_run(experiment_id, tags={RUN_KEY_TAG: run_key}, run_name=run_key)
+            tags = {RUN_KEY_TAG: run_key, **self._user}
+            run = self._client.create_run(experiment_id, tags=tags, run_name=run_key)
             self._client.update_run(run.info.run_id, status=status)
             log.event("mlflow_run_created", run_id=run.info.run_id, run_key=run_key)
         oldest, *others = self._runs(experiment_id, run_key)
