@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ if importlib.util.find_spec("trainyard_trainer") is None:  # outside the image
 
 # mlflow-skinny has no database backend; its files hold the same entities.
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+
+from processes import TrainerProcess  # noqa: E402 - it imports what the two statements above prepare
 
 
 @dataclass
@@ -54,21 +55,17 @@ class Steps:
             "TRAINYARD_RETURN": str(self.return_file),
         }
 
-    def start(self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str):
+    def start(
+        self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str
+    ) -> TrainerProcess:
         self.return_file.unlink(missing_ok=True)
         output = self.lake if step in ("validate", "preprocess", "features") else self.output
         arguments = ["--run-key", self.run_key, "--dataset", dataset, "--output", output.as_uri()]
         arguments += ["--params", json.dumps(params or {}), *flags]
-        return subprocess.Popen(
-            [sys.executable, "-m", "trainyard_trainer", step, *arguments],
-            env=os.environ | self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return TrainerProcess([step, *arguments], os.environ | self.environment | environment)
 
     def end(self, process, lines: list[str] | None = None) -> Ended:
-        text = "".join(lines or []) + process.communicate(timeout=120)[0]
+        text = "".join(lines or []) + process.end(timeout=120)
         result = json.loads(self.return_file.read_text()) if self.return_file.exists() else {}
         return Ended(process.returncode, result, [json.loads(line) for line in text.splitlines()], text)
 

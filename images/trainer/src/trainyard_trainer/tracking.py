@@ -23,7 +23,7 @@ _PARENT_TAG = "mlflow.parentRunId"
 _USER_TAG = "mlflow.user"
 WEIGHTS_TAG = "trainyard.weights_sha256"
 # Two tries of at most 20 s within each call: patience is the Tracker's, and training goes on without any.
-_CLIENT_ENVIRONMENT = {
+CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -290,7 +290,7 @@ class Tracker:
 
 def connect(tracking_uri: str) -> "MlflowClient":
     """Return a client of MLflow that gives up soon: patience is its user's."""
-    for name, value in _CLIENT_ENVIRONMENT.items():
+    for name, value in CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
