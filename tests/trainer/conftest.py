@@ -21,7 +21,7 @@ if importlib.util.find_spec("trainyard_trainer") is None:  # outside the image
 # mlflow-skinny has no database backend; its files hold the same entities.
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 
-from processes import TrainerProcess  # noqa: E402 - it imports what the two statements above prepare
+from processes import TrainerProcess
 
 
 @dataclass
