@@ -89,17 +89,26 @@ class Lineage:
 
 
 @dataclass(frozen=True)
+class Maintenance:
+    """The CronJobs that the maintenance starts, by what they clean: `airflowDatabase`, `mlflowGarbage`."""
+
+    namespace: str
+    cron_jobs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Platform:
     """The platform file, checked.
 
     `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
-    empty.
+    empty, `maintenance` where the chart makes none of its CronJobs.
     """
 
     training: Training
     pools: Mapping[str, GpuPool]
     serving: Serving | None = None
     lineage: Lineage | None = None
+    maintenance: Maintenance | None = None
 
     def pool(self, name: str) -> GpuPool:
         """Return the GPU pool `name`.
@@ -164,6 +173,7 @@ def _platform(top: _Section) -> Platform:
         pools={name: _pool(name, pools.section(name)) for name in pools.data},
         serving=_serving(top.section("serving")) if "serving" in top.data else None,
         lineage=_lineage(top.section("openlineage")) if "openlineage" in top.data else None,
+        maintenance=_maintenance(top.section("maintenance")) if "maintenance" in top.data else None,
     )
 
 
@@ -197,6 +207,12 @@ def _training(training: _Section) -> Training:
 
 def _lineage(lineage: _Section) -> Lineage:
     return Lineage(url=lineage.get("url", str), namespace=lineage.get("namespace", str))
+
+
+def _maintenance(maintenance: _Section) -> Maintenance:
+    return Maintenance(
+        namespace=maintenance.get("namespace", str), cron_jobs=maintenance.get("cronJobs", dict)
+    )
 
 
 def _serving(serving: _Section) -> Serving:

@@ -30,6 +30,8 @@ ALWAYS = [
     Component("Job", "trainyard-migrate-database", "airflow"),
     Component("Job", "trainyard-bootstrap-secrets", "airflow", token=True),
     Component("Job", "trainyard-airflow-pools", "airflow"),
+    Component("CronJob", "trainyard-database-cleanup", "airflow"),
+    Component("CronJob", "trainyard-mlflow-garbage-collection", "mlflow"),
     Component("Deployment", "trainyard-versitygw", "versitygw", namespace="ml-training"),
 ]
 DATABASE = [Component("StatefulSet", "trainyard-postgresql", "postgresql")]

@@ -19,7 +19,7 @@ CHART = ROOT / "charts/trainyard"
 KUBERNETES = re.search(
     r"k8s\.io/kubernetes v(\d+\.\d+)", (ROOT / "images/kind-node/go/kubernetes/go.mod").read_text()
 )
-POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "Pod"}
+POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}
 
 Object = dict[str, Any]
 
@@ -109,12 +109,18 @@ def identity(one: Object) -> tuple[str, str]:
 
 def pod_spec(one: Object) -> Object:
     """Return the spec of the pods that an object makes."""
-    return one["spec"] if one["kind"] == "Pod" else one["spec"]["template"]["spec"]
+    return _pod(one)["spec"]
 
 
 def pod_metadata(one: Object) -> Object:
     """Return the metadata of the pods that an object makes."""
-    return one["metadata"] if one["kind"] == "Pod" else one["spec"]["template"]["metadata"]
+    return _pod(one)["metadata"]
+
+
+def _pod(one: Object) -> Object:
+    if one["kind"] == "CronJob":
+        one = one["spec"]["jobTemplate"]
+    return one if one.get("kind") == "Pod" else one["spec"]["template"]
 
 
 def containers(one: Object) -> list[Object]:

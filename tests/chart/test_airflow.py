@@ -22,10 +22,11 @@ CONNECTION = "AIRFLOW_CONN_TRAINYARD_S3"
 # The keys of the official chart's values that ours may use (chart 1.22.0), beside what the umbrella needs.
 OFFICIAL_KEYS = """
     affinity airflowHome airflowLocalSettings airflowPodAnnotations airflowVersion apiSecretKeySecretName
-    apiServer config createUserJob dagProcessor data defaultAirflowRepository defaultAirflowTag env executor
-    extraEnv extraEnvFrom fernetKeySecretName fullnameOverride images imagePullSecrets ingress jwtSecretName
-    labels logs migrateDatabaseJob nodeSelector podTemplate ports rbac scheduler secret securityContexts
-    tolerations topologySpreadConstraints triggerer volumeMounts volumes workers
+    apiServer config createUserJob dagProcessor data databaseCleanup defaultAirflowRepository
+    defaultAirflowTag env executor extraEnv extraEnvFrom fernetKeySecretName fullnameOverride
+    imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob nodeSelector podTemplate
+    ports rbac scheduler secret securityContexts tolerations topologySpreadConstraints triggerer
+    volumeMounts volumes workers
 """
 OWN_KEYS = {
     "enabled": "the umbrella's switch",
@@ -178,6 +179,10 @@ def test_roles_are_small() -> None:
             *(("deployments", verb) for verb in ("create", "delete", "get", "patch")),
             *(("services", verb) for verb in ("create", "delete", "patch")),
             *{("pods", "list"), ("pods/log", "get"), ("events", "list")},
+        },
+        "trainyard-maintenance": {
+            *{("cronjobs", "get"), ("jobs", "create"), ("jobs", "get")},
+            *{("pods", "list"), ("pods/log", "get")},
         },
         "trainyard-bootstrap-secrets": {("secrets", "create"), ("secrets", "get")},
     }

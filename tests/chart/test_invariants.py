@@ -115,7 +115,7 @@ def test_selectors_and_pod_labels_do_not_change_with_the_chart(workload: Object)
     assert selector.items() <= labels.items()
     for key in ("helm.sh/chart", "app.kubernetes.io/version"):
         assert key not in labels and key not in selector
-    if workload["kind"] != "Job":
+    if workload["kind"] not in ("Job", "CronJob"):
         assert set(selector) == {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
 
 
@@ -169,7 +169,7 @@ def test_images(workload: Object) -> None:
 
 @each_workload
 def test_long_running_pods_have_a_liveness_probe(workload: Object, component: Component) -> None:
-    if workload["kind"] == "Job" or component.name in NO_PROBE_NEEDED:
+    if workload["kind"] in ("Job", "CronJob") or component.name in NO_PROBE_NEEDED:
         return
     for container in pod_spec(workload)["containers"]:
         assert container["livenessProbe"]["periodSeconds"] >= 20, "a probe costs CPU"

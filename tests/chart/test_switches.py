@@ -45,6 +45,11 @@ def test_everything_off_leaves_the_training_namespace() -> None:
         ({"training": {"createNamespace": False}}, ("Namespace", "ml-training")),
         ({"priorityClasses": {"trainyard-spot": {"enabled": False}}}, ("PriorityClass", "trainyard-spot")),
         ({"airflow": {"migrateDatabaseJob": {"enabled": False}}}, ("Job", "trainyard-migrate-database")),
+        ({"airflow": {"databaseCleanup": {"enabled": False}}}, ("CronJob", "trainyard-database-cleanup")),
+        (
+            {"mlflow": {"garbageCollection": {"enabled": False}}},
+            ("CronJob", "trainyard-mlflow-garbage-collection"),
+        ),
     ],
 )
 def test_a_single_object_can_be_switched_off(values: dict, gone: tuple[str, str]) -> None:

@@ -64,6 +64,7 @@ training:
 serving: {{ pick . "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" | toJson }}
 {{- end }}
 {{- end }}
+{{- include "trainyard.maintenance" . }}
 {{- if .Values.openlineage.url }}
 openlineage: {{ toJson .Values.openlineage }}
 {{- end }}
@@ -71,6 +72,20 @@ pools:
   {{- range $name, $pool := .Values.gpuPools }}
   {{ $name }}: {{- include "trainyard.poolPlacement" (dict "name" $name "pool" $pool) | nindent 4 }}
   {{- end }}
+{{- end }}
+
+{{/* What the DAG `maintenance` may start: the names of CronJobs, one where it is made. Params: the root context */}}
+{{- define "trainyard.maintenance" -}}
+{{- $cronJobs := dict }}
+{{- if and .Values.airflow.enabled (.Values.airflow.databaseCleanup).enabled }}
+{{- $_ := set $cronJobs "airflowDatabase" (include "airflow.databaseCleanupName" .Subcharts.airflow) }}
+{{- end }}
+{{- if and .Values.mlflow.enabled (.Values.mlflow.garbageCollection).enabled }}
+{{- $_ := set $cronJobs "mlflowGarbage" (include "mlflow.garbageCollectionName" .Subcharts.mlflow) }}
+{{- end }}
+{{- with $cronJobs }}
+maintenance: {{ toJson (dict "namespace" $.Release.Namespace "cronJobs" .) }}
+{{- end }}
 {{- end }}
 
 {{/* Airflow pools, one for each GPU pool: as many slots as it can have GPUs. A task that waits in the triggerer

@@ -2,6 +2,11 @@
 {{ .Values.fullnameOverride | default .Release.Name }}
 {{- end }}
 
+{{/* The CronJob that the DAG `maintenance` starts. Params: the chart's root context */}}
+{{- define "airflow.databaseCleanupName" -}}
+{{ include "airflow.fullname" . }}-database-cleanup
+{{- end }}
+
 {{/* The image of every pod. Params: the chart's root context */}}
 {{- define "airflow.image" -}}
 {{- $image := .Values.images.airflow -}}

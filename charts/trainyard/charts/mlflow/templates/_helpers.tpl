@@ -2,6 +2,11 @@
 {{ .Values.fullnameOverride | default (printf "%s-mlflow" .Release.Name) }}
 {{- end }}
 
+{{/* The CronJob that the DAG `maintenance` starts. Params: the chart's root context */}}
+{{- define "mlflow.garbageCollectionName" -}}
+{{ include "mlflow.fullname" . }}-garbage-collection
+{{- end }}
+
 {{- define "mlflow.artifactsClaim" -}}
 {{ .Values.artifacts.persistence.existingClaim | default (printf "%s-artifacts" (include "mlflow.fullname" .)) }}
 {{- end }}
