@@ -1,4 +1,4 @@
-"""What a gang needs of Kubernetes beside pods: Jobs and the Services which they own."""
+"""Jobs, what they come from and what they own: for gangs, and for the CronJobs of the maintenance."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ class JobKube(Kube):
         """The Job, or None when there is none."""
         try:
             return await self._call("GET", f"{self._jobs}/{name}")
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def cron_job(self, name: str) -> dict[str, Any] | None:
+        """The CronJob, or None when there is none."""
+        path = f"/apis/batch/v1/namespaces/{self.namespace}/cronjobs/{name}"
+        try:
+            return await self._call("GET", path)
         except KubeError as error:
             if error.status == 404:
                 return None

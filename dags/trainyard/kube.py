@@ -178,12 +178,14 @@ class Kube:
                 return pod
             await self._watch_until(pod, until, left)
 
-    async def log_lines(self, name: str, position: LogPosition) -> AsyncGenerator[str, None]:
-        """The container's log lines after `position`, until it ends or the stream breaks.
+    async def log_lines(
+        self, name: str, position: LogPosition, container: str = CONTAINER
+    ) -> AsyncGenerator[str, None]:
+        """A container's log lines after `position`, until it ends or the stream breaks.
 
         A stream that breaks just ends: call again with the same position.
         """
-        query = {"container": CONTAINER, "follow": "true", "timestamps": "true"}
+        query = {"container": container, "follow": "true", "timestamps": "true"}
         if position.timestamp:
             query["sinceTime"] = position.timestamp
         position.resume()

@@ -96,10 +96,10 @@ class ApiServer:
     async def _create(self, request: web.Request) -> web.Response:
         pod = await request.json()
         if self.refusals:
-            return _status(403, "Forbidden", self.refusals.pop(0))
+            return status(403, "Forbidden", self.refusals.pop(0))
         name = pod["metadata"]["name"]
         if name in self.pods:
-            return _status(409, "AlreadyExists", f"{name} exists")
+            return status(409, "AlreadyExists", f"{name} exists")
         version = str(next(self._versions))
         pod["metadata"] |= {"uid": version, "resourceVersion": version, "creationTimestamp": CREATED}
         pod["status"] = {"phase": "Pending"}
@@ -112,7 +112,7 @@ class ApiServer:
 
     async def _get(self, request: web.Request) -> web.Response:
         pod = self.pods.get(request.match_info["name"])
-        return web.json_response(pod) if pod else _status(404, "NotFound", "no such pod")
+        return web.json_response(pod) if pod else status(404, "NotFound", "no such pod")
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         if "watch" not in request.query:
@@ -137,10 +137,10 @@ class ApiServer:
             await comes_between()
         pod = self.pods.get(name)
         if not pod:
-            return _status(404, "NotFound", "no such pod")
+            return status(404, "NotFound", "no such pod")
         wanted = body.get("preconditions", {}).get("resourceVersion")
         if wanted and wanted != pod["metadata"]["resourceVersion"]:
-            return _status(409, "Conflict", "the pod has changed")
+            return status(409, "Conflict", "the pod has changed")
         await self.vanish(name)
         return web.json_response(pod)
 
@@ -154,5 +154,6 @@ class ApiServer:
         return web.Response(text='{"type": "MODIFIED", "object": {}}\n')
 
 
-def _status(code: int, reason: str, message: str) -> web.Response:
+def status(code: int, reason: str, message: str) -> web.Response:
+    """An answer that is no success."""
     return web.json_response({"reason": reason, "message": message}, status=code)

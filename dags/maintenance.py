@@ -1,0 +1,85 @@
+"""Give back what nobody needs any more: old checkpoints, Airflow's history, MLflow's garbage."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param
+from trainyard.cleanup import CHECKPOINTS
+from trainyard.cron_job import RunCronJobOperator
+from trainyard.defaults import dag_args
+from trainyard.operators import TrainingPodOperator
+from trainyard.platform import load_platform
+
+PLATFORM = load_platform()
+
+DOC = """
+Gives back what nobody needs any more, each week. Its three tasks have nothing to do with each other.
+
+- `checkpoints`: what training runs left on the checkpoints volume, unchanged for `older_than_days`. Runs
+  clean up after themselves; this is for those that failed, or never got so far.
+- `airflow_database`: runs, their tasks and XComs, and files of XComs, from the chart's
+  `airflow.databaseCleanup.retentionDays` ago or `airflow_older_than_days`. The newest scheduled run of each
+  DAG stays.
+- `mlflow_garbage`: runs, models and experiments that were *deleted* in MLflow, with their artifacts, after
+  `mlflow.garbageCollection.retentionDays` or `mlflow_older_than_days`. What is not deleted stays for ever.
+
+Whatever a version of any registered model needs stays: the checkpoints of its run, and, although deleted, its
+MLflow run, model and experiment. Data sets and predictions are never touched. While MLflow does not answer,
+no checkpoint is removed.
+
+To see what would go: `./scripts/run maintenance --conf '{"dry_run": true}'`; the tasks' logs name everything.
+"""
+
+
+def days(least: int, what: str) -> Param:
+    """A parameter in days, empty for what the chart's values say."""
+    return Param(None, type=["null", "integer"], minimum=least, maximum=36_500, description=what)
+
+
+PARAMS = {
+    "older_than_days": Param(
+        30, type="integer", minimum=1, maximum=36_500, description="age of checkpoints that are removed"
+    ),
+    "airflow_older_than_days": days(1, "age of the history that is removed; empty for the chart's value"),
+    "mlflow_older_than_days": days(
+        0, "days since something was deleted in MLflow, 0 for all of it; empty for the chart's value"
+    ),
+    "dry_run": Param(False, type="boolean", description="only say what would be removed"),
+}
+# By the names that the platform has for the CronJobs.
+TASKS = {
+    "airflowDatabase": ("airflow_database", "airflow_older_than_days"),
+    "mlflowGarbage": ("mlflow_garbage", "mlflow_older_than_days"),
+}
+
+with DAG(
+    "maintenance",
+    description="Remove old checkpoints, Airflow's history and MLflow's garbage",
+    doc_md=DOC,
+    tags=["maintenance"],
+    params=PARAMS,
+    schedule="0 3 * * 0",
+    **dag_args(),
+) as dag:
+    TrainingPodOperator(
+        task_id="checkpoints",
+        step="clean",
+        dataset=CHECKPOINTS,
+        output_uri=CHECKPOINTS,
+        step_params={"older_than_days": "{{ params.older_than_days }}", "dry_run": "{{ params.dry_run }}"},
+    )
+    for name, cron_job in (PLATFORM.maintenance.cron_jobs if PLATFORM.maintenance else {}).items():
+        task_id, age = TASKS[name]
+        env: dict[str, Any] = {
+            "RETENTION_DAYS": f"{{{{ params.{age} }}}}",
+            "DRY_RUN": "{{ 'true' if params.dry_run else 'false' }}",
+        }
+        RunCronJobOperator(
+            task_id=task_id,
+            namespace=PLATFORM.maintenance.namespace,
+            cron_job=cron_job,
+            env=env,
+            deadline=timedelta(hours=3),
+        )
