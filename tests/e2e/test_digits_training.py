@@ -8,7 +8,7 @@ from conftest import DAG, Run, run_tags
 from pods import PodRecorder, limits_of, node_of, wait_until
 
 GPU = "nvidia.com/gpu"
-TRAINING_TASKS = ("validate", "preprocess", "train", "evaluate")
+TRAINING_TASKS = ("validate", "preprocess", "train", "evaluate", "clean_up")
 WORKER_TASKS = ("gate", "promote", "notify")
 
 

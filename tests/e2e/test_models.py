@@ -26,7 +26,8 @@ def test_a_model_file_trains_a_champion(train, versions: Callable[..., list[Mode
     name, run = train("churn", epochs=3)
     assert run.state == "success", run.tasks
     assert set(run.tasks) == {
-        *("validate", "preprocess", "train", "evaluate", "gate", "register", "promote", "notify")
+        *("validate", "preprocess", "train", "evaluate", "gate", "register", "promote", "notify"),
+        "clean_up",
     }
     (version,) = versions(run.run_id, dag="churn_training")
     assert (version.name, version.aliases) == (name, ("champion",))

@@ -1,0 +1,185 @@
+"""What is removed on the cluster, after a run and each week, and what a registered model keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from conftest import DAG, NAMESPACE, Run
+from kubernetes import client
+from kubernetes.stream import stream
+from pods import wait_until
+from trainyard_cli.errors import CliError
+
+POD = "scratch-maintenance"
+# Whole checkpoints of the first two epochs: a header with the hash of what follows it.
+CHECKPOINTS = """
+import hashlib, json, pathlib, sys
+directory = pathlib.Path(sys.argv[1])
+directory.mkdir()
+for epoch in (1, 2):
+    header = {"sha256": hashlib.sha256(b"weights").hexdigest(), "config": {}}
+    content = json.dumps(header).encode() + b"\\n" + b"weights"
+    (directory / f"epoch-{epoch:06d}-batch-000000.checkpoint").write_bytes(content)
+"""
+
+
+@pytest.fixture(scope="module")
+def volume(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Callable[..., str]]:
+    """Runs a command in a pod that has the checkpoints volume as a training pod has it."""
+    training = platform["training"]
+    namespace, mount = training["namespace"], training["volumes"]["checkpoints"]
+    core.create_namespaced_pod(
+        namespace,
+        {
+            "metadata": {"name": POD},
+            "spec": {
+                "nodeSelector": {"trainyard.dev/role": "cpu"},
+                "automountServiceAccountToken": False,
+                "securityContext": training["podSecurityContext"],
+                "terminationGracePeriodSeconds": 0,
+                "containers": [
+                    {
+                        "name": "scratch",
+                        "image": training["image"],
+                        "command": ["sleep", "3600"],
+                        "securityContext": training["containerSecurityContext"],
+                        "volumeMounts": [{"name": "checkpoints", "mountPath": mount["mountPath"]}],
+                    }
+                ],
+                "volumes": [
+                    {"name": "checkpoints", "persistentVolumeClaim": {"claimName": mount["claimName"]}}
+                ],
+            },
+        },
+    )
+
+    def running() -> bool:
+        return core.read_namespaced_pod(POD, namespace).status.phase == "Running"
+
+    def command(*arguments: str) -> str:
+        return stream(
+            core.connect_get_namespaced_pod_exec,
+            POD,
+            namespace,
+            command=list(arguments),
+            stdout=True,
+            stderr=True,
+        )
+
+    try:
+        wait_until("the scratch pod to run", running, seconds=120)
+        yield command
+    finally:
+        core.delete_namespaced_pod(POD, namespace)
+
+
+@pytest.fixture(scope="module")
+def post(mlflow) -> Callable[..., dict[str, Any]]:
+    """Calls MLflow's API."""
+
+    def _post(path: str, method: str = "POST", **body: Any) -> dict[str, Any]:
+        url = f"{mlflow.base_url}/api/2.0/mlflow/{path}"
+        response = httpx.request(method, url, json=body, timeout=30, trust_env=False)
+        response.raise_for_status()
+        return response.json()
+
+    return _post
+
+
+def left(volume: Callable[..., str], run_key: str) -> list[str]:
+    """The files of a run key."""
+    return volume("find", f"/checkpoints/{run_key}", "-type", "f").split()
+
+
+def is_there(volume: Callable[..., str], run_key: str) -> bool:
+    return run_key in volume("ls", "/checkpoints").split()
+
+
+def test_a_finished_run_leaves_no_checkpoints(first_run: Run, volume, airflow) -> None:
+    assert first_run.tasks["clean_up"]["state"] == "success"
+    assert airflow.xcom(DAG, first_run.run_id, "clean_up", "removed") == 1
+    assert not is_there(volume, f"{DAG}__{first_run.run_id}")
+
+
+def test_a_failed_run_stays_failed_and_keeps_what_it_resumes_from(
+    trigger, finish, volume, model_name: str
+) -> None:
+    run_key = f"{DAG}__unclean-{model_name}"
+    volume("python3", "-c", CHECKPOINTS, f"/checkpoints/{run_key}")
+    run = finish(trigger("unclean", dataset="file:///data/no-such-directory/digits.csv"))
+    assert run.state == "failed"
+    assert run.tasks["clean_up"]["state"] == "success"
+    assert [file.rpartition("/")[2] for file in left(volume, run_key)] == [
+        "epoch-000002-batch-000000.checkpoint"
+    ]
+    volume("rm", "-r", f"/checkpoints/{run_key}")
+
+
+def test_maintenance_removes_what_is_old_and_not_what_a_registered_model_needs(
+    first_run: Run, trigger, finish, versions, volume, post, mlflow, airflow, model_name: str
+) -> None:
+    registered, unknown, young = (
+        f"{DAG}__{first_run.run_id}",
+        f"e2e-old-{model_name}",
+        f"e2e-young-{model_name}",
+    )
+    for run_key in (registered, unknown, young):
+        volume("mkdir", f"/checkpoints/{run_key}")
+        volume("touch", f"/checkpoints/{run_key}/epoch-000001-batch-000000.checkpoint")
+    for run_key in (registered, unknown):
+        file = f"/checkpoints/{run_key}/epoch-000001-batch-000000.checkpoint"
+        volume("touch", "-d", "40 days ago", file, f"/checkpoints/{run_key}")
+
+    (version,) = versions(first_run.run_id)
+    experiment = mlflow.get("runs/get", {"run_id": version.run_id})["run"]["info"]["experiment_id"]
+    needed, unneeded = (
+        post("runs/create", experiment_id=experiment, run_name=name)["run"]["info"]
+        for name in ("needed", "unneeded")
+    )
+    name = f"{model_name}-gc"
+    post("registered-models/create", name=name)
+    post(
+        "model-versions/create",
+        name=name,
+        source=f"{needed['artifact_uri']}/model",
+        run_id=needed["run_id"],
+    )
+    for run in (needed, unneeded):
+        post("runs/delete", run_id=run["run_id"])
+
+    conf = {"older_than_days": 30, "mlflow_older_than_days": 0}
+    run_id = trigger("maintenance", dag="maintenance", **conf)
+    run = finish(run_id, dag="maintenance")
+    states = {task_id: task["state"] for task_id, task in run.tasks.items()}
+    assert states == dict.fromkeys(("checkpoints", "airflow_database", "mlflow_garbage"), "success")
+
+    assert is_there(volume, registered) and is_there(volume, young)
+    assert not is_there(volume, unknown)
+    assert mlflow.get("runs/get", {"run_id": needed["run_id"]})["run"]["info"]["lifecycle_stage"] == "deleted"
+    with pytest.raises(CliError, match="HTTP 404"):
+        mlflow.get("runs/get", {"run_id": unneeded["run_id"]})
+    lines = [line["event"] for line in airflow.log("maintenance", run_id, "mlflow_garbage", 1)]
+    assert [line for line in lines if needed["run_id"] in line and f"{name} version 1 needs it" in line]
+
+    post("registered-models/delete", method="DELETE", name=name)
+    volume("rm", "-r", f"/checkpoints/{registered}", f"/checkpoints/{young}")
+
+
+def test_the_jobs_are_those_of_the_cron_jobs(airflow, trigger, finish, core: client.CoreV1Api) -> None:
+    run_id = trigger("dry", dag="maintenance", dry_run=True)
+    assert finish(run_id, dag="maintenance").state == "success"
+    batch = client.BatchV1Api(core.api_client)
+    for task_id, owner in (
+        ("airflow_database", "trainyard-database-cleanup"),
+        ("mlflow_garbage", "trainyard-mlflow-garbage-collection"),
+    ):
+        name = airflow.xcom("maintenance", run_id, task_id, "job")
+        job = batch.read_namespaced_job(name, NAMESPACE)
+        assert job.status.succeeded == 1
+        assert [one.name for one in job.metadata.owner_references] == [owner]
+        variables = {one.name: one.value for one in job.spec.template.spec.containers[0].env}
+        assert variables["DRY_RUN"] == "true"
+        assert int(variables["RETENTION_DAYS"]) >= 30
