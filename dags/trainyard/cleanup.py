@@ -36,9 +36,9 @@ def clean_up(dag: DAG) -> TrainingPodOperator:
         output_uri=CHECKPOINTS,
         step_params={"finished": FINISHED.format(tasks=[each.task_id for each in last], number=len(last))},
         container_resources={"requests": {"cpu": "100m", "memory": "512Mi"}},
-        # The run ends only after it.
-        deadline=timedelta(minutes=15),
-        startup_timeout=timedelta(minutes=15),
+        # The run ends, and people hear of it, only after it: better to leave it to the maintenance.
+        deadline=timedelta(minutes=10),
+        startup_timeout=timedelta(minutes=5),
     )
     last >> task.as_teardown(on_failure_fail_dagrun=False)
     return task

@@ -106,6 +106,8 @@ def _read(path: Path) -> tuple[Mapping[str, Any], bytes]:
     """Return the configuration and what torch.save wrote. Raises _Damaged."""
     try:
         head, newline, payload = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:  # superseded meanwhile
+        raise _Damaged("it is gone") from None
     except OSError as error:
         raise storage_error("reading the checkpoint", path, error) from error
     try:
