@@ -18,8 +18,8 @@ from typing import Any
 from playwright.sync_api import Error, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-DAG = "digits_training"
 MODEL = "digits"
+APPROVED_DAG = "fraud_training"
 # Chromium looks up its maker's hosts otherwise, which a closed network answers with errors.
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def take_pictures(platform: Platform, out: Path) -> None:
-    """Save both pictures into the directory. Raises CliError, or playwright's Error when a page differs."""
+    """Save the pictures into the directory. Raises CliError, or playwright's Error when a page differs."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         raise CliError("Chromium was not found", "apt-get install chromium, then run this again")
@@ -56,8 +56,13 @@ def take_pictures(platform: Platform, out: Path) -> None:
         show_mlflow_run(page, platform.mlflow.base_url)
         save(page, out / "mlflow-run.png")
         log_in(page, platform)
-        show_airflow_graph(page, platform)
+        show_graph(page, platform, "digits_training", "up-", "run ./scripts/up first")
         save(page, out / "airflow-graph.png")
+        cure = "run ./scripts/run data_arrival and ./scripts/run fraud_detection_training first"
+        show_graph(page, platform, "fraud_detection_training", "", cure)
+        save(page, out / "fraud-graph.png")
+        show_question(page, platform)
+        save(page, out / "approval.png")
         browser.close()
 
 
@@ -83,20 +88,37 @@ def log_in(page: Page, platform: Platform) -> None:
     page.wait_for_url(lambda url: "login" not in url)
 
 
-def show_airflow_graph(page: Page, platform: Platform) -> None:
-    """Open the graph of the newest successful run of ./scripts/up."""
-    url = platform.airflow.base_url
+def show_graph(page: Page, platform: Platform, dag: str, prefix: str, cure: str) -> None:
+    """Open the graph of the newest successful run of a DAG whose name begins with `prefix`."""
     query = {"state": "success", "order_by": "-start_date"}
-    runs = [run["dag_run_id"] for run in get(page, f"{url}/api/v2/dags/{DAG}/dagRuns", query)["dag_runs"]]
-    run_id = next((each for each in runs if each.startswith("up-")), None)
+    run_id = next((each for each in runs_of(page, platform, dag, query) if each.startswith(prefix)), None)
     if run_id is None:
-        raise CliError(f"no run of {DAG} by ./scripts/up has succeeded", "run ./scripts/up first")
-    page.goto(platform.airflow.run_url(DAG, run_id))
-    page.get_by_role("button", name="Show Graph").click()
-    page.get_by_role("button", name="Collapse Details Panel").click()
+        raise CliError(f"there is no successful run of {dag}", cure)
+    page.goto(platform.airflow.run_url(dag, run_id))
+    for name, opposite in (("Show Graph", "Show Grid"), ("Collapse Details Panel", "Expand Details Panel")):
+        button = page.get_by_role("button", name=name)  # the browser remembers what was clicked before
+        button.or_(page.get_by_role("button", name=opposite)).first.wait_for()
+        if button.count():
+            button.click()
     page.locator(".react-flow__node").first.wait_for()
     page.wait_for_timeout(SETTLE_MILLISECONDS)
     page.get_by_role("button", name="Fit View").click()
+
+
+def show_question(page: Page, platform: Platform) -> None:
+    """Open the page on which a person decides about a model."""
+    runs = runs_of(page, platform, APPROVED_DAG, {"state": "running", "order_by": "-start_date"})
+    if not runs:
+        cure = f"start ./scripts/run {APPROVED_DAG} and wait until it asks"
+        raise CliError(f"no run of {APPROVED_DAG} waits for a person", cure)
+    page.goto(f"{platform.airflow.run_url(APPROVED_DAG, runs[0])}/tasks/approve/required_actions")
+    page.get_by_role("button", name="Approve").wait_for()
+
+
+def runs_of(page: Page, platform: Platform, dag: str, query: dict[str, str | float | bool]) -> list[str]:
+    """Return the ids of a DAG's runs."""
+    found = get(page, f"{platform.airflow.base_url}/api/v2/dags/{dag}/dagRuns", query)
+    return [run["dag_run_id"] for run in found["dag_runs"]]
 
 
 def get(page: Page, url: str, query: dict[str, str | float | bool]) -> Any:
