@@ -19,6 +19,8 @@ from trainyard.pods import TrainingRequest, build_pod
 TRIALS = range(9)
 POOL = "ondemand"
 PLATFORM = load_platform()
+# The run's parameter, and to be seen as a URI before it is rendered.
+DATASET = "file://{{ params.dataset.removeprefix('file://') }}"
 COMMON: dict[str, Any] = {
     "schedule": None,
     "start_date": datetime(2026, 1, 1),
@@ -69,7 +71,7 @@ with DAG("bench_trainyard", **COMMON):
     TrainingPodOperator.partial(
         task_id="train",
         step="train",
-        dataset="{{ params.dataset }}",
+        dataset=DATASET,
         output_uri="file:///checkpoints/bench/{{ run_id }}-{{ ti.map_index }}",
         gpu_pool=POOL,
         deadline=timedelta(minutes=10),
@@ -84,4 +86,4 @@ with DAG("bench_stock", **COMMON):
         on_finish_action="delete_pod",
         executor_config=WITH_TOKEN,
         startup_timeout_seconds=600,
-    ).expand(pod_template_dict=[trial_pod(trial, "{{ run_id }}", "{{ params.dataset }}") for trial in TRIALS])
+    ).expand(pod_template_dict=[trial_pod(trial, "{{ run_id }}", DATASET) for trial in TRIALS])
