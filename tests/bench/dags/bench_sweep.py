@@ -85,5 +85,8 @@ with DAG("bench_stock", **COMMON):
         get_logs=True,
         on_finish_action="delete_pod",
         executor_config=WITH_TOKEN,
+        # The triggerer finds no connection, and a pod over the GPU quota would fail the task.
+        in_cluster=True,
+        pool=PLATFORM.pool(POOL).airflow_pool,
         startup_timeout_seconds=600,
     ).expand(pod_template_dict=[trial_pod(trial, "{{ run_id }}", DATASET) for trial in TRIALS])
