@@ -17,9 +17,10 @@ from .stages import Stages
 DEV = paths.ROOT / "scripts/_python"
 # pytest's exit code for "no test was selected", which is right for a suite that -k leaves out.
 NOTHING_SELECTED = 5
-# The suites that take long use two cores; a module stays in one process, with its fixtures.
+# Two cores are used; a module stays in one process, with its fixtures.
 TWO_PROCESSES = ("-n", "2", "--dist", "loadscope")
-LONG_SUITES = ("chart", "cli", "dags")
+# The trainer's tests wait as much as they compute: for epochs, servers and signals.
+TRAINER_PROCESSES = ("-n", "3")
 
 
 def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) -> None:
@@ -57,10 +58,9 @@ def _pytest(
     env: Mapping[str, str] | None = None,
     *,
     name: str = "",
-    options: tuple[str, ...] = (),
+    options: tuple[str, ...] = TWO_PROCESSES,
 ) -> None:
     name = name or f"{suite} tests"
-    options = (*options, *TWO_PROCESSES) if suite in LONG_SUITES else options
     with stages(name):
         _show(
             stages.console,
@@ -77,16 +77,8 @@ def _trainer_tests(stages: Stages, args: list[str]) -> None:
         image = "trainyard/trainer-test:latest"
         images.build("trainer", image, node_image.base_image(stage), target="test")
         command = [host.docker(), "run", "--rm", "-v", f"{paths.ROOT}:/src:ro", "-w", "/src", image]
-        command += [
-            "pytest",
-            "tests/trainer",
-            "-p",
-            "no:cacheprovider",
-            "-n",
-            "2",
-            *_colour(stages.console),
-            *args,
-        ]
+        pytest = ("pytest", "tests/trainer", "-p", "no:cacheprovider", *TRAINER_PROCESSES)
+        command += [*pytest, *_colour(stages.console), *args]
         _show(stages.console, "trainer tests", command, allowed=(0, NOTHING_SELECTED) if args else (0,))
 
 
