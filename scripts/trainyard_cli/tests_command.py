@@ -29,7 +29,9 @@ def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) 
         with stages("test environment"):
             _show(stages.console, "test environment", [DEV, "--dev", "true"])
         with stages("lint"):
-            _show(stages.console, "lint", [DEV, "--dev", "pre-commit", "run", "--all-files"])
+            # Checking anew what has not changed takes most of the linters' time.
+            cache = {"MYPY_CACHE_DIR": str(paths.HOME / "mypy")}
+            _show(stages.console, "lint", [DEV, "--dev", "pre-commit", "run", "--all-files"], cache)
         for suite in ("cli", "dags", "gpu_simulator"):
             _pytest(stages, suite, pytest_args)
     with stages("docker") as stage:
