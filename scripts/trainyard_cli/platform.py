@@ -24,7 +24,7 @@ FRESH_DISK_GIB = 20
 DISK_GIB = 2
 ADMIN_SECRET = "trainyard-admin"
 # What lies in TRAINYARD_HOME beside the state.
-CACHED = ("base-*", "bin", "build", "go", "logs", "uv", "lock")
+CACHED = ("base-*", "bin", "build", "go", "logs", "mypy", "uv", "lock")
 ENVIRONMENTS = ("venv-*", "uv-venv", "venv.lock")
 
 
