@@ -13,6 +13,7 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 from pods import log_of, wait_until
+from receiver import NAME, PORT, receiver_pod
 
 pytestmark = pytest.mark.alone
 
@@ -20,58 +21,19 @@ SCRATCH = "scratch-alerts"
 SECRET = "trainyard-alerts"
 TOKEN = "t0ken-of-the-webhook"
 BROKEN = {"dataset": "file:///data/no-such-directory/digits.csv"}
-# Prints each message as one line.
-RECEIVER = """
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_): ...
-
-HTTPServer(("", 8080), Handler).serve_forever()
-"""
 
 
 @pytest.fixture(scope="module")
 def receiver(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[client.V1Pod]:
     """A pod that gets messages, in a namespace of its own."""
-    training = platform["training"]
-    core.create_namespace({"metadata": {"name": SCRATCH}})
-    try:
-        core.create_namespaced_pod(
-            SCRATCH,
-            {
-                "metadata": {"name": "receiver"},
-                "spec": {
-                    "nodeSelector": {"trainyard.dev/role": "cpu"},
-                    "automountServiceAccountToken": False,
-                    "securityContext": training["podSecurityContext"],
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [
-                        {
-                            "name": "receiver",
-                            "image": training["image"],
-                            "command": ["python3", "-c", RECEIVER],
-                            "securityContext": training["containerSecurityContext"],
-                            "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-                        }
-                    ],
-                },
-            },
-        )
-        yield wait_until("the receiver to listen", lambda: _ready(core), seconds=120)
-    finally:
-        core.delete_namespace(SCRATCH)
+    with receiver_pod(core, platform["training"], SCRATCH) as pod:
+        yield pod
 
 
 @pytest.fixture(scope="module")
 def told(core: client.CoreV1Api, receiver: client.V1Pod) -> Iterator[None]:
     """The Secret names the receiver, and the dag-processor has seen it; afterwards it is as it was."""
-    url = f"http://{receiver.status.pod_ip}:8080/{TOKEN}"
+    url = f"http://{receiver.status.pod_ip}:{PORT}/{TOKEN}"
     before = _secret(core)
     body = {"metadata": {"name": SECRET}, "data": {"webhook-url": base64.b64encode(url.encode()).decode()}}
     if before is not None:
@@ -113,20 +75,15 @@ def test_one_failed_run_is_one_alert(core: client.CoreV1Api, trigger: Callable, 
 def test_a_receiver_that_is_gone_hurts_no_run(
     core: client.CoreV1Api, trigger: Callable, finish: Callable
 ) -> None:
-    core.delete_namespaced_pod("receiver", SCRATCH, grace_period_seconds=0)
+    core.delete_namespaced_pod(NAME, SCRATCH, grace_period_seconds=0)
     run = finish(trigger("alert-down", **BROKEN))
     assert run.state == "failed"
     log = wait_until("the dag-processor to give up", lambda: _told_of_failure(core), seconds=240)
     assert TOKEN not in log
 
 
-def _ready(core: client.CoreV1Api) -> client.V1Pod | None:
-    pod = core.read_namespaced_pod("receiver", SCRATCH)
-    return pod if any(one.ready for one in pod.status.container_statuses or []) else None
-
-
 def _heard(core: client.CoreV1Api, run_id: str) -> list[dict[str, Any]]:
-    lines = log_of(core, "receiver", SCRATCH).splitlines()
+    lines = log_of(core, NAME, SCRATCH).splitlines()
     return [alert for alert in map(json.loads, lines) if alert["key"] == f"{DAG}/{run_id}"]
 
 

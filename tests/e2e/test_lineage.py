@@ -1,0 +1,75 @@
+"""Lineage events lead from the data by way of the run to the version of the model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DAG, ROOT
+from kubernetes import client
+from pods import log_of
+from receiver import NAME, PORT, receiver_pod
+from trainyard_cli.mlflow_api import ModelVersion
+
+pytestmark = pytest.mark.alone
+
+SCRATCH = "e2e-lineage"
+
+
+@pytest.fixture(scope="module")
+def events(
+    core: client.CoreV1Api, platform: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What a receiver has got that the release sends its events to; afterwards it sends none again."""
+    with receiver_pod(core, platform["training"], SCRATCH) as pod:
+        values = tmp_path_factory.mktemp("values") / "lineage.yaml"
+        values.write_text(json.dumps({"openlineage": {"url": f"http://{pod.status.pod_ip}:{PORT}"}}))
+        try:
+            up("--values", values)
+            yield lambda: [json.loads(line) for line in log_of(core, NAME, SCRATCH).splitlines()]
+        finally:
+            up()
+
+
+def up(*options: str | Path) -> None:
+    """Release the chart."""
+    done = subprocess.run(
+        [ROOT / "scripts/up", "--no-train", *options], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_events_lead_from_the_data_to_the_version(
+    events, trigger, finish, versions: Callable[..., list[ModelVersion]], model_name: str
+) -> None:
+    run = finish(trigger("lineage", epochs=1, min_f1=0))
+    assert run.state == "success"
+    mine = [event for event in events() if event["run"]["facets"]["parent"]["job"]["name"] == DAG]
+    done = {
+        event["job"]["name"].partition(".")[2]: event for event in mine if event["eventType"] == "COMPLETE"
+    }
+    for task in ("validate", "preprocess", "train", "evaluate"):
+        started = [e for e in mine if e["job"]["name"] == f"{DAG}.{task}" and e["eventType"] == "START"]
+        assert [event["run"]["runId"] for event in started] == [done[task]["run"]["runId"]]
+
+    assert named(done["validate"]["inputs"]) == {("sklearn", "digits", None)}
+    assert named(done["preprocess"]["inputs"]) == named(done["validate"]["outputs"])
+    (data,) = named(done["preprocess"]["outputs"])
+    (version,) = versions(run.run_id)
+    assert data == ("file", "/data/processed/digits", version.tags["trainyard.data_version"])
+    assert data in named(done["train"]["inputs"])
+    models = {one for one in named(done["train"]["outputs"]) if one[0] == "mlflow"}
+    assert models and models == named(done["promote"]["inputs"])
+    assert named(done["promote"]["outputs"]) == {("mlflow", model_name, str(version.version))}
+
+
+def named(datasets: list[dict[str, Any]]) -> set[tuple[str, str, str | None]]:
+    """Namespace, name and version of each."""
+    return {
+        (one["namespace"], one["name"], one["facets"].get("version", {}).get("datasetVersion"))
+        for one in datasets
+    }
