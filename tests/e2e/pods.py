@@ -11,6 +11,7 @@ from typing import Any
 
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
+from kubernetes.stream import stream
 from urllib3.exceptions import HTTPError
 
 Pod = dict[str, Any]
@@ -92,6 +93,24 @@ def _time(text: str) -> datetime:
 def log_of(core: client.CoreV1Api, name: str, namespace: str, **options: Any) -> str:
     """A pod's log as it is: the client would return Python's text of what looks like JSON or bytes."""
     return core.read_namespaced_pod_log(name, namespace, _preload_content=False, **options).data.decode()
+
+
+def component_of(core: client.CoreV1Api, component: str, namespace: str) -> str:
+    """The name of the one pod of a component of the release."""
+    (pod,) = core.list_namespaced_pod(namespace, label_selector=f"component={component}").items
+    return pod.metadata.name
+
+
+def output_of(core: client.CoreV1Api, name: str, namespace: str, *command: str) -> str:
+    """What a command says that is run in a pod."""
+    return stream(
+        core.connect_get_namespaced_pod_exec,
+        name,
+        namespace,
+        command=list(command),
+        stdout=True,
+        stderr=True,
+    )
 
 
 def epochs_done(core: client.CoreV1Api, pod: Pod) -> int:

@@ -11,8 +11,7 @@ import pytest
 from conftest import DAG, NAMESPACE
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
-from kubernetes.stream import stream
-from pods import log_of, wait_until
+from pods import component_of, log_of, output_of, wait_until
 from receiver import NAME, PORT, receiver_pod
 
 pytestmark = pytest.mark.alone
@@ -104,16 +103,9 @@ def _secret(core: client.CoreV1Api) -> dict[str, str] | None:
 
 
 def _mounted(core: client.CoreV1Api) -> str:
-    return stream(
-        core.connect_get_namespaced_pod_exec,
-        _dag_processor(core),
-        NAMESPACE,
-        command=["sh", "-c", "cat /opt/airflow/alerts/webhook-url 2>/dev/null || true"],
-        stdout=True,
-        stderr=False,
-    ).strip()
+    look = ("sh", "-c", "cat /opt/airflow/alerts/webhook-url 2>/dev/null || true")
+    return output_of(core, _dag_processor(core), NAMESPACE, *look).strip()
 
 
 def _dag_processor(core: client.CoreV1Api) -> str:
-    (pod,) = core.list_namespaced_pod(NAMESPACE, label_selector="component=dag-processor").items
-    return pod.metadata.name
+    return component_of(core, "dag-processor", NAMESPACE)

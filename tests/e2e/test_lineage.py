@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DAG, ROOT
+from conftest import DAG, NAMESPACE, ROOT
 from kubernetes import client
-from pods import log_of
+from pods import component_of, log_of, output_of, wait_until
 from receiver import NAME, PORT, receiver_pod
 from trainyard_cli.mlflow_api import ModelVersion
 
@@ -28,11 +28,14 @@ def events(
     with receiver_pod(core, platform["training"], SCRATCH) as pod:
         values = tmp_path_factory.mktemp("values") / "lineage.yaml"
         values.write_text(json.dumps({"openlineage": {"url": f"http://{pod.status.pod_ip}:{PORT}"}}))
+        address = f"{pod.status.pod_ip}:{PORT}"
         try:
             up("--values", values)
+            wait_until("the triggerer to know", lambda: address in _platform_file(core), 240, every=3)
             yield lambda: [json.loads(line) for line in log_of(core, NAME, SCRATCH).splitlines()]
         finally:
             up()
+            wait_until("the triggerer to forget", lambda: address not in _platform_file(core), 240, every=3)
 
 
 def up(*options: str | Path) -> None:
@@ -41,6 +44,12 @@ def up(*options: str | Path) -> None:
         [ROOT / "scripts/up", "--no-train", *options], capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _platform_file(core: client.CoreV1Api) -> str:
+    """As the triggerer sees it: nothing restarts when it changes, the kubelet looks about once a minute."""
+    triggerer = component_of(core, "triggerer", NAMESPACE)
+    return output_of(core, triggerer, NAMESPACE, "sh", "-c", "cat $TRAINYARD_PLATFORM")
 
 
 def test_events_lead_from_the_data_to_the_version(

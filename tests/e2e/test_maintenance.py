@@ -9,8 +9,7 @@ import httpx
 import pytest
 from conftest import DAG, NAMESPACE, Run
 from kubernetes import client
-from kubernetes.stream import stream
-from pods import wait_until
+from pods import output_of, wait_until
 from trainyard_cli.errors import CliError
 
 POD = "scratch-maintenance"
@@ -60,14 +59,7 @@ def volume(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Callabl
         return core.read_namespaced_pod(POD, namespace).status.phase == "Running"
 
     def command(*arguments: str) -> str:
-        return stream(
-            core.connect_get_namespaced_pod_exec,
-            POD,
-            namespace,
-            command=list(arguments),
-            stdout=True,
-            stderr=True,
-        )
+        return output_of(core, POD, namespace, *arguments)
 
     try:
         wait_until("the scratch pod to run", running, seconds=120)
