@@ -37,22 +37,11 @@ class JobKube(Kube):
 
     async def job(self, name: str) -> dict[str, Any] | None:
         """The Job, or None when there is none."""
-        try:
-            return await self._call("GET", f"{self._jobs}/{name}")
-        except KubeError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._get_if_there(f"{self._jobs}/{name}")
 
     async def cron_job(self, name: str) -> dict[str, Any] | None:
         """The CronJob, or None when there is none."""
-        path = f"/apis/batch/v1/namespaces/{self.namespace}/cronjobs/{name}"
-        try:
-            return await self._call("GET", path)
-        except KubeError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._get_if_there(f"/apis/batch/v1/namespaces/{self.namespace}/cronjobs/{name}")
 
     async def jobs(self, selector: str) -> list[dict[str, Any]]:
         """All Jobs with these labels."""

@@ -107,12 +107,7 @@ class Kube:
 
     async def get(self, name: str) -> dict[str, Any] | None:
         """The pod, or None when there is none."""
-        try:
-            return await self._call("GET", f"{self._pods}/{name}")
-        except KubeError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._get_if_there(f"{self._pods}/{name}")
 
     async def find(self, selector: str) -> list[dict[str, Any]]:
         """All pods with these labels."""
@@ -238,6 +233,15 @@ class Kube:
                 yield rest.decode(errors="replace")
         finally:
             response.close()
+
+    async def _get_if_there(self, path: str) -> dict[str, Any] | None:
+        """What is at the path, or None when there is nothing."""
+        try:
+            return await self._call("GET", path)
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def _call(
         self,

@@ -21,12 +21,7 @@ class ServingKube(Kube):
 
     async def deployment(self, name: str) -> dict[str, Any] | None:
         """The Deployment, or None when there is none."""
-        try:
-            return await self._call("GET", self._path("Deployment", name))
-        except KubeError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._get_if_there(self._path("Deployment", name))
 
     async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Make the object, or make it what the manifest says; what others set beside it stays."""
