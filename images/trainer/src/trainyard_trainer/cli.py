@@ -11,7 +11,14 @@ from typing import NoReturn
 from trainyard_trainer import distributed, log, models, params, result
 from trainyard_trainer.context import Context
 from trainyard_trainer.distributed import Place, SilentTracker
-from trainyard_trainer.errors import BadConfig, OutOfMemory, Preempted, Temporary, TrainerError
+from trainyard_trainer.errors import (
+    BadConfig,
+    OutOfMemory,
+    Preempted,
+    Temporary,
+    TrainerError,
+    ran_out_of_memory,
+)
 from trainyard_trainer.preemption import Preemption
 from trainyard_trainer.settings import RUN_KEY, RUN_KEY_RULE, Settings
 from trainyard_trainer.steps import STEPS
@@ -48,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             preemption.came
         ):  # a library in C++, such as torch while it is imported, makes a RuntimeError of it
             return _preempted()
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # CUDA's
+        if ran_out_of_memory(error):
             return _failed(f"out of memory: {error}", OutOfMemory.exit_code)
         return _failed(f"{type(error).__name__}: {error}", TrainerError.exit_code, traceback=True)
     return 0

@@ -41,6 +41,11 @@ class OutOfMemory(TrainerError):
     exit_code = 137
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the process or of the GPU: torch is not imported to know its error."""
+    return isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 class Preempted(BaseException):
     """SIGTERM came. Not an Exception, so that no library swallows it on its way out."""
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from trainyard_trainer import lake, log, scores
 from trainyard_trainer.context import Context, Result
-from trainyard_trainer.errors import BadData, OutOfMemory, Temporary, TrainerError, storage_error
+from trainyard_trainer.errors import BadData, Temporary, TrainerError, ran_out_of_memory, storage_error
 from trainyard_trainer.join import Features
 from trainyard_trainer.steps.predict import ask
 
@@ -78,7 +78,8 @@ def _champion(context: Context, columns: lake.Columns) -> dict[str, dict[str, An
         probabilities = ask(context, f"models:/{name}/{version}", columns["test_inputs"])
         metrics: dict[str, Any] = _metrics(columns["test_labels"], probabilities, context.model.labels)
     except Exception as error:
-        if context.preemption.came or _may_pass(error):
+        # Worth another try: by itself, or with more memory.
+        if context.preemption.came or isinstance(error, Temporary) or ran_out_of_memory(error):
             raise
         reason = _in_a_line(error)
         log.warning("champion_not_evaluated", champion=name, version=version, reason=reason)
@@ -96,13 +97,6 @@ def _metrics(
             f"its answers have the shape {probabilities.shape}, not {len(labels)} rows by {classes} classes"
         )
     return scores.metrics(labels, probabilities)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the step may succeed another time: by itself, or with more memory."""
-    return (
-        isinstance(error, Temporary | OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    )
 
 
 def _in_a_line(error: Exception) -> str:
