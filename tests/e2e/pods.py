@@ -90,6 +90,30 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
+def scratch_pod(training: dict[str, Any], name: str, container: dict[str, Any], **spec: Any) -> Pod:
+    """The manifest of a pod of a test's own, which is what training pods are allowed to be.
+
+    `training` is what the platform file says of those; `container` and `spec` add to it.
+    """
+    whole = {
+        "name": name,
+        "image": training["image"],
+        "securityContext": training["containerSecurityContext"],
+        **container,
+    }
+    return {
+        "metadata": {"name": name},
+        "spec": {
+            "nodeSelector": {"trainyard.dev/role": "cpu"},
+            "automountServiceAccountToken": False,
+            "securityContext": training["podSecurityContext"],
+            "terminationGracePeriodSeconds": 0,
+            "containers": [whole],
+            **spec,
+        },
+    }
+
+
 def log_of(core: client.CoreV1Api, name: str, namespace: str, **options: Any) -> str:
     """A pod's log as it is: the client would return Python's text of what looks like JSON or bytes."""
     return core.read_namespaced_pod_log(name, namespace, _preload_content=False, **options).data.decode()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kubernetes import client
-from pods import wait_until
+from pods import scratch_pod, wait_until
 
 NAME = "receiver"
 PORT = 8080
@@ -35,27 +35,11 @@ def receiver_pod(core: client.CoreV1Api, training: dict[str, Any], namespace: st
     """
     core.create_namespace({"metadata": {"name": namespace}})
     try:
-        core.create_namespaced_pod(
-            namespace,
-            {
-                "metadata": {"name": NAME},
-                "spec": {
-                    "nodeSelector": {"trainyard.dev/role": "cpu"},
-                    "automountServiceAccountToken": False,
-                    "securityContext": training["podSecurityContext"],
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [
-                        {
-                            "name": NAME,
-                            "image": training["image"],
-                            "command": ["python3", "-c", PROGRAM],
-                            "securityContext": training["containerSecurityContext"],
-                            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-                        }
-                    ],
-                },
-            },
-        )
+        container = {
+            "command": ["python3", "-c", PROGRAM],
+            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+        }
+        core.create_namespaced_pod(namespace, scratch_pod(training, NAME, container))
         yield wait_until("the receiver to listen", lambda: _ready(core, namespace), seconds=120)
     finally:
         core.delete_namespace(namespace)

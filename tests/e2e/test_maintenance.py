@@ -9,7 +9,7 @@ import httpx
 import pytest
 from conftest import DAG, NAMESPACE, Run
 from kubernetes import client
-from pods import output_of, wait_until
+from pods import output_of, scratch_pod, wait_until
 from trainyard_cli.errors import CliError
 
 POD = "scratch-maintenance"
@@ -30,30 +30,12 @@ def volume(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Callabl
     """Runs a command in a pod that has the checkpoints volume as a training pod has it."""
     training = platform["training"]
     namespace, mount = training["namespace"], training["volumes"]["checkpoints"]
-    core.create_namespaced_pod(
-        namespace,
-        {
-            "metadata": {"name": POD},
-            "spec": {
-                "nodeSelector": {"trainyard.dev/role": "cpu"},
-                "automountServiceAccountToken": False,
-                "securityContext": training["podSecurityContext"],
-                "terminationGracePeriodSeconds": 0,
-                "containers": [
-                    {
-                        "name": "scratch",
-                        "image": training["image"],
-                        "command": ["sleep", "3600"],
-                        "securityContext": training["containerSecurityContext"],
-                        "volumeMounts": [{"name": "checkpoints", "mountPath": mount["mountPath"]}],
-                    }
-                ],
-                "volumes": [
-                    {"name": "checkpoints", "persistentVolumeClaim": {"claimName": mount["claimName"]}}
-                ],
-            },
-        },
-    )
+    container = {
+        "command": ["sleep", "3600"],
+        "volumeMounts": [{"name": "checkpoints", "mountPath": mount["mountPath"]}],
+    }
+    volumes = [{"name": "checkpoints", "persistentVolumeClaim": {"claimName": mount["claimName"]}}]
+    core.create_namespaced_pod(namespace, scratch_pod(training, POD, container, volumes=volumes))
 
     def running() -> bool:
         return core.read_namespaced_pod(POD, namespace).status.phase == "Running"
