@@ -20,8 +20,7 @@ from typing import Any
 
 import pytest
 from kubernetes import client, config
-from kubernetes.stream import stream
-from pods import PodRecorder, wait_until
+from pods import PodRecorder, output_of, wait_until
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -154,14 +153,8 @@ def simulator(core: client.CoreV1Api) -> Callable[[str], tuple[Callable[..., str
         ).items
 
         def command(*args: str) -> str:
-            return stream(
-                core.connect_get_namespaced_pod_exec,
-                pod.metadata.name,
-                pod.metadata.namespace,
-                command=["python3", "-m", "gpu_simulator", *args],
-                stdout=True,
-                stderr=True,
-            )
+            program = ("python3", "-m", "gpu_simulator", *args)
+            return output_of(core, pod.metadata.name, pod.metadata.namespace, *program)
 
         return command, node
 

@@ -15,6 +15,7 @@ from kubernetes.stream import stream
 from urllib3.exceptions import HTTPError
 
 Pod = dict[str, Any]
+EXEC_SECONDS = 120
 
 
 @dataclass
@@ -29,10 +30,12 @@ class PodRecorder:
     pods: dict[str, Pod] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _watches: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
         for namespace in self.namespaces:
-            threading.Thread(target=self._watch, args=(namespace,), daemon=True).start()
+            self._watches.append(threading.Thread(target=self._watch, args=(namespace,), daemon=True))
+            self._watches[-1].start()
 
     def stop(self) -> None:
         self._stop.set()
@@ -55,6 +58,7 @@ class PodRecorder:
 
     def of_task(self, run_id: str, task_id: str) -> list[Pod]:
         """Pods of one task of one run, oldest first: training pods and Airflow's own worker pods alike."""
+        assert all(watch.is_alive() for watch in self._watches), "a watch ended: see its traceback above"
         found = [
             pod
             for pod in list(self.pods.values())
@@ -125,16 +129,30 @@ def component_of(core: client.CoreV1Api, component: str, namespace: str) -> str:
     return pod.metadata.name
 
 
-def output_of(core: client.CoreV1Api, name: str, namespace: str, *command: str) -> str:
-    """What a command says that is run in a pod."""
-    return stream(
-        core.connect_get_namespaced_pod_exec,
+def output_of(core: client.CoreV1Api, name: str, namespace: str, *command: str, **options: Any) -> str:
+    """What a command prints that is run in a pod; AssertionError with it when the command fails.
+
+    `options` are those of the API, such as the container.
+    """
+    # With a client of its own: while a command runs, `stream` makes a WebSocket of every request of the
+    # client that it is given, and a recorder that begins a watch then would get something it cannot read.
+    alone = client.CoreV1Api(client.ApiClient(core.api_client.configuration))
+    # Not preloaded: the client would turn an output that is JSON into the text of a Python object.
+    connection = stream(
+        alone.connect_get_namespaced_pod_exec,
         name,
         namespace,
         command=list(command),
         stdout=True,
         stderr=True,
+        _preload_content=False,
+        **options,
     )
+    connection.run_forever(timeout=EXEC_SECONDS)
+    status = connection.returncode  # before read_all, which throws the channel away that has it
+    output = connection.read_all()
+    assert status == 0, f"{command[0]} in {name} ended as {status}:\n{output}"
+    return output
 
 
 def epochs_done(core: client.CoreV1Api, pod: Pod) -> int:

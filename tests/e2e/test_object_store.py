@@ -14,37 +14,20 @@ import pytest
 from conftest import NAMESPACE
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
-from kubernetes.stream import stream
-from pods import wait_until
+from pods import output_of, wait_until
 
 POD = "scratch-object-store"
 BUCKET = "incoming"
 FOLDER = f"e2e-{time.strftime('%Y%m%d-%H%M%S')}"
 MEBIBYTE = 1 << 20
-EXEC_SECONDS = 120
 
 Python = Callable[[str], Any]
 
 
 def run_python(core: client.CoreV1Api, namespace: str, pod: str, container: str, script: str) -> Any:
     """Run a script in a pod and return what it printed last, as JSON."""
-    # Not preloaded: the client would turn an output that is JSON into the text of a Python object.
-    connection = stream(
-        core.connect_get_namespaced_pod_exec,
-        pod,
-        namespace,
-        container=container,
-        command=["python3", "-c", script],
-        stdout=True,
-        stderr=True,
-        _preload_content=False,
-    )
-    connection.run_forever(timeout=EXEC_SECONDS)
-    output = connection.read_all()
-    try:
-        return json.loads(output.splitlines()[-1])
-    except (IndexError, ValueError):
-        pytest.fail(f"the script in {pod} failed:\n{output}")
+    output = output_of(core, pod, namespace, "python3", "-c", script, container=container)
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
