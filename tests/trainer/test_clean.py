@@ -109,30 +109,32 @@ def test_old_directories_go_but_for_what_registered_models_and_running_trainings
     steps: Steps, tmp_path: Path
 ):
     root = tmp_path / "volume"
-    old = ("unknown", "by-run", "by-version__trial-1", "trained", "running", "lost+found")
+    old = ("unknown", "by-run", "by-version__trial-1", "trained", "killed", "lost+found")
     for name in old:
         leave(root / name, days=40)
-    leave(root / "young", days=20)
+    leave(root / "running", days=6)
+    leave(root / "young", days=2)
     write(root / "resumed" / "model" / "MLmodel", b"1", days=40)
     write(root / "resumed" / "epoch-000001-batch-000000.checkpoint", b"1", days=1)
     (root / "a-link").symlink_to(leave(tmp_path / "elsewhere", days=40))
     write(root / "a-file", b"1", days=40)
-    left = write(root / "young" / ".tmp-checkpoint", b"12", days=20)
+    left = write(root / "young" / ".tmp-checkpoint", b"12", days=2)
     registered(steps, "by-run")
     registered(steps, "another", version_key="by-version")
     client = steps.client()
     experiment = client.get_experiment_by_name("e").experiment_id
-    client.create_run(experiment, tags={"trainyard.run_key": "running"})
+    for run_key in ("running", "killed"):  # MLflow takes both for running
+        client.create_run(experiment, tags={"trainyard.run_key": run_key})
     trained = client.create_run(experiment, tags={"trainyard.run_key": "trained"})
     client.set_terminated(trained.info.run_id)
 
-    ended = clean(steps, root, older_than_days=30)
+    ended = clean(steps, root, older_than_days=3)
     assert ended.code == 0, ended.text
     kept = ["a-file", "a-link", "by-run", "by-version__trial-1", "resumed", "running", "young"]
     assert names(root) == kept
     counts = {key: value for key, value in ended.result.items() if key.startswith(("removed", "kept"))}
     assert counts == {
-        **{"removed": 3, "removed_files": 10, "removed_bytes": 47},
+        **{"removed": 4, "removed_files": 13, "removed_bytes": 62},
         **{"kept": 2, "kept_registered": 2, "kept_running": 1},
     }
     assert not left.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Ended, Steps
-from trainyard_trainer import distributed
+from trainyard_trainer import compute, distributed
 from trainyard_trainer.distributed import Place
 from trainyard_trainer.errors import BadConfig
 
@@ -126,6 +126,28 @@ def test_the_place_is_torchruns(monkeypatch, environment, place):
     for name, value in {"MASTER_ADDR": "a", "MASTER_PORT": "7", **environment}.items():
         monkeypatch.setenv(name, value)
     assert Place.from_environment() == place
+
+
+@pytest.fixture
+def two_gpus(monkeypatch) -> list[torch.device]:
+    """What torch says where it finds two GPUs; the one that is set is the list's last."""
+    chosen: list[torch.device] = []
+    answers = {"is_available": True, "device_count": 2, "get_device_name": "a GPU"}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_process_of_a_node_has_a_gpu_of_its_own(two_gpus, rank):
+    assert compute.device("cuda", threads=1, local_rank=rank) == torch.device("cuda", rank)
+    assert two_gpus == [torch.device("cuda", rank)]
+
+
+def test_more_processes_than_gpus_are_refused(two_gpus):
+    with pytest.raises(BadConfig, match="LOCAL_RANK is 2, but torch finds 2 CUDA devices"):
+        compute.device("cuda", threads=1, local_rank=2)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,19 @@ def test_writing_again_mends_a_damaged_dataset(root):
     (path(dataset) / "labels.npy").unlink()
     assert write(root) == dataset
     assert lake.read(dataset.uri)[1] == dataset
+    assert [file.name for file in path(dataset).parent.iterdir()] == [path(dataset).name]
+
+
+def test_of_two_writers_at_once_the_first_ones_stays(root, monkeypatch):
+    """The second has looked before the first was done."""
+    first = write(root)
+    (path(first) / "first").touch()
+    looks = iter([False])
+    intact = lake._is_intact
+    monkeypatch.setattr(lake, "_is_intact", lambda uri: next(looks, None) is None and intact(uri))
+    assert write(root) == first
+    assert (path(first) / "first").exists()
+    assert [file.name for file in path(first).parent.iterdir()] == [path(first).name]
 
 
 def test_a_changed_file_is_refused(root):

@@ -9,23 +9,32 @@ from trainyard_trainer import log
 from trainyard_trainer.errors import BadConfig
 
 
-def device(name: str, threads: int) -> torch.device:
-    """Set torch up with that number of CPU threads and return the device.
+def device(name: str, threads: int, local_rank: int = 0) -> torch.device:
+    """Set torch up with that number of CPU threads and return the device: of several GPUs, one by local rank.
 
-    Raises BadConfig when CUDA is demanded and is not there.
+    Raises BadConfig when CUDA is demanded and is not there, or has too few GPUs.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BadConfig(
             "TRAINYARD_DEVICE is cuda, but torch finds no CUDA device; run the CUDA variant of the image "
             "in a pod that requests a GPU, or set TRAINYARD_DEVICE=cpu"
         )
+    if name == "cuda" and local_rank >= torch.cuda.device_count():
+        raise BadConfig(
+            f"LOCAL_RANK is {local_rank}, but torch finds {torch.cuda.device_count()} CUDA devices; each "
+            "process wants one: LOCAL_WORLD_SIZE is at most the number of the pod's GPUs"
+        )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(threads)
-    hardware = torch.cuda.get_device_name() if name == "cuda" else "cpu"
-    log.event("device_ready", device=name, hardware=hardware, threads=threads, torch=torch.__version__)
-    return torch.device(name)
+    found, hardware = torch.device(name), "cpu"
+    if name == "cuda":
+        found = torch.device("cuda", local_rank)
+        torch.cuda.set_device(found)  # NCCL and what is made on "cuda" go there, too
+        hardware = torch.cuda.get_device_name(found)
+    log.event("device_ready", device=str(found), hardware=hardware, threads=threads, torch=torch.__version__)
+    return found
 
 
 def weights_sha256(network: torch.nn.Module) -> str:

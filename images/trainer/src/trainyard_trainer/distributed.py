@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trainyard_trainer import log, result
-from trainyard_trainer.errors import BadConfig, Preempted
+from trainyard_trainer.errors import BadConfig, Preempted, ran_out_of_memory
 from trainyard_trainer.preemption import Preemption
 from trainyard_trainer.tracking import Tracker
 
@@ -326,6 +326,8 @@ def _noticing_lost_peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if ran_out_of_memory(error):
+            raise
         raise LostPeer(f"a process of the gang does not answer: {error}") from error
 
 

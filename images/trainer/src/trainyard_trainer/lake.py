@@ -4,6 +4,7 @@ A dataset is a set of columns, one .npy file each, and a manifest.json with its 
 It appears whole or not at all, never changes afterwards, and is verified whenever it is read.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -143,13 +144,26 @@ def _publish(files: Mapping[str, bytes], directory: Path) -> None:
         temporary.chmod(0o755)  # mkdtemp makes it private
         for file, content in files.items():
             publish_file(temporary / file, content)
-        if directory.exists():  # damaged, or it would have been kept: its place is taken by the whole one
-            log.warning("dataset_replaced", path=str(directory), reason="the one there is damaged")
-            shutil.rmtree(directory)
-        temporary.rename(directory)
+        _take_place(temporary, directory)
         _sync_directory(directory.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(whole: Path, directory: Path) -> None:
+    """Rename a dataset to its place; of two writers of the same content, the first one's stays."""
+    try:
+        whole.rename(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if _is_intact(file_uri(directory)):
+            return
+        log.warning("dataset_replaced", path=str(directory), reason="the one there is damaged")
+        damaged = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}damaged-", dir=directory.parent))
+        directory.rename(damaged)
+        whole.rename(directory)
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _npy(values: npt.NDArray[Any]) -> bytes:

@@ -5,7 +5,8 @@ in MLflow. One that did not finish keeps, for each training, the checkpoint that
 
 From time to time (`older_than_days` from 0 on): what has not changed for so long goes, whoever left it, but
 nothing of a run key that a registered model comes from or that is in training. What belongs to whom, MLflow
-says; while it does not answer, nothing is removed.
+says; while it does not answer, nothing is removed. Of what was killed it says for ever that it is running:
+after a week without a change that does not count.
 
 Only directories named like run keys, right below --dataset, are looked at, and no symbolic link is followed.
 """
@@ -27,6 +28,7 @@ from trainyard_trainer.settings import RUN_KEY
 # Nobody writes for so long on one file: what is older was left by a process that was killed.
 TEMPORARY_SECONDS = 3600
 DAY_SECONDS = 86_400
+RUNNING_SECONDS = 7 * DAY_SECONDS  # longer than any attempt goes without a checkpoint
 
 
 def run(context: Context) -> Result:
@@ -72,11 +74,12 @@ class Cleaner:
         """Remove what has not changed for `days`, unless MLflow says that somebody needs it."""
         registered = run_keys.registered()
         for directory in self._directories():
-            if _age(directory) < days * DAY_SECONDS:
+            age = _age(directory)
+            if age < days * DAY_SECONDS:
                 kept = "kept"
             elif _belongs(directory.name, registered):
                 kept = "kept_registered"
-            elif run_keys.is_running(directory.name):
+            elif age < RUNNING_SECONDS and run_keys.is_running(directory.name):
                 kept = "kept_running"
             else:
                 self._remove_tree(directory, "old")

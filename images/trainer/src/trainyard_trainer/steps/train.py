@@ -74,8 +74,8 @@ class Trainer:
             "order": self._order,
             "network": self.network.state_dict(),
             "optimizer": optimizer["state"],
+            # A GPU's need not be kept: `_own_random_numbers` sets it from this one for each batch.
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -90,8 +90,6 @@ class Trainer:
             {"state": state["optimizer"], "param_groups": progress["optimizer_groups"]}
         )
         torch.set_rng_state(state["random"])
-        if self._device.type == "cuda" and state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
 
     @property
     def batches(self) -> int:
@@ -194,7 +192,7 @@ def run(context: Context) -> Result:
     tracker.tag({"trainyard.data": dataset.uri, "trainyard.data_version": dataset.version})
     tracker.tag(context.place.tags())
 
-    device = compute.device(context.settings.device, context.model.threads)
+    device = compute.device(context.settings.device, context.model.threads, context.place.local_rank)
     identity = {**config, "data": dataset.sha256, "features": features.sha256}
     store = Store(context.settings.checkpoint_dir, identity)
     last_epoch = min(params["stop_after"] or params["epochs"], params["epochs"])
