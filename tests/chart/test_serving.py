@@ -6,11 +6,23 @@ import pytest
 from render import find, identity, platform, render_chart
 
 
-def test_the_namespace_is_restricted_and_outlives_the_release() -> None:
-    namespace = find(render_chart(), "Namespace", "ml-serving")
-    labels, annotations = namespace["metadata"]["labels"], namespace["metadata"]["annotations"]
+def test_the_namespace_is_restricted() -> None:
+    labels = find(render_chart(), "Namespace", "ml-serving")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert annotations["helm.sh/resource-policy"] == "keep"
+
+
+def test_what_model_servers_need_outlives_the_release() -> None:
+    objects = render_chart(values={"serving": {"priorityClassName": "trainyard-training"}})
+    needed = [
+        ("Namespace", "ml-serving"),
+        ("ServiceAccount", "model-server"),
+        ("PriorityClass", "trainyard-training"),
+    ]
+    for kind, name in needed:
+        annotations = find(objects, kind, name)["metadata"]["annotations"]
+        assert annotations["helm.sh/resource-policy"] == "keep"
+        assert annotations["argocd.argoproj.io/sync-options"] == "Prune=false,Delete=false"
+    assert "annotations" not in find(objects, "PriorityClass", "trainyard-serving")["metadata"]
 
 
 def test_it_is_open_to_the_triggerer_alone() -> None:
