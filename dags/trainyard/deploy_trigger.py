@@ -29,12 +29,12 @@ class DeployModelTrigger(TriggererTask):
         version = await resolve_version(
             tracking_uri, str(self.request["model"]), str(self.request["version"])
         )
-        self.request["version"] = version  # what an alias names is settled here; on_kill needs it
+        self.request["version"] = version  # what an alias names is settled here; abandon needs it
         async with self._kube() as kube:
             return await self._deploy_run(kube, version).run()
 
-    async def on_kill(self) -> None:
-        """Roll back what is not finished: a user ended or cleared the task."""
+    async def abandon(self) -> None:
+        """Roll back what is not finished."""
         if self.render_error is None and str(self.request["version"]).isdigit():
             async with self._kube() as kube:
                 await self._deploy_run(kube, str(self.request["version"])).abandon()

@@ -71,8 +71,10 @@ class GangRun(PodRun):
                 self._attempt = found
         await super()._take_over()
 
-    async def _clean_up(self) -> None:
-        """Delete the Jobs, and with them their pods and Services."""
+    async def _clean_up(self, *, keep: bool) -> None:
+        """Delete the Jobs, and with them their pods and Services; `keep` those that make no more pods."""
+        if keep and len(self._gang.pods) == self._gang.nodes:
+            return
         for job in await self.kube.jobs(self.task.selector()):
             await self.kube.delete_job(job["metadata"]["name"])
 
@@ -125,7 +127,7 @@ class GangRun(PodRun):
             if error.temporary:
                 raise
             raise Over(Cause.BAD_CONFIG, f"the gang was refused: {error.message}") from error
-        self._waits.began_by(datetime.fromisoformat(job["metadata"]["creationTimestamp"]))
+        self._waits.made(datetime.fromisoformat(job["metadata"]["creationTimestamp"]))
         self.log.info(
             "gang %s/%s: %d nodes, step %s, %s, image %s",
             *(self.kube.namespace, self._name, nodes, self.request.step, self._attempt),
@@ -143,7 +145,7 @@ class GangRun(PodRun):
                 break
             stuck.check([pod for _, pod in self._gang.waiting()])
             pending = await self._why()
-            await self._wait_on(pending, None)
+            await self._wait_on(pending, None, self._waits.seconds(), self.startup_seconds)
             held_since = (held_since or time.monotonic()) if self._gang.holds_in_vain else None
             if held_since and time.monotonic() - held_since > hold:
                 raise _HalfStarted(pending.reason)

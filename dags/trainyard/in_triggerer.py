@@ -21,7 +21,7 @@ should not (a Kubernetes client):
             return {"rows": rows}
 
 `work` begins anew when a triggerer ends in the midst of it, so it has to find what it began before: by a name
-made of `self.identity`. Override `on_kill` to undo what a user gave up, `reads` to tell lineage what the task
+made of `self.identity`. Override `abandon` to undo what a user gave up, `reads` to tell lineage what the task
 reads, and `rendered` for more than templates.
 """
 
@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, TaskInstanceState
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import (
@@ -42,6 +42,7 @@ from airflow.triggers.base import (
     TaskSuccessEvent,
     TriggerEvent,
 )
+from asgiref.sync import sync_to_async
 
 from trainyard import lineage
 from trainyard.naming import TaskIdentity
@@ -119,6 +120,9 @@ class TriggererTask(BaseTrigger):
             Exception: anything else; another try may succeed.
         """
 
+    async def abandon(self) -> None:
+        """Undo what `work` began: a user ended or cleared the task, and the next try may have begun."""
+
     def reads(self) -> Iterable[Any]:
         """URIs of what the task reads, as far as they are known; what is no URI does not count."""
         return ()
@@ -141,6 +145,27 @@ class TriggererTask(BaseTrigger):
         where = {"dag_id": task.dag_id, "task_id": task.task_id, "run_id": task.run_id}
         for key, value in xcoms.items():
             await XCom.aset(key, value, **where, map_index=task.map_index)
+
+    async def on_kill(self) -> None:
+        """Abandon the work if a user ended the task.
+
+        Airflow also calls this for a trigger that another triggerer has taken over, because this one did not
+        answer for a while: the other one's work must stay.
+        """
+        if await self._is_deferred():
+            self.log.info("another triggerer goes on with this, or the next try does")
+            return
+        await self.abandon()
+
+    async def _is_deferred(self) -> bool:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # not when DAGs are parsed
+
+        task = self.identity
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+            dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], map_index=task.map_index
+        )
+        key = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"
+        return bool(states.get(task.run_id, {}).get(key) == TaskInstanceState.DEFERRED)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, from which Airflow makes the trigger again."""

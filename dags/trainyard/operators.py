@@ -28,6 +28,7 @@ DEFAULTS: Mapping[str, Any] = {
     "env_vars": {},
     "container_resources": {},
     "deadline": timedelta(hours=2),
+    "queue_timeout": timedelta(days=1),
     "startup_timeout": timedelta(hours=1),
     "max_preemptions": 5,
     "run_key": None,
@@ -39,7 +40,7 @@ DEFAULTS: Mapping[str, Any] = {
     "escalate_after": 2,
 }
 ARGUMENTS = ("step", "dataset", "output_uri", *DEFAULTS)
-_TIMES = ("deadline", "startup_timeout", "fallback_after")
+_TIMES = ("deadline", "queue_timeout", "startup_timeout", "fallback_after")
 _PLAN = ("max_preemptions", "on_oom", "fallback", "escalate_after")
 
 
@@ -74,7 +75,9 @@ class TrainingPodOperator(TriggererOperator):
         env_vars: more environment variables, or other values for those of the contract.
         container_resources: `requests` and `limits` which replace the platform's defaults by key.
         deadline: how long one attempt may run.
-        startup_timeout: how long a pod may wait for its node, image and volumes.
+        queue_timeout: how long it may wait for room in the namespace's quota, which is where tasks queue.
+        startup_timeout: how long a pod, once it is made, may wait for its node, image and volumes; a gang
+            of `nodes` has only that for both.
         max_preemptions: how often a pod that lost its node is launched again within one try.
         run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
         parent_run_key: the MLflow run of that key becomes the parent.
@@ -111,6 +114,7 @@ class TrainingPodOperator(TriggererOperator):
         env_vars: Mapping[str, str] | None = None,
         container_resources: Mapping[str, Mapping[str, str]] | None = None,
         deadline: timedelta = DEFAULTS["deadline"],
+        queue_timeout: timedelta = DEFAULTS["queue_timeout"],
         startup_timeout: timedelta = DEFAULTS["startup_timeout"],
         max_preemptions: int = DEFAULTS["max_preemptions"],
         run_key: str | None = None,
@@ -134,6 +138,7 @@ class TrainingPodOperator(TriggererOperator):
         self.env_vars = env_vars or {}
         self.container_resources = container_resources or {}
         self.deadline = deadline
+        self.queue_timeout = queue_timeout
         self.startup_timeout = startup_timeout
         self.max_preemptions = max_preemptions
         self.run_key = run_key
@@ -173,7 +178,7 @@ def start_trigger_args(
 ) -> StartTriggerArgs:
     """What the scheduler needs to start the trigger: `arguments` by their names in `ARGUMENTS`."""
     _check(arguments)
-    deadline, startup = arguments["deadline"], arguments["startup_timeout"]
+    attempt = sum((arguments[name] for name in ("queue_timeout", "startup_timeout", "deadline")), timedelta())
     # Reclaims, the one retry for want of memory and the one for want of a GPU.
     attempts = 3 + arguments["max_preemptions"]
     request = {
@@ -181,7 +186,7 @@ def start_trigger_args(
         **{f"{name}_seconds": _seconds(arguments[name]) for name in _TIMES},
         "mapped": mapped or {},
     }
-    return start_args(TRIGGER, request, (deadline + startup) * attempts + timedelta(minutes=30))
+    return start_args(TRIGGER, request, attempt * attempts + timedelta(minutes=30))
 
 
 def _check(arguments: Mapping[str, Any]) -> None:

@@ -69,6 +69,7 @@ class PodRun:
         task: for whom; the pods' names and labels follow from it.
         log: gets the pod's log, why it waits and how it ended.
         plan: what follows when an attempt ends badly or gets no GPU.
+        queue_seconds: how long there may be no room in the namespace's quota.
         startup_seconds: how long a pod may take to start.
         announce: called with XComs: why the pod waits, where it runs, that it fell back to a CPU.
         alert: called with a title, a text and details when people should know before the end.
@@ -83,6 +84,7 @@ class PodRun:
         log: Log,
         *,
         plan: RetryPlan,
+        queue_seconds: int,
         startup_seconds: int,
         announce: Announce,
         alert: Alert,
@@ -93,6 +95,7 @@ class PodRun:
         self.task = task
         self.log = log
         self.plan = plan
+        self.queue_seconds = queue_seconds
         self.startup_seconds = startup_seconds
         self.announce = announce
         self.alert = alert
@@ -118,8 +121,8 @@ class PodRun:
             self.log.warning("%s: %s; %s follows in %d s", outcome.cause, outcome.message, following, pause)
             await asyncio.sleep(pause)
             self._attempt = following
-        if outcome.action is Action.SUCCEED or not self.platform.training.keep_failed_pods:
-            await self._clean_up()
+        keep = outcome.action is not Action.SUCCEED and self.platform.training.keep_failed_pods
+        await self._clean_up(keep=keep)
         if outcome.action is Action.ADAPT and self._attempt.ooms:
             outcome = Outcome(outcome.cause, f"{outcome.message} ({self._attempt} did not suffice)")
         return outcome
@@ -157,10 +160,12 @@ class PodRun:
             if await self.kube.wait(name, outcomes.has_ended, GRACE_SECONDS + outcomes.LOST_AFTER_SECONDS):
                 await self.kube.delete(name, force=True)
 
-    async def _clean_up(self) -> None:
-        """Delete what the try leaves in Kubernetes."""
+    async def _clean_up(self, *, keep: bool) -> None:
+        """Delete what the try leaves in Kubernetes; `keep` the pods that have ended, to be looked at."""
         for pod in await self.kube.find(self.task.selector()):
-            await self.kube.delete(pod["metadata"]["name"])
+            # One that waits would some day take a GPU for nobody.
+            if not keep or not outcomes.has_ended(pod):
+                await self.kube.delete(pod["metadata"]["name"])
 
     async def _run_attempt(self) -> Outcome:
         name = self._name
@@ -205,10 +210,11 @@ class PodRun:
                     if error.temporary:
                         raise
                     raise _refused(attempt, error) from error
-                await self._wait_on(from_quota(error.message, self._gpu()[1]), None)
+                pending = from_quota(error.message, self._gpu()[1])
+                await self._wait_on(pending, None, self._waits.seconds(), self.queue_seconds)
                 await self.kube.quota_change(QUOTA_SECONDS)
                 await asyncio.sleep(random.uniform(0, 0.3))  # others wait for the same GPU
-        self._waits.began_by(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
+        self._waits.made(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
         self.log.info(
             "pod %s/%s: step %s, %s, image %s",
             *(self.kube.namespace, pod["metadata"]["name"], self.request.step, attempt),
@@ -236,30 +242,30 @@ class PodRun:
             if failure := outcomes.pending_failure(pod, time.monotonic() - since):
                 raise Over(failure.cause, failure.message)
             pool, resource = self._gpu()
-            await self._wait_on(
-                why_pending(pod, await self.kube.events(name), pool=pool, resource=resource), pod
-            )
+            pending = why_pending(pod, await self.kube.events(name), pool=pool, resource=resource)
+            await self._wait_on(pending, pod, self._waits.seconds_since_made(), self.startup_seconds)
             look = min(LOOK_SECONDS, max(1, self.plan.fallback_after_seconds - self._waits.seconds()))
         self._node = pod["spec"].get("nodeName", "")
         self.log.info("pod %s started on node %s after %.0f s", name, self._node, self._waits.seconds())
         place = {"pod_name": name, "pod_namespace": self.kube.namespace, "node_name": self._node}
         await self.announce({**place, "pending": self._waits.resolved(name)})
 
-    async def _wait_on(self, pending: Pending, pod: dict[str, Any] | None) -> None:
-        """Tell why the attempt waits; ends it when that has taken too long."""
+    async def _wait_on(
+        self, pending: Pending, pod: dict[str, Any] | None, waited: float, at_most: float
+    ) -> None:
+        """Tell why the attempt waits; ends it when it has `waited` longer than `at_most` seconds."""
         name = self._name
         if self._waits.is_news(pending):
             self.log.info("waiting: %s", pending.reason)
             await self.announce({"pending": self._waits.now(name)})
-        waited = self._waits.seconds()
         falls_back = self.plan.fallback and self._attempt.gpu_pool and pending.lacks_gpu
-        if falls_back and waited >= self.plan.fallback_after_seconds:
+        if falls_back and self._waits.seconds() >= self.plan.fallback_after_seconds:
             # The scheduler may give it a GPU at this very moment: then it has changed, and stays.
             if pod is None or await self.kube.delete_unchanged(pod):
                 raise _NoGpu
-        elif waited > self.startup_seconds:
+        elif waited > at_most:
             cause = Cause.IMAGE if pending.kind is Wait.IMAGE else Cause.UNSCHEDULABLE
-            raise Over(cause, f"not started within {self.startup_seconds} s: {pending.reason}")
+            raise Over(cause, f"not started within {at_most:.0f} s: {pending.reason}")
 
     def _gpu(self) -> tuple[str | None, str]:
         """The attempt's GPU pool and what a GPU is called there."""
@@ -306,17 +312,22 @@ class Waits:
 
     def __init__(self) -> None:
         self.reason = ""
-        self._began = datetime.now(UTC)
+        self._began = self._made = datetime.now(UTC)
         self._kind = Wait.START
         self._told, self._told_at = Pending(Wait.START, ""), 0.0
 
-    def began_by(self, moment: datetime) -> None:
-        """It has waited since `moment` at least: its pod is that old."""
+    def made(self, moment: datetime) -> None:
+        """Its pod was made then, so it has waited since `moment` at least."""
+        self._made = moment
         self._began = min(self._began, moment)
 
     def seconds(self) -> float:
         """How long so far."""
         return (datetime.now(UTC) - self._began).total_seconds()
+
+    def seconds_since_made(self) -> float:
+        """How long its pod has waited so far."""
+        return (datetime.now(UTC) - self._made).total_seconds()
 
     def is_news(self, pending: Pending) -> bool:
         """Note the reason; whether to tell it: when it changes, and now and then while it does not."""

@@ -46,7 +46,7 @@ class TrainingPodTrigger(TriggererTask):
     async def work(self) -> Mapping[str, Any]:
         """Run the step's pods; return what the step returned."""
         request = dict(self.request)
-        startup_seconds = request.pop("startup_timeout_seconds")
+        waits = {name: request.pop(f"{name}_timeout_seconds") for name in ("queue", "startup")}
         plan = RetryPlan(
             **{each.name: request.pop(each.name) for each in fields(RetryPlan) if each.name in request}
         )
@@ -66,7 +66,8 @@ class TrainingPodTrigger(TriggererTask):
                 self.identity,
                 self.log,
                 plan=plan,
-                startup_seconds=startup_seconds,
+                queue_seconds=waits["queue"],
+                startup_seconds=waits["startup"],
                 announce=lambda xcoms: self._announce(platform, wanted, xcoms),
                 alert=self._alert,
             )
@@ -77,8 +78,8 @@ class TrainingPodTrigger(TriggererTask):
         # To adapt was tried, if it is the outcome still.
         raise TaskFailed(**run.failure(outcome), retry=outcome.action not in (Action.FAIL, Action.ADAPT))
 
-    async def on_kill(self) -> None:
-        """Delete this try's pods: a user ended or cleared the task (and the next try may have begun)."""
+    async def abandon(self) -> None:
+        """Delete this try's pods."""
         task = self.identity
         this_try = f"{task.selector()},{LABEL_PREFIX}/try-number={task.try_number}"
         async with JobKube(load_platform().training.namespace) as kube:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from receiver import listening
@@ -42,14 +43,21 @@ class CountTrigger(TriggererTask):
             raise self.request["rows"]
         return {"rows": self.request["rows"]}
 
+    async def abandon(self) -> None:
+        self.xcoms["abandoned"] = True
+
     async def push(self, xcoms: Mapping[str, Any]) -> None:
         self.xcoms |= xcoms
+
+
+def instance(map_index: int = -1) -> SimpleNamespace:
+    return SimpleNamespace(dag_id="d", run_id="r", task_id="count", map_index=map_index, try_number=2)
 
 
 def ended(rows: Any, retries: int = 3) -> tuple[TriggerEvent, dict[str, Any]]:
     """The one event that a task with this argument ends with, and its XComs."""
     trigger = CountTrigger({"rows": rows})
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="count", map_index=-1, try_number=2)
+    ti = instance()
     ti.task = SimpleNamespace(
         retries=retries, template_fields=("rows",), template_ext=(), start_trigger_args=None
     )
@@ -97,6 +105,25 @@ def test_every_error_has_a_cause(rows: Any, cause: str, final: bool) -> None:
     event, xcoms = ended(rows)
     assert xcoms["failure"]["cause"] == cause
     assert isinstance(event, TaskFailedEvent) is not final
+
+
+@pytest.mark.parametrize(("map_index", "key"), [(-1, "count"), (3, "count_3")])
+@pytest.mark.parametrize(("state", "abandoned"), [("failed", True), (None, True), ("deferred", False)])
+def test_what_another_triggerer_goes_on_with_is_not_abandoned(
+    monkeypatch: pytest.MonkeyPatch, map_index: int, key: str, state: str | None, abandoned: bool
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def states(**where: Any) -> dict[str, Any]:
+        asked.append(where)
+        return {"r": {key: state}}
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", states)
+    trigger = CountTrigger({"rows": 3})
+    trigger.task_instance = instance(map_index)
+    asyncio.run(trigger.on_kill())
+    assert trigger.xcoms == ({"abandoned": True} if abandoned else {})
+    assert asked == [{"dag_id": "d", "task_ids": ["count"], "run_ids": ["r"], "map_index": map_index}]
 
 
 @pytest.mark.parametrize(("rows", "ends"), [(3, "COMPLETE"), (OSError("unreachable"), "FAIL")])

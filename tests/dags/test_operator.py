@@ -83,7 +83,7 @@ def test_the_trigger_gets_a_request_that_pods_understand(dag: DAG) -> None:
         request = resolve_mapped(request_of(TrainingPodOperator(task_id="t", **STEP)), -1)
     plan = RetryPlan(**{each.name: request.pop(each.name) for each in fields(RetryPlan)})
     assert plan == RetryPlan()
-    assert request.pop("startup_timeout_seconds")
+    assert request.pop("queue_timeout_seconds") > request.pop("startup_timeout_seconds") > 0
     assert TrainingRequest(**request).step == "train"
 
 

@@ -62,8 +62,14 @@ def play(
     """Plays a try. `fates` decide the pods in turn; `before` prepares the server."""
 
     def _play(
-        *fates: Callable[..., Any], before: Callable[[ApiServer], Any] | None = None, **plan: Any
+        *fates: Callable[..., Any],
+        before: Callable[[ApiServer], Any] | None = None,
+        queue_seconds: int = 10**9,
+        startup_seconds: int = 10**9,
+        keep_failed_pods: bool = False,
+        **plan: Any,
     ) -> Story:
+        training = replace(platform.training, keep_failed_pods=keep_failed_pods)
         turns = iter(fates)
 
         async def fate(server: ApiServer, pod: Pod) -> None:
@@ -83,12 +89,13 @@ def play(
             async with server.serve() as kube:
                 run = PodRun(
                     kube,
-                    platform,
+                    replace(platform, training=training),
                     replace(request_for_train, gpu_pool="spot"),
                     identity,
                     logging.getLogger("test"),
                     plan=RetryPlan(**plan),
-                    startup_seconds=10**9,
+                    queue_seconds=queue_seconds,
+                    startup_seconds=startup_seconds,
                     announce=announce,
                     alert=alert,
                 )
@@ -217,6 +224,21 @@ def test_a_quota_that_is_full_is_told_and_tried_again(play: Callable[..., Story]
     assert story.outcome.cause is Cause.SUCCESS
     assert story.pushed("pending")[0]["kind"] == "quota"
     assert len(story.attempts) == 1
+
+
+def test_queueing_is_not_starting(play: Callable[..., Story]) -> None:
+    story = play(succeeds, before=lambda server: server.refusals.extend([QUOTA] * 2), startup_seconds=0)
+    assert story.outcome.cause is Cause.SUCCESS
+    story = play(before=lambda server: server.refusals.extend([QUOTA] * 20), queue_seconds=0)
+    assert story.outcome.cause is Cause.UNSCHEDULABLE
+    assert "not started within 0 s: no GPU left in quota q" in story.outcome.message
+
+
+@pytest.mark.parametrize("fate", ["waits", "ends"])
+def test_a_failed_pod_that_is_kept_takes_no_gpu_later(play: Callable[..., Story], fate: str) -> None:
+    fates = {"waits": gets_no_gpu, "ends": out_of_memory}
+    story = play(fates[fate], startup_seconds=-1, keep_failed_pods=True, on_oom="fail")
+    assert bool(story.server.pods) is (fate == "ends")
 
 
 def test_a_refused_pod_fails_the_task(play: Callable[..., Story]) -> None:

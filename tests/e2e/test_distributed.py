@@ -113,6 +113,7 @@ async def _run_gang(platform_file: Path, task: TaskIdentity, dataset: str, nodes
             task,
             logging.getLogger(__name__),
             plan=RetryPlan(),
+            queue_seconds=STARTUP_SECONDS,
             startup_seconds=STARTUP_SECONDS,
             announce=ignore,
             alert=ignore,
