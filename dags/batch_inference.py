@@ -9,12 +9,13 @@ from airflow.providers.standard.sensors.external_task import ExternalTaskSensor
 from airflow.sdk import (
     DAG,
     AssetOrTimeSchedule,
+    Context,
     CronTriggerTimetable,
     TaskGroup,
     get_current_context,
     task,
 )
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 from trainyard.assets import DATASETS, champion, incoming_uri
 from trainyard.defaults import dag_args
 from trainyard.operators import TrainingPodOperator
@@ -24,6 +25,9 @@ from trainyard.platform import load_platform
 MODEL = "fraud"
 SOURCE = "transactions"
 SHORT = timedelta(minutes=5)
+# When this DAG is due, data_arrival has ended, unless Airflow was down and begins both at once. Longer would
+# only keep a new champion from its predictions: one run is active at a time.
+PATIENCE = timedelta(minutes=30)
 PLATFORM = load_platform()
 
 DOC = """
@@ -31,6 +35,10 @@ Predicts which transactions are fraud, with the champion of the registry.
 
 It runs each Monday after `data_arrival`, for which it then waits; whenever a new `champion` of the model is
 promoted (the asset `trainyard://models/fraud/champion`); and when another DAG or a person triggers it.
+
+`wait_for_arrival` waits for half an hour at most. If no run of `data_arrival` has ended by then, as where
+real data arrives and it is switched off, the task is skipped and the run takes the newest data that is there.
+If `data_arrival` failed, so does this run.
 
 `request` says what to predict: the newest data that has arrived, or that of `data_date`. `data` (validate,
 features) runs beside `model` (which version is champion?). `predict` writes
@@ -46,6 +54,22 @@ def only_on_schedule(context: Any) -> None:
         raise AirflowSkipException("this run was triggered; it takes the data that is there")
 
 
+class ArrivalSensor(ExternalTaskSensor):
+    """Waits for data_arrival; is skipped when that does not come.
+
+    Not by `soft_fail`, which would skip it as well when data_arrival, or the waiting itself, failed.
+    """
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """End the task after its time in the triggerer."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSensorTimeout as timeout:
+            raise AirflowSkipException(
+                f"no run of {self.external_dag_id} ended in {PATIENCE}; this run takes the data that is there"
+            ) from timeout
+
+
 with DAG(
     "batch_inference",
     description="Card fraud: predict the newest transactions with the champion",
@@ -57,7 +81,7 @@ with DAG(
     ),
     **dag_args(dagrun_timeout=timedelta(hours=6)),
 ) as dag:
-    wait_for_arrival = ExternalTaskSensor(
+    wait_for_arrival = ArrivalSensor(
         task_id="wait_for_arrival",
         external_dag_id="data_arrival",
         execution_delta=timedelta(hours=3),  # it is due at one, this DAG at four
@@ -65,8 +89,8 @@ with DAG(
         failed_states=["failed"],
         deferrable=True,
         poke_interval=60,
-        timeout=timedelta(hours=3).total_seconds(),
-        execution_timeout=timedelta(hours=3),
+        timeout=PATIENCE.total_seconds(),
+        execution_timeout=PATIENCE,
         pre_execute=only_on_schedule,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import Any
 
 from airflow.sdk import Asset, AssetAlias
@@ -12,7 +13,8 @@ from airflow.sdk.exceptions import AirflowFailException
 CONNECTION = "trainyard_s3"
 BUCKET = "incoming"
 DATASETS = "file:///data"
-# The day whose data a run works on: its param `data_date` or, as for every scheduled run, its own day.
+# The day whose data a run works on: its param `data_date` or, as for every scheduled run, its own day. A run
+# that a delivery triggered has another (`delivered_day`).
 DATE = "{{ params.data_date or (dag_run.run_after | ds) }}"
 # The outlet of tasks that promote. A plain asset would report each success, also of what was champion before,
 # and its name would have to be known when the DAG is parsed.
@@ -73,8 +75,35 @@ def announce_champion(outlet_events: Mapping[Any, Any], *, model: str, version: 
 
 def promoted_model(triggering_asset_events: Mapping[Any, Any]) -> str | None:
     """The model whose promotion triggered a run, the newest one of several; None for other runs."""
-    events = [event for of_asset in triggering_asset_events.values() for event in of_asset]
+    events = _events(triggering_asset_events)
     if not events:
         return None
     newest = max(events, key=lambda event: event.timestamp)
     return newest.extra.get("model")  # an event that a person sends need not name it
+
+
+def delivered_day(triggering_asset_events: Mapping[Any, Any]) -> str | None:
+    """The day whose delivery triggered a run, the newest one of several; None for other runs.
+
+    Only for tasks in a worker: those that start in the triggerer do not see the events.
+
+    Raises:
+        AirflowFailException: an event names what is no day.
+    """
+    named = [event.extra.get("date") for event in _events(triggering_asset_events)]
+    # An event that a person sends need not name one.
+    return max((_day(given) for given in named if given), default=None)
+
+
+def _events(triggering_asset_events: Mapping[Any, Any]) -> list[Any]:
+    return [event for of_asset in triggering_asset_events.values() for event in of_asset]
+
+
+def _day(given: Any) -> str:
+    try:
+        return date.fromisoformat(str(given)).isoformat()
+    except ValueError as error:
+        raise AirflowFailException(
+            f"the event that triggered this run names {given!r} as its date; send YYYY-MM-DD, or trigger a "
+            "run with data_date"
+        ) from error

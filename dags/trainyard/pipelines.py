@@ -13,7 +13,7 @@ from airflow.sdk import DAG, Asset, Param, TaskGroup, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from trainyard.alerts import on_success
-from trainyard.assets import CHAMPIONS, DATASETS, DATE, announce_champion
+from trainyard.assets import CHAMPIONS, DATASETS, DATE, announce_champion, delivered_day
 from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args, default_args
 from trainyard.model_spec import ModelSpec, param_schema
@@ -21,6 +21,7 @@ from trainyard.naming import run_key
 from trainyard.operators import TrainingPodOperator
 from trainyard.params import data_date_param, in_chosen_pool, model_name_param, pool_param
 from trainyard.platform import Platform, load_platform
+from trainyard.templates import as_template
 
 SHORT = timedelta(minutes=5)
 DATA_DEADLINE = timedelta(minutes=30)
@@ -30,7 +31,7 @@ DOC = """
 {description}.
 
 Made from `{file}`, which the code tab shows; see "Add a model" in the README.
-
+{started}
 `validate` and `preprocess` put a versioned data set into the lake, `train` resumes from its last checkpoint
 after losing its node, `evaluate` measures it and the champion on the same held-out data. `gate` compares
 `{metric}` to the minimum and with the champion's, and `register` makes a version of the model.
@@ -71,7 +72,8 @@ def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
             default_args=default_args(owner=spec.owner, retries=spec.retries),
         ),
     ) as dag:
-        evaluation = _training(spec, platform)
+        date: Any = day_of_data() if spec.asset else DATE
+        evaluation = _training(spec, platform, date)
         decision: Any = gate(
             evaluation,
             model=MODEL_NAME,
@@ -82,7 +84,7 @@ def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
         version: Any = register(evaluation, model=MODEL_NAME)
         decision >> version
         answer, released = _release(spec, decision, version)
-        promotion: Any = promote(evaluation, decision, answer, model=MODEL_NAME, date=DATE)
+        promotion: Any = promote(evaluation, decision, answer, model=MODEL_NAME, date=date)
         [version, *released] >> promotion
         notify(promotion, evaluation)
         clean_up(dag)
@@ -90,12 +92,14 @@ def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
 
 
 def _doc(spec: ModelSpec) -> str:
+    started = f"Each update of `{spec.asset}` starts it, for the day that the update names.\n"
     steps = ["a person approves it"] if spec.approval else []
     steps += ["it is deployed"] if spec.deploy else []
     return DOC.format(
         description=spec.description,
         file=f"models/{spec.name}.yaml",
         metric=spec.gate.metric,
+        started=started if spec.asset else "",
         release=f"If it is good enough, {' and '.join(steps)}. " if steps else "",
         dag_id=spec.dag_id,
     )
@@ -120,12 +124,13 @@ def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
     }
 
 
-def _training(spec: ModelSpec, platform: Platform) -> Any:
-    """The tasks up to `evaluate`, whose result they return."""
+def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
+    """The tasks up to `evaluate`, whose result they return; `date` is the day of the data."""
     model = {"model": spec.model}
-    data = {"output_uri": DATASETS, "step_params": {**model, "date": DATE}, "deadline": DATA_DEADLINE}
+    data = {"output_uri": DATASETS, "step_params": {**model, "date": date}, "deadline": DATA_DEADLINE}
     with TaskGroup("data", prefix_group_id=False, tooltip="A versioned data set in the lake"):
-        raw = _step("validate", spec, dataset=spec.data.replace("{date}", DATE), **data)["dataset"]
+        source = spec.data.replace("{date}", as_template(date))
+        raw = _step("validate", spec, dataset=source, **data)["dataset"]
         dataset = _step("preprocess", spec, dataset=raw, **data)["dataset"]
         features = {}
         if spec.features:
@@ -177,8 +182,7 @@ def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[An
         return None, []
     answer = None
     with TaskGroup("release", prefix_group_id=False, tooltip="Only for what passed the gate"):
-        last: Any = passed(decision)
-        version >> last
+        last: Any = passed(decision, version)
         if spec.approval:
             from trainyard.approval import approval_task
 
@@ -192,6 +196,11 @@ def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[An
             answer = approve.output
             last >> approve
             last = approve
+        if spec.approval and spec.deploy:
+            # The answer may have taken days, and what is deployed should be the champion.
+            still = passed.override(task_id="still_passed")(decision, version)
+            last >> still
+            last = still
         if spec.deploy:
             from trainyard.deploy import DeployModelOperator
 
@@ -205,6 +214,16 @@ def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[An
             last >> deploy
             last = deploy
     return answer, [last]
+
+
+# A worker pod for what is a template elsewhere, as only a worker is told of the events.
+@task(execution_timeout=SHORT)
+def day_of_data() -> str:
+    """The day whose data a run works on: its param `data_date`, what the delivery names, or its own day."""
+    context = get_current_context()
+    delivered = delivered_day(context["triggering_asset_events"])
+    own = context["dag_run"].run_after.date().isoformat()
+    return context["params"]["data_date"] or delivered or own
 
 
 @task(execution_timeout=SHORT)
@@ -245,9 +264,14 @@ def register(evaluation: dict[str, Any], *, model: str) -> dict[str, Any]:
 
 # Only the next task is skipped then; `promote` runs, and names the version challenger.
 @task.short_circuit(execution_timeout=SHORT, ignore_downstream_trigger_rules=False)
-def passed(decision: dict[str, Any]) -> bool:
-    """Go on to the release of a version that passed the gate."""
-    return decision["passed"]
+def passed(decision: dict[str, Any], version: dict[str, Any]) -> bool:
+    """Go on to the release of a version that passed the gate, and that against the present champion."""
+    from trainyard.registry import CHAMPION, Gate, as_of_now, connect, find_alias
+
+    client = connect(load_platform().training.tracking_uri)
+    gate = as_of_now(Gate(**decision), version["version"], find_alias(client, version["model"], CHAMPION))
+    print(f"{'goes on' if gate.passed else 'is not released'}: {gate.reason}")
+    return gate.passed
 
 
 @task(execution_timeout=SHORT, trigger_rule="none_failed", outlets=[CHAMPIONS])

@@ -152,12 +152,14 @@ def register(
 ) -> ModelVersion:
     """Register `model_uri` as a version of `model`, once per run key however often it is called.
 
-    The version is a candidate: it has no alias before `promote`. `models:/m-...` (a logged model) and
-    `runs:/RUN/path` are understood; `tags` go onto the version.
+    A run whose tasks were cleared may come with another model: that becomes a version of its own, with the
+    same run key. The version is a candidate: it has no alias before `promote`. `models:/m-...` (a logged
+    model) and `runs:/RUN/path` are understood; `tags` go onto the version.
     """
     _ensure_model(client, model)
-    known = _versions_of_run_key(client, model, run_key)
-    version = known[0] if known else _create_version(client, model, model_uri, run_id, run_key)
+    source, model_id = _origin(client, model_uri, run_id)
+    known = _versions_of(client, model, run_key, source)
+    version = known[0] if known else _create_version(client, model, source, model_id, run_id, run_key)
     _tag(client, version, tags or {})
     return version
 
@@ -174,15 +176,16 @@ def promote(
 ) -> Promotion:
     """Register the model if that is not done yet, and make it champion if the gate passed, else challenger.
 
-    May be repeated: a version which is champion already stays it. `tags` (metrics, git commit, data
-    version, ...) go onto the version; the champion before it keeps tags that say until when it was and
-    what replaced it.
+    May be repeated: a version which is champion already stays it. `gate` counts only while its champion is
+    the champion (see `as_of_now`). `tags` (metrics, git commit, data version, ...) go onto the version; the
+    champion before it keeps tags that say until when it was and what replaced it.
     """
     version = register(client, model=model, model_uri=model_uri, run_id=run_id, run_key=run_key)
+    before = find_alias(client, model, CHAMPION)
+    gate = as_of_now(gate, str(version.version), before)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     decision = {"gate": json.dumps(vars(gate)), "decided_at": now, "reason": gate.reason}
     _tag(client, version, {**tags, **decision})
-    before = find_alias(client, model, CHAMPION)
     is_champion = before is not None and before.version == version.version
     if not gate.passed and not is_champion:
         client.set_registered_model_alias(model, CHALLENGER, version.version)
@@ -190,6 +193,19 @@ def promote(
     if not is_champion:
         _crown(client, version, before, now)
     return Promotion(model, str(version.version), CHAMPION, gate.reason, moved=not is_champion)
+
+
+def as_of_now(gate: Gate, version: str, champion: ModelVersion | None) -> Gate:
+    """The decision on `version`, given who is `champion` by now.
+
+    Approval and deployment come after the gate and may take days. A version that became champion meanwhile
+    was never compared with this one, so it stays.
+    """
+    if not gate.passed or champion is None or str(champion.version) in (version, gate.champion_version):
+        return gate
+    compared = f"v{gate.champion_version}" if gate.champion_version else "no champion"
+    reason = f"v{champion.version} became champion after v{version} was compared with {compared}"
+    return replace(gate, passed=False, reason=f"{reason}; {gate.reason}")
 
 
 def appoint(
@@ -223,16 +239,20 @@ def _crown(client: MlflowClient, version: ModelVersion, before: ModelVersion | N
     client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
-def _create_version(
-    client: MlflowClient, model: str, model_uri: str, run_id: str, run_key: str
-) -> ModelVersion:
-    source, model_id = model_uri, None
+def _origin(client: MlflowClient, model_uri: str, run_id: str) -> tuple[str, str | None]:
+    """Where the model's files lie, by which a version tells whose it is, and the id of a logged model."""
     if model_uri.startswith("models:/"):
         model_id = model_uri.removeprefix("models:/")
-        source = client.get_logged_model(model_id).artifact_location
-    elif model_uri.startswith("runs:/"):
+        return client.get_logged_model(model_id).artifact_location, model_id
+    if model_uri.startswith("runs:/"):
         artifact = model_uri.removeprefix("runs:/").partition("/")[2]
-        source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
+        return f"{client.get_run(run_id).info.artifact_uri}/{artifact}", None
+    return model_uri, None
+
+
+def _create_version(
+    client: MlflowClient, model: str, source: str, model_id: str | None, run_id: str, run_key: str
+) -> ModelVersion:
     created = client.create_model_version(
         model,
         source=source,
@@ -242,7 +262,7 @@ def _create_version(
         await_creation_for=0,
     )
     # Two registrations at once both get here: the one with the lower number stays.
-    first = _versions_of_run_key(client, model, run_key)[0]
+    first = _versions_of(client, model, run_key, source)[0]
     if first.version != created.version:
         client.delete_model_version(model, created.version)
     return first
@@ -269,9 +289,13 @@ def _ensure_model(client: MlflowClient, model: str) -> None:
             raise
 
 
-def _versions_of_run_key(client: MlflowClient, model: str, run_key: str) -> list[ModelVersion]:
-    """Versions of `model` from this run key, oldest first."""
+def _versions_of(client: MlflowClient, model: str, run_key: str, source: str) -> list[ModelVersion]:
+    """Versions of `model` that this run key made of what lies at `source`, oldest first."""
     # Filtered here rather than by the server: a filter on tags and name together differs among stores.
     versions = client.search_model_versions(f"name = '{model}'", max_results=10000)
-    mine = [version for version in versions if version.tags.get(RUN_KEY_TAG) == run_key]
+    mine = [
+        version
+        for version in versions
+        if version.tags.get(RUN_KEY_TAG) == run_key and version.source == source
+    ]
     return sorted(mine, key=lambda version: int(version.version))

@@ -13,11 +13,21 @@ from trainyard.serving import DeployFailed
 
 MLFLOW_PATIENCE_SECONDS = 120
 CALL_SECONDS = 20
+LOOK_SECONDS = 2
 VERSION_HEADER = "trainyard-model-version"
+# MLflow's answers that stay the same however often it is asked: what it has not, or cannot read.
+FINAL = (400, 404)
 
 
 class NoAnswer(Exception):
-    """The server did not answer, or not with a success; the message says what came."""
+    """The server did not answer, or not with a success; the message says what came.
+
+    `status` is the HTTP status of an answer that was no success; None where none came.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ModelServer:
@@ -35,7 +45,7 @@ class ModelServer:
         try:
             return await self._ask("GET", "/example")
         except NoAnswer as error:
-            if "HTTP 404" in str(error):
+            if error.status == 404:
                 return None
             raise
 
@@ -66,14 +76,14 @@ async def resolve_version(tracking_uri: str, model: str, version: str) -> str:
         try:
             return str((await _ask("GET", url, query=query))["model_version"]["version"])
         except NoAnswer as error:
-            if "HTTP 4" in str(error):
+            if error.status in FINAL:
                 raise DeployFailed(
                     "bad_config",
                     f"model {model!r} has no version or alias {wanted!r}: {error}",
                 ) from error
             if time.monotonic() > end:
                 raise DeployFailed("temporary", f"MLflow does not answer: {error}", retry=True) from error
-        await asyncio.sleep(2)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _ask(
@@ -87,7 +97,7 @@ async def _ask(
         ):
             text = await response.text()
             if response.status != 200:
-                raise NoAnswer(f"{url}: HTTP {response.status}: {text[:500]}")
+                raise NoAnswer(f"{url}: HTTP {response.status}: {text[:500]}", response.status)
             answer = json.loads(text)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise NoAnswer(f"{url}: {type(error).__name__}: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk import Param
 from airflow.sdk.definitions.param import ParamValidationError
+from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from trainyard import assets
 from trainyard.params import data_date_param
@@ -70,3 +71,16 @@ def test_a_run_learns_which_model_was_promoted() -> None:
     assert assets.promoted_model({}) is None
     assert assets.promoted_model({"asset": [event(1)]}) is None
     assert assets.promoted_model({"asset": [event(2, model="old"), event(1, model="fraud")]}) == "fraud"
+
+
+def test_a_run_learns_for_which_day_was_delivered() -> None:
+    assert assets.delivered_day({}) is None
+    assert assets.delivered_day({"asset": [event(1), event(2, date=None)]}) is None
+    late = [event(1, date="2026-11-02"), event(2, date="2026-11-16"), event(3)]
+    assert assets.delivered_day({"asset": late, "other": [event(0, date="2026-11-09")]}) == "2026-11-16"
+
+
+@pytest.mark.parametrize("given", ["yesterday", "2026-11-31", "../../x", 7, ["2026-11-21"]])
+def test_an_event_with_a_day_that_is_none_is_not_taken_for_another_day(given: Any) -> None:
+    with pytest.raises(AirflowFailException, match="send YYYY-MM-DD"):
+        assets.delivered_day({"asset": [event(1, date=given)]})

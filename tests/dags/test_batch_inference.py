@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import data_arrival
 import pytest
+from airflow.providers.standard.exceptions import ExternalDagFailedError
 from airflow.sdk import AssetOrTimeSchedule
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError
 from batch_inference import dag, only_on_schedule
 from trainyard.assets import champion
 
@@ -28,7 +30,25 @@ def test_a_scheduled_run_waits_for_that_days_data_arrival() -> None:
     for run_type in ("manual", "asset_triggered", "operator_triggered"):
         with pytest.raises(AirflowSkipException, match="triggered"):
             only_on_schedule({"dag_run": SimpleNamespace(run_type=run_type)})
+
+
+def test_where_no_data_arrival_runs_it_goes_on_soon() -> None:
+    sensor: Any = dag.get_task("wait_for_arrival")
+    assert sensor.timeout <= timedelta(minutes=30).total_seconds()
+    with pytest.raises(AirflowSkipException, match="no run of data_arrival ended in 0:30:00"):
+        sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+    # What was skipped lets `request` go on, what failed does not.
+    assert sensor.downstream_task_ids == {"request"}
     assert dag.get_task("request").trigger_rule == "none_failed"
+
+
+def test_a_failed_data_arrival_fails_it() -> None:
+    sensor: Any = dag.get_task("wait_for_arrival")
+    context = {"logical_date": datetime(2026, 11, 23, 4, tzinfo=UTC)}
+    with pytest.raises(ExternalDagFailedError):
+        sensor.resume_execution("execute_complete", {"event": {"status": "failed"}}, context)
+    with pytest.raises(TaskDeferralError):
+        sensor.resume_execution("__fail__", {"error": "Trigger failure"}, context)
 
 
 def test_data_is_loaded_beside_the_model() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +15,12 @@ from airflow.sdk.exceptions import AirflowFailException
 from test_model_spec import LEAST
 from trainyard import pipelines
 from trainyard.alerts import on_failure, on_success
+from trainyard.assets import DATE
 from trainyard.model_spec import parse_spec
 from trainyard.platform import Platform
 
 EVALUATION = {"roc_auc": 0.91, "score": 0.91, "data_version": "0123456789ab", "mlflow_run_id": "r"}
+OF_THE_DAY = LEAST.replace("generator://customers?rows=100&seed=1", "file:///data/incoming/x/date={date}")
 
 
 def pipeline(platform: Platform, more: str = "", text: str = LEAST) -> DAG:
@@ -54,7 +58,10 @@ def test_features_are_computed_beside_the_cleaning(platform: Platform) -> None:
     [
         ("approval: true\n", ["register", "passed", "approve", "promote"]),
         ("deploy: true\n", ["register", "passed", "deploy", "promote"]),
-        ("approval: true\ndeploy: true\n", ["register", "passed", "approve", "deploy", "promote"]),
+        (
+            "approval: true\ndeploy: true\n",
+            ["register", "passed", "approve", "still_passed", "deploy", "promote"],
+        ),
     ],
 )
 def test_a_release_comes_before_the_promotion(platform: Platform, more: str, chain: list[str]) -> None:
@@ -141,9 +148,44 @@ def test_schedule_and_alerts_are_those_of_the_file(platform: Platform) -> None:
 
 
 def test_data_of_the_day(platform: Platform) -> None:
-    text = LEAST.replace("generator://customers?rows=100&seed=1", "file:///data/incoming/x/date={date}")
-    dataset = request_of(pipeline(platform, text=text), "validate")["dataset"]
-    assert dataset == "file:///data/incoming/x/date={{ params.data_date or (dag_run.run_after | ds) }}"
+    dag = pipeline(platform, text=OF_THE_DAY)
+    request = request_of(dag, "validate")
+    assert request["dataset"] == f"file:///data/incoming/x/date={DATE}"
+    assert request["step_params"]["date"] == DATE
+    assert dag.get_task("promote").op_kwargs["date"] == DATE
+    assert "day_of_data" not in dag.task_ids
+
+
+def test_what_a_delivery_starts_works_on_the_day_of_the_delivery(platform: Platform) -> None:
+    dag = pipeline(platform, 'features: true\nschedule: {asset: "s3://incoming/x"}\n', OF_THE_DAY)
+    day = "{{ ti.xcom_pull(task_ids='day_of_data', key='return_value', map_indexes=-1) }}"
+    assert request_of(dag, "validate")["dataset"] == f"file:///data/incoming/x/date={day}"
+    for task_id in ("validate", "preprocess", "features"):
+        assert request_of(dag, task_id)["step_params"]["date"] == day
+    assert dag.get_task("promote").op_kwargs["date"].operator.task_id == "day_of_data"
+    assert dag.get_task("day_of_data").downstream_task_ids >= {"validate", "promote"}
+    assert "run_after" not in str([task.start_trigger_args for task in dag.tasks])
+
+
+@pytest.mark.parametrize(
+    ("given", "events", "day"),
+    [
+        ("2026-11-02", {"x": [SimpleNamespace(extra={"date": "2026-11-09"})]}, "2026-11-02"),
+        (None, {"x": [SimpleNamespace(extra={"date": "2026-11-09"})]}, "2026-11-09"),
+        (None, {"x": [SimpleNamespace(extra={})]}, "2026-11-16"),
+        (None, {}, "2026-11-16"),
+    ],
+)
+def test_the_day_of_a_delivery(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, events: dict[str, Any], day: str
+) -> None:
+    context = {
+        "params": {"data_date": given},
+        "triggering_asset_events": events,
+        "dag_run": SimpleNamespace(run_after=datetime(2026, 11, 16, 2, tzinfo=UTC)),
+    }
+    monkeypatch.setattr(pipelines, "get_current_context", lambda: context)
+    assert pipelines.day_of_data.function() == day
 
 
 def test_the_gate_names_the_metrics_that_there_are() -> None:

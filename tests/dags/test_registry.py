@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,24 @@ def trained(client: MlflowClient, tmp_path: Path, f1: float) -> dict[str, str]:
     return {"model_uri": f"models:/{logged.model_id}", "run_id": run_id}
 
 
-def run(client: MlflowClient, tmp_path: Path, model: str, key: str, f1: float) -> Any:
+def run(
+    client: MlflowClient,
+    tmp_path: Path,
+    model: str,
+    key: str,
+    f1: float,
+    about: dict[str, str] | None = None,
+) -> Any:
+    """Gate and promotion of a new model, or of the one that `about` tells of."""
+    about = about or trained(client, tmp_path, f1)
     champion = champion_of(client, model, "f1_macro")
     gate = decide(f1, champion, minimum=0.9, min_improvement=0.005)
     tags = {"f1_macro": f1, "git_commit": "abc", "nothing": None}
-    return promote(client, model=model, run_key=key, gate=gate, tags=tags, **trained(client, tmp_path, f1))
+    return promote(client, model=model, run_key=key, gate=gate, tags=tags, **about)
+
+
+def aliases_of(client: MlflowClient, model: str) -> dict[str, int]:
+    return {alias: int(version) for alias, version in client.get_registered_model(model).aliases.items()}
 
 
 @pytest.mark.parametrize(
@@ -74,8 +88,7 @@ def test_a_missing_champion_is_a_first_run(client: MlflowClient, model: str) -> 
 def test_better_replaces_and_no_better_challenges(client: MlflowClient, model: str, tmp_path: Path) -> None:
     promotions = [run(client, tmp_path, model, f"k{i}", f1) for i, f1 in enumerate((0.95, 0.952, 0.97))]
     assert [p.alias for p in promotions] == ["champion", "challenger", "champion"]
-    aliases = {k: int(v) for k, v in client.get_registered_model(model).aliases.items()}
-    assert aliases == {"champion": 3, "challenger": 2}
+    assert aliases_of(client, model) == {"champion": 3, "challenger": 2}
     before, now = (client.get_model_version(model, number) for number in ("1", "3"))
     assert before.tags["trainyard.replaced_by"] == "3"
     assert "trainyard.champion_until" in before.tags
@@ -88,10 +101,36 @@ def test_better_replaces_and_no_better_challenges(client: MlflowClient, model: s
 def test_a_repeated_run_keeps_its_version_and_its_alias(
     client: MlflowClient, model: str, tmp_path: Path
 ) -> None:
-    first = run(client, tmp_path, model, "k", 0.95)
-    again = run(client, tmp_path, model, "k", 0.95)  # its gate sees the champion that it is itself
+    about = trained(client, tmp_path, 0.95)
+    first = run(client, tmp_path, model, "k", 0.95, about)
+    again = run(client, tmp_path, model, "k", 0.95, about)  # its gate sees the champion that it is itself
     assert (again.version, again.alias) == (first.version, "champion")
     assert len(client.search_model_versions(f"name = '{model}'")) == 1
+
+
+def test_a_cleared_run_with_another_model_has_another_version(
+    client: MlflowClient, model: str, tmp_path: Path
+) -> None:
+    first, second = trained(client, tmp_path, 0.95), trained(client, tmp_path, 0.97)
+    promotions = [run(client, tmp_path, model, "k", f1, it) for f1, it in ((0.95, first), (0.97, second))]
+    assert [(one.version, one.moved) for one in promotions] == [("1", True), ("2", True)]
+    versions = [client.get_model_version(model, number) for number in ("1", "2")]
+    ids = [about["model_uri"].removeprefix("models:/") for about in (first, second)]
+    files = [client.get_logged_model(model_id).artifact_location for model_id in ids]
+    assert [version.source for version in versions] == files
+    told = [(version.tags["trainyard.f1_macro"], version.tags["trainyard.run_key"]) for version in versions]
+    assert told == [("0.95", "k"), ("0.97", "k")]
+    for number, about in (("1", first), ("2", second)):
+        again = registry.register(client, model=model, run_key="k", **about)
+        assert str(again.version) == number, "each model keeps its own"
+
+
+def test_an_artifact_of_a_run_is_registered_once(client: MlflowClient, model: str, tmp_path: Path) -> None:
+    run_id = trained(client, tmp_path, 0.95)["run_id"]
+    about = {"model": model, "run_id": run_id, "run_key": "k"}
+    paths = ("model", "model", "other")
+    numbers = [registry.register(client, model_uri=f"runs:/{run_id}/{p}", **about).version for p in paths]
+    assert [int(number) for number in numbers] == [1, 1, 2]
 
 
 def test_registrations_at_once_leave_one_version(client: MlflowClient, model: str, tmp_path: Path) -> None:
@@ -181,24 +220,82 @@ def test_a_candidate_is_registered_first_and_promoted_later(
 
 
 def test_only_a_new_champion_counts_as_moved(client: MlflowClient, model: str, tmp_path: Path) -> None:
-    promotions = [run(client, tmp_path, model, k, f1) for k, f1 in (("a", 0.95), ("a", 0.95), ("b", 0.95))]
+    models = {key: trained(client, tmp_path, 0.95) for key in "ab"}
+    promotions = [run(client, tmp_path, model, key, 0.95, models[key]) for key in "aab"]
     assert [p.moved for p in promotions] == [True, False, False]
 
 
 def test_a_challenger_that_wins_later_is_no_challenger_any_more(
     client: MlflowClient, model: str, tmp_path: Path
 ) -> None:
-    for key, f1 in (("a", 0.95), ("b", 0.952), ("c", 0.96)):
-        run(client, tmp_path, model, key, f1)
-    about = {"model_uri": "unused: the run key is known", "run_id": "unused"}
-    won = Gate(True, "approved", 0.952, 0.96)
-    assert promote(client, model=model, run_key="b", gate=won, tags={}, **about).alias == "champion"
-    back = Gate(True, "rolled back", 0.96, 0.952)
-    assert promote(client, model=model, run_key="c", gate=back, tags={}, **about).version == "3"
-    aliases = {k: int(v) for k, v in client.get_registered_model(model).aliases.items()}
-    assert aliases == {"champion": 3}
+    scores = {"a": 0.95, "b": 0.952, "c": 0.96}
+    models = {key: trained(client, tmp_path, f1) for key, f1 in scores.items()}
+    for key, f1 in scores.items():
+        run(client, tmp_path, model, key, f1, models[key])
+    won = Gate(True, "approved", 0.952, 0.96, "3")
+    assert promote(client, model=model, run_key="b", gate=won, tags={}, **models["b"]).alias == "champion"
+    back = Gate(True, "rolled back", 0.96, 0.952, "2")
+    assert promote(client, model=model, run_key="c", gate=back, tags={}, **models["c"]).version == "3"
+    assert aliases_of(client, model) == {"champion": 3}
     assert client.get_model_version(model, "2").tags["trainyard.replaced_by"] == "3"
     assert "trainyard.replaced_by" not in client.get_model_version(model, "3").tags
+
+
+@pytest.mark.parametrize(
+    ("first", "compared"), [(0.92, "v1"), (None, "no champion")], ids=["another", "none"]
+)
+def test_a_verdict_on_another_champion_than_that_of_now_is_obsolete(
+    client: MlflowClient, model: str, tmp_path: Path, first: float | None, compared: str
+) -> None:
+    if first:
+        run(client, tmp_path, model, "first", first)
+    slow = trained(client, tmp_path, 0.95)
+    gate = decide(0.95, champion_of(client, model, "f1_macro"), minimum=0.9, min_improvement=0.005)
+    assert gate.passed
+    mine = registry.register(client, model=model, run_key="slow", **slow)
+    better = run(client, tmp_path, model, "fast", 0.99)  # while a person thinks about the slow one
+    late = promote(client, model=model, run_key="slow", gate=gate, tags={}, **slow)
+    assert (late.version, late.alias, late.moved) == (str(mine.version), "challenger", False)
+    expected = f"v{better.version} became champion after v{mine.version} was compared with {compared}; "
+    assert late.reason == expected + gate.reason
+    told = client.get_model_version(model, late.version).tags
+    assert told["trainyard.reason"] == late.reason
+    assert json.loads(told["trainyard.gate"])["passed"] is False
+    assert aliases_of(client, model) == {"champion": int(better.version), "challenger": int(late.version)}
+    assert promote(client, model=model, run_key="slow", gate=gate, tags={}, **slow) == late
+
+
+def test_an_obsolete_verdict_releases_nothing(
+    client: MlflowClient, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "connect", lambda uri: client)
+    slow = trained(client, tmp_path, 0.95)
+    gate = vars(decide(0.95, champion_of(client, model, "f1_macro"), minimum=0.9, min_improvement=0.005))
+    registered = registry.register(client, model=model, run_key="slow", **slow)
+    version = {"model": model, "version": str(registered.version)}
+    assert pipelines.passed.function(gate, version) is True
+    assert pipelines.passed.function({**gate, "passed": False}, version) is False
+    run(client, tmp_path, model, "fast", 0.99)
+    assert pipelines.passed.function(gate, version) is False
+
+
+def test_a_promotion_that_is_tried_again_holds(client: MlflowClient, model: str, tmp_path: Path) -> None:
+    run(client, tmp_path, model, "first", 0.92)
+    about = trained(client, tmp_path, 0.95)
+    gate = decide(0.95, Champion("1", 0.92), minimum=0.9, min_improvement=0.005)
+    tries = [promote(client, model=model, run_key="k", gate=gate, tags={}, **about) for _ in range(2)]
+    assert [(one.alias, one.moved) for one in tries] == [("champion", True), ("champion", False)]
+    assert tries[0].reason == tries[1].reason == gate.reason
+
+
+def test_a_champion_that_lost_its_alias_is_in_nobodys_way(
+    client: MlflowClient, model: str, tmp_path: Path
+) -> None:
+    run(client, tmp_path, model, "first", 0.92)
+    client.delete_registered_model_alias(model, "champion")
+    gate = decide(0.95, Champion("1", 0.92), minimum=0.9, min_improvement=0.005)
+    about = trained(client, tmp_path, 0.95)
+    assert promote(client, model=model, run_key="k", gate=gate, tags={}, **about).alias == "champion"
 
 
 def test_a_version_put_into_service_by_hand_becomes_champion(
