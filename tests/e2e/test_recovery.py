@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
-from conftest import NAMESPACE, metric_steps, run_tags
+from conftest import DAG, NAMESPACE, metric_steps, run_tags
 from kubernetes import client
 from pods import PodRecorder, epochs_done, wait_until
 
@@ -52,6 +54,14 @@ def test_a_triggerer_restart_reattaches_to_the_same_pod(
     assert run.tasks["train"]["try_number"] == 1
     assert len(recorder.of_task(run_id, "train")) == 1
     assert len(versions(run_id)) == 1
+
+
+def test_a_run_that_a_person_ends_takes_its_pod_along(trigger, recorder: PodRecorder, airflow) -> None:
+    run_id = trigger("given-up", **SLOW)
+    pod = _running_train_pod(recorder, run_id)
+    airflow.request("PATCH", f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}", json={"state": "failed"})
+    wait_until("the train pod to go", lambda: recorder.is_gone(pod), seconds=120)
+    assert len(recorder.of_task(run_id, "train")) == 1
 
 
 def _running_train_pod(recorder: PodRecorder, run_id: str) -> dict:
