@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from urllib3.exceptions import HTTPError
 
 Pod = dict[str, Any]
 EXEC_SECONDS = 120
+NOT_FOUND, GONE = 404, 410
 
 
 @dataclass
@@ -41,20 +43,47 @@ class PodRecorder:
         self._stop.set()
 
     def _watch(self, namespace: str) -> None:
-        serialize = self.api.api_client.sanitize_for_serialization
+        watched = watch.Watch()
         while not self._stop.is_set():
             try:
-                stream = watch.Watch().stream(
-                    self.api.list_namespaced_pod, namespace, timeout_seconds=60, _request_timeout=70
-                )
-                for event in stream:
-                    pod = serialize(event["object"])
-                    uid = pod["metadata"]["uid"]
-                    self.pods[uid] = pod
-                    if event["type"] == "DELETED":
-                        self.deleted.add(uid)
-            except (ApiException, HTTPError):
-                time.sleep(1)  # the API server restarts or drops old watches: begin again
+                if watched.resource_version is None:
+                    watched.resource_version = self._list(namespace)
+                self._follow(watched, namespace)
+            except (ApiException, HTTPError) as error:
+                if isinstance(error, ApiException) and error.status == GONE:
+                    watched.resource_version = None
+                time.sleep(1)  # the API server restarts or drops old watches
+
+    def _list(self, namespace: str) -> str:
+        """Record what is there, and what is not any more. Returns the version from which on to watch."""
+        answer = self.api.list_namespaced_pod(namespace)
+        there = {pod["metadata"]["uid"]: pod for pod in self._plain(answer)["items"]}
+        known = (uid for uid, pod in list(self.pods.items()) if pod["metadata"]["namespace"] == namespace)
+        self.deleted.update(set(known) - set(there))
+        self.pods.update(there)
+        return answer.metadata.resource_version
+
+    def _follow(self, watched: watch.Watch, namespace: str) -> None:
+        """Record what happens in the next minute, from where `watched` has got to, which it keeps itself."""
+        events = watched.stream(
+            self.api.list_namespaced_pod,
+            namespace,
+            resource_version=watched.resource_version,
+            allow_watch_bookmarks=True,  # where nothing happens the version would become too old
+            timeout_seconds=60,
+            _request_timeout=70,
+        )
+        for event in events:
+            if event["type"] == "BOOKMARK":
+                continue
+            pod = self._plain(event["object"])
+            uid = pod["metadata"]["uid"]
+            self.pods[uid] = pod
+            if event["type"] == "DELETED":
+                self.deleted.add(uid)
+
+    def _plain(self, answer: Any) -> Any:
+        return self.api.api_client.sanitize_for_serialization(answer)
 
     def of_task(self, run_id: str, task_id: str) -> list[Pod]:
         """Pods of one task of one run, oldest first: training pods and Airflow's own worker pods alike."""
@@ -116,6 +145,44 @@ def scratch_pod(training: dict[str, Any], name: str, container: dict[str, Any], 
             **spec,
         },
     }
+
+
+@contextmanager
+def scratch(core: client.CoreV1Api, manifest: dict[str, Any], namespace: str = "") -> Iterator[None]:
+    """A pod in a namespace, or without one a namespace, that is there for as long as the block.
+
+    A session that was killed leaves what it made, and every later one would end with a conflict: what is
+    there of that name goes first.
+    """
+    name = manifest["metadata"]["name"]
+    kind, where = ("namespaced_pod", (namespace,)) if namespace else ("namespace", ())
+    create, read, delete = (getattr(core, f"{verb}_{kind}") for verb in ("create", "read", "delete"))
+
+    def there() -> Any:
+        return if_there(read, name, *where)
+
+    def remove() -> None:
+        found = there()
+        if found and not found.metadata.deletion_timestamp:  # to delete a namespace twice is a conflict
+            if_there(delete, name, *where, grace_period_seconds=0)
+
+    remove()
+    wait_until(f"what is left of {name} to go", lambda: not there())
+    create(*where, manifest)
+    try:
+        yield
+    finally:
+        remove()
+
+
+def if_there(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a call of the API returns; None if what it is about does not exist."""
+    try:
+        return call(*arguments, **options)
+    except ApiException as error:
+        if error.status != NOT_FOUND:
+            raise
+        return None
 
 
 def log_of(core: client.CoreV1Api, name: str, namespace: str, **options: Any) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kubernetes import client
-from pods import scratch_pod, wait_until
+from pods import scratch, scratch_pod, wait_until
 
 NAME = "receiver"
 PORT = 8080
@@ -33,16 +33,13 @@ def receiver_pod(core: client.CoreV1Api, training: dict[str, Any], namespace: st
 
     `training` is what the platform file says of training pods, whose image and security it has.
     """
-    core.create_namespace({"metadata": {"name": namespace}})
-    try:
-        container = {
-            "command": ["python3", "-c", PROGRAM],
-            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-        }
+    container = {
+        "command": ["python3", "-c", PROGRAM],
+        "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+    }
+    with scratch(core, {"metadata": {"name": namespace}}):
         core.create_namespaced_pod(namespace, scratch_pod(training, NAME, container))
         yield wait_until("the receiver to listen", lambda: _ready(core, namespace), seconds=120)
-    finally:
-        core.delete_namespace(namespace)
 
 
 def _ready(core: client.CoreV1Api, namespace: str) -> client.V1Pod | None:

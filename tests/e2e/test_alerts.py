@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import pytest
 from conftest import DAG, NAMESPACE
 from kubernetes import client
-from kubernetes.client.exceptions import ApiException
-from pods import component_of, log_of, output_of, wait_until
+from pods import component_of, if_there, log_of, output_of, wait_until
 from receiver import NAME, PORT, receiver_pod
 
 pytestmark = pytest.mark.alone
 
 SCRATCH = "scratch-alerts"
 SECRET = "trainyard-alerts"
+COPY = "trainyard-alerts-before-test"
 TOKEN = "t0ken-of-the-webhook"
 BROKEN = {"dataset": "file:///data/no-such-directory/digits.csv"}
 
@@ -33,21 +32,19 @@ def receiver(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[clien
 def told(core: client.CoreV1Api, receiver: client.V1Pod) -> Iterator[None]:
     """The Secret names the receiver, and the dag-processor has seen it; afterwards it is as it was."""
     url = f"http://{receiver.status.pod_ip}:{PORT}/{TOKEN}"
-    before = _secret(core)
-    body = {"metadata": {"name": SECRET}, "data": {"webhook-url": base64.b64encode(url.encode()).decode()}}
-    if before is not None:
-        core.delete_namespaced_secret(SECRET, NAMESPACE)
-    core.create_namespaced_secret(NAMESPACE, body)
+    _restore(core)  # an earlier session may have been killed
+    _copy(core, _secret(core, SECRET) or client.V1Secret(), COPY)
     try:
+        _delete(core, SECRET)
+        body = {"metadata": {"name": SECRET}, "stringData": {"webhook-url": url}}
+        core.create_namespaced_secret(NAMESPACE, body)
         # The kubelet looks about once a minute.
         wait_until(
             "the Secret to reach the dag-processor", lambda: _mounted(core) == url, seconds=240, every=3
         )
         yield
     finally:
-        core.delete_namespaced_secret(SECRET, NAMESPACE)
-        if before is not None:
-            core.create_namespaced_secret(NAMESPACE, {"metadata": {"name": SECRET}, "data": before})
+        _restore(core)
 
 
 @pytest.mark.usefixtures("told")
@@ -93,13 +90,29 @@ def _told_of_failure(core: client.CoreV1Api) -> str | None:
     return log if lines and "sent" not in lines[-1] else None
 
 
-def _secret(core: client.CoreV1Api) -> dict[str, str] | None:
-    try:
-        return core.read_namespaced_secret(SECRET, NAMESPACE).data or {}
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        return None
+def _restore(core: client.CoreV1Api) -> None:
+    """Make the Secret what it was when it was copied; a copy without data says that there was none."""
+    before = _secret(core, COPY)
+    if before:
+        _delete(core, SECRET)
+        if before.data:
+            _copy(core, before, SECRET)
+        _delete(core, COPY)
+
+
+def _copy(core: client.CoreV1Api, secret: client.V1Secret, name: str) -> None:
+    labels = secret.metadata.labels if secret.metadata else None
+    metadata = client.V1ObjectMeta(name=name, labels=labels)
+    copy = client.V1Secret(metadata=metadata, type=secret.type, data=secret.data)
+    core.create_namespaced_secret(NAMESPACE, copy)
+
+
+def _secret(core: client.CoreV1Api, name: str) -> client.V1Secret | None:
+    return if_there(core.read_namespaced_secret, name, NAMESPACE)
+
+
+def _delete(core: client.CoreV1Api, name: str) -> None:
+    if_there(core.delete_namespaced_secret, name, NAMESPACE)
 
 
 def _mounted(core: client.CoreV1Api) -> str:

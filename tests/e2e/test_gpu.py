@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from kubernetes import client
-from pods import Pod, log_of, ran_between, wait_until
+from pods import Pod, log_of, ran_between, scratch, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -16,11 +17,19 @@ Launch = Callable[..., str]
 GPU = "nvidia.com/gpu"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def healthy(core: client.CoreV1Api, simulator) -> None:
+    """A session that was killed may have left a GPU marked unhealthy."""
+    command, node = simulator("ondemand")
+    command("healthy", f"GPU-{node}-0")
+    wait_until("the GPU to be on its node", lambda: _gpus(core, node) == 1)
+
+
 @pytest.fixture
 def launch(core: client.CoreV1Api, platform: dict) -> Iterator[Launch]:
     """Makes a bare pod in the training namespace, with the trainer image as it is on the nodes."""
     training = platform["training"]
-    made: list[str] = []
+    made = ExitStack()
 
     def _launch(
         name: str, *, command: list[str], pool: str | None = None, gpus: int = 0, tolerate: bool = False
@@ -47,13 +56,11 @@ def launch(core: client.CoreV1Api, platform: dict) -> Iterator[Launch]:
                 ],
             },
         }
-        core.create_namespaced_pod(training["namespace"], pod)
-        made.append(name)
+        made.enter_context(scratch(core, pod, training["namespace"]))
         return name
 
-    yield _launch
-    for name in made:
-        core.delete_namespaced_pod(name, training["namespace"], grace_period_seconds=0)
+    with made:
+        yield _launch
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from conftest import DAG, NAMESPACE, Run
 from kubernetes import client
-from pods import output_of, scratch_pod, wait_until
+from pods import output_of, scratch, scratch_pod, wait_until
 from trainyard_cli.errors import CliError
 
 POD = "scratch-maintenance"
@@ -23,6 +23,15 @@ for epoch in (1, 2):
     content = json.dumps(header).encode() + b"\\n" + b"weights"
     (directory / f"epoch-{epoch:06d}-batch-000000.checkpoint").write_bytes(content)
 """
+# Marks deleted MLflow runs as deleted in 1970.
+BACK_DATE = """
+import os, sys
+from sqlalchemy import create_engine, text
+update = text("UPDATE runs SET deleted_time = 0 WHERE run_uuid = :run AND lifecycle_stage = 'deleted'")
+with create_engine(os.environ["MLFLOW_BACKEND_STORE_URI"]).begin() as database:
+    for run in sys.argv[1:]:
+        assert database.execute(update, {"run": run}).rowcount == 1, run
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,6 @@ def volume(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Callabl
         "volumeMounts": [{"name": "checkpoints", "mountPath": mount["mountPath"]}],
     }
     volumes = [{"name": "checkpoints", "persistentVolumeClaim": {"claimName": mount["claimName"]}}]
-    core.create_namespaced_pod(namespace, scratch_pod(training, POD, container, volumes=volumes))
 
     def running() -> bool:
         return core.read_namespaced_pod(POD, namespace).status.phase == "Running"
@@ -43,11 +51,9 @@ def volume(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Callabl
     def command(*arguments: str) -> str:
         return output_of(core, POD, namespace, *arguments)
 
-    try:
+    with scratch(core, scratch_pod(training, POD, container, volumes=volumes), namespace):
         wait_until("the scratch pod to run", running, seconds=120)
         yield command
-    finally:
-        core.delete_namespaced_pod(POD, namespace)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,18 @@ def post(mlflow) -> Callable[..., dict[str, Any]]:
         return response.json()
 
     return _post
+
+
+@pytest.fixture(scope="module")
+def back_date(core: client.CoreV1Api) -> Callable[..., None]:
+    """Makes deleted runs old enough for the garbage collection, which then leaves what others deleted."""
+
+    def _back_date(*run_ids: str) -> None:
+        selector = "app.kubernetes.io/component=tracking-server"
+        server = core.list_namespaced_pod(NAMESPACE, label_selector=selector).items[0].metadata.name
+        output_of(core, server, NAMESPACE, "python", "-c", BACK_DATE, *run_ids, container="mlflow")
+
+    return _back_date
 
 
 def left(volume: Callable[..., str], run_key: str) -> list[str]:
@@ -93,7 +111,7 @@ def test_a_failed_run_stays_failed_and_keeps_what_it_resumes_from(
 
 
 def test_maintenance_removes_what_is_old_and_not_what_a_registered_model_needs(
-    first_run: Run, trigger, finish, versions, volume, post, mlflow, airflow, model_name: str
+    first_run: Run, trigger, finish, versions, volume, post, back_date, mlflow, airflow, model_name: str
 ) -> None:
     registered, unknown, young = (
         f"{DAG}__{first_run.run_id}",
@@ -123,9 +141,9 @@ def test_maintenance_removes_what_is_old_and_not_what_a_registered_model_needs(
     )
     for run in (needed, unneeded):
         post("runs/delete", run_id=run["run_id"])
+    back_date(needed["run_id"], unneeded["run_id"])
 
-    conf = {"older_than_days": 30, "mlflow_older_than_days": 0}
-    run_id = trigger("maintenance", dag="maintenance", **conf)
+    run_id = trigger("maintenance", dag="maintenance", older_than_days=30)
     run = finish(run_id, dag="maintenance")
     states = {task_id: task["state"] for task_id, task in run.tasks.items()}
     assert states == dict.fromkeys(("checkpoints", "airflow_database", "mlflow_garbage"), "success")

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from conftest import NAMESPACE
 from kubernetes import client
-from kubernetes.client.exceptions import ApiException
-from pods import output_of, wait_until
+from pods import output_of, scratch, wait_until
 
 POD = "scratch-object-store"
 BUCKET = "incoming"
@@ -69,52 +68,35 @@ def training_pod(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[P
         "resources": training["resources"]["cpu"],
         "volumeMounts": [{"name": "datasets", "mountPath": datasets["mountPath"]}],
     }
-    core.create_namespaced_pod(
-        training["namespace"],
-        {
-            "metadata": {"name": POD},
-            "spec": {
-                "serviceAccountName": training["serviceAccountName"],
-                "automountServiceAccountToken": False,
-                "securityContext": training["podSecurityContext"],
-                "nodeSelector": spot["nodeSelector"],
-                "tolerations": spot["tolerations"],
-                "terminationGracePeriodSeconds": 0,
-                "containers": [container],
-                "volumes": [
-                    {"name": "datasets", "persistentVolumeClaim": {"claimName": datasets["claimName"]}}
-                ],
-            },
+    pod = {
+        "metadata": {"name": POD},
+        "spec": {
+            "serviceAccountName": training["serviceAccountName"],
+            "automountServiceAccountToken": False,
+            "securityContext": training["podSecurityContext"],
+            "nodeSelector": spot["nodeSelector"],
+            "tolerations": spot["tolerations"],
+            "terminationGracePeriodSeconds": 0,
+            "containers": [container],
+            "volumes": [{"name": "datasets", "persistentVolumeClaim": {"claimName": datasets["claimName"]}}],
         },
+    }
+    prelude = (
+        "import json, shutil\n"
+        "from pathlib import Path\n"
+        f"folder = Path({datasets['mountPath']!r}, {BUCKET!r}, {FOLDER!r})\n"
     )
-    try:
 
-        def running() -> bool:
-            return core.read_namespaced_pod(POD, training["namespace"]).status.phase == "Running"
+    def running() -> bool:
+        return core.read_namespaced_pod(POD, training["namespace"]).status.phase == "Running"
 
+    def _run(script: str) -> Any:
+        return run_python(core, training["namespace"], POD, "base", prelude + script)
+
+    with scratch(core, pod, training["namespace"]):
         wait_until(f"pod {POD} to run", running)
-        prelude = (
-            "import json, shutil\n"
-            "from pathlib import Path\n"
-            f"folder = Path({datasets['mountPath']!r}, {BUCKET!r}, {FOLDER!r})\n"
-        )
-
-        def _run(script: str) -> Any:
-            return run_python(core, training["namespace"], POD, "base", prelude + script)
-
         yield _run
         _run("shutil.rmtree(folder); print('true')")
-    finally:
-        core.delete_namespaced_pod(POD, training["namespace"])
-
-        def gone() -> bool:
-            try:
-                core.read_namespaced_pod(POD, training["namespace"])
-            except ApiException as error:
-                return error.status == 404
-            return False
-
-        wait_until(f"pod {POD} to be gone", gone)
 
 
 def test_a_file_of_a_training_pod_is_an_object(s3: Python, training_pod: Python) -> None:

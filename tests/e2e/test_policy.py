@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, wait_until
+from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, scratch, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -23,24 +24,23 @@ TOO_LITTLE_MEMORY = "30Mi"
 def occupy(core: client.CoreV1Api, platform: dict) -> Iterator[Callable[[str], None]]:
     """Takes every GPU of a pool, until the test ends."""
     training = platform["training"]
-    made: list[str] = []
+    made = ExitStack()
 
     def _occupy(pool: str) -> None:
         placement = platform["pools"][pool]
         nodes = core.list_node(label_selector=f"trainyard.dev/pool={pool}").items
-        for index in range(len(nodes) * placement["gpusPerNode"]):
-            name = f"e2e-policy-{pool}-{index}"
-            core.create_namespaced_pod(training["namespace"], _sleeper(name, training, placement))
-            made.append(name)
-        for name in made:
+        names = [f"e2e-policy-{pool}-{index}" for index in range(len(nodes) * placement["gpusPerNode"])]
+        for name in names:
+            pod = _sleeper(name, training, placement)
+            made.enter_context(scratch(core, pod, training["namespace"]))
+        for name in names:
             wait_until(f"{name} to hold its GPU", lambda name=name: _phase(name) == "Running", seconds=180)
 
     def _phase(name: str) -> str:
         return core.read_namespaced_pod(name, training["namespace"]).status.phase
 
-    yield _occupy
-    for name in made:
-        core.delete_namespaced_pod(name, training["namespace"], grace_period_seconds=0)
+    with made:
+        yield _occupy
 
 
 def test_memory_that_runs_out_is_doubled_once_and_then_fails_for_good(

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 from kubernetes import client
-from kubernetes.client.exceptions import ApiException
 
 DAG = "deploy_model"
 EXAMPLE = {"inputs": [[[[0.5] * 8] * 8]]}
@@ -50,14 +49,15 @@ def asked_all_the_time(service: Service) -> Iterator[tuple[list[str], list[str]]
         while not stop.is_set():
             try:
                 versions.append(service.ask("/invocations", EXAMPLE)[1])
-            except ApiException as error:
-                errors.append(f"{error.status}: {error.body}")
+            except Exception as error:  # of any kind: the thread must not end unnoticed
+                errors.append(f"{type(error).__name__}: {error}")
             time.sleep(0.2)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     try:
         yield versions, errors
+        assert thread.is_alive(), "the questions ended before the test did"
     finally:
         stop.set()
         thread.join(timeout=30)

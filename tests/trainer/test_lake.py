@@ -60,9 +60,8 @@ def test_of_two_writers_at_once_the_first_ones_stays(root, monkeypatch):
     """The second has looked before the first was done."""
     first = write(root)
     (path(first) / "first").touch()
-    looks = iter([False])
-    intact = lake._is_intact
-    monkeypatch.setattr(lake, "_is_intact", lambda uri: next(looks, None) is None and intact(uri))
+    first_look, intact = iter([False]), lake._is_intact
+    monkeypatch.setattr(lake, "_is_intact", lambda uri: next(first_look, intact(uri)))
     assert write(root) == first
     assert (path(first) / "first").exists()
     assert [file.name for file in path(first).parent.iterdir()] == [path(first).name]
