@@ -144,9 +144,3 @@ spec:
     - name: scripts
       configMap: {name: trainyard-platform-scripts}
 {{- end }}
-
-{{/* Annotations of what pods of model servers need: they go on answering when the platform is uninstalled. */}}
-{{- define "trainyard.keepWithModels" -}}
-helm.sh/resource-policy: keep
-argocd.argoproj.io/sync-options: Prune=false,Delete=false
-{{- end }}

@@ -50,3 +50,9 @@ spec:
   selector:
     matchLabels: {{- include "common.selectorLabels" . | nindent 6 }}
 {{- end }}
+
+{{/* Annotations of what stays when the release goes, whether Helm or Argo CD removes it. */}}
+{{- define "common.keep" -}}
+helm.sh/resource-policy: keep
+argocd.argoproj.io/sync-options: Prune=false,Delete=false
+{{- end }}
