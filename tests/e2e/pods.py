@@ -192,7 +192,8 @@ def log_of(core: client.CoreV1Api, name: str, namespace: str, **options: Any) ->
 
 def component_of(core: client.CoreV1Api, component: str, namespace: str) -> str:
     """The name of the one pod of a component of the release."""
-    (pod,) = core.list_namespaced_pod(namespace, label_selector=f"component={component}").items
+    selector = f"app.kubernetes.io/component={component}"
+    (pod,) = core.list_namespaced_pod(namespace, label_selector=selector).items
     return pod.metadata.name
 
 

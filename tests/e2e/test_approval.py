@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from conftest import give_up
 from pods import wait_until
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.mlflow_api import ModelVersion
@@ -21,8 +22,7 @@ def no_run_of_an_earlier_session(airflow: Airflow) -> None:
     """A session that was killed leaves a run that nobody will answer, and which holds up others for days."""
     for run_id in airflow.unfinished_runs(DAG):
         if "-digits-e2e-" in run_id:
-            path = f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}"
-            airflow.request("PATCH", path, json={"state": "failed"})
+            give_up(airflow, DAG, run_id)
 
 
 def test_no_is_a_challenger_and_yes_a_champion(

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 from kubernetes import client
-from pods import Pod, log_of, ran_between, scratch, wait_until
+from pods import Pod, log_of, ran_between, scratch, scratch_pod, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -36,26 +36,14 @@ def launch(core: client.CoreV1Api, platform: dict) -> Iterator[Launch]:
     ) -> str:
         placement = platform["pools"][pool] if pool else {}
         resources = {"cpu": "100m", "memory": "64Mi"} | ({GPU: str(gpus)} if gpus else {})
-        pod = {
-            "metadata": {"name": name},
-            "spec": {
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": False,
-                "terminationGracePeriodSeconds": 0,
-                "nodeSelector": placement.get("nodeSelector"),
-                "tolerations": placement.get("tolerations") if tolerate else None,
-                "securityContext": training["podSecurityContext"],
-                "containers": [
-                    {
-                        "name": "main",
-                        "image": training["image"],
-                        "command": command,
-                        "resources": {"requests": resources, "limits": resources},
-                        "securityContext": training["containerSecurityContext"],
-                    }
-                ],
-            },
-        }
+        pod = scratch_pod(
+            training,
+            name,
+            {"command": command, "resources": {"requests": resources, "limits": resources}},
+            restartPolicy="Never",
+            nodeSelector=placement.get("nodeSelector"),
+            tolerations=placement.get("tolerations") if tolerate else None,
+        )
         made.enter_context(scratch(core, pod, training["namespace"]))
         return name
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from conftest import DAG, NAMESPACE, Run
 from kubernetes import client
-from pods import output_of, scratch, scratch_pod, wait_until
+from pods import component_of, output_of, scratch, scratch_pod, wait_until
 from trainyard_cli.errors import CliError
 
 POD = "scratch-maintenance"
@@ -74,8 +74,7 @@ def back_date(core: client.CoreV1Api) -> Callable[..., None]:
     """Makes deleted runs old enough for the garbage collection, which then leaves what others deleted."""
 
     def _back_date(*run_ids: str) -> None:
-        selector = "app.kubernetes.io/component=tracking-server"
-        server = core.list_namespaced_pod(NAMESPACE, label_selector=selector).items[0].metadata.name
+        server = component_of(core, "tracking-server", NAMESPACE)
         output_of(core, server, NAMESPACE, "python", "-c", BACK_DATE, *run_ids, container="mlflow")
 
     return _back_date

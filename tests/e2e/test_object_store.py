@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import NAMESPACE
 from kubernetes import client
-from pods import output_of, scratch, wait_until
+from pods import output_of, scratch, scratch_pod, wait_until
 
 POD = "scratch-object-store"
 BUCKET = "incoming"
@@ -61,26 +61,20 @@ def training_pod(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[P
     spot = platform["pools"]["spot"]
     container = {
         "name": "base",
-        "image": training["image"],
         "imagePullPolicy": training["imagePullPolicy"],
         "command": ["sleep", "600"],
-        "securityContext": training["containerSecurityContext"],
         "resources": training["resources"]["cpu"],
         "volumeMounts": [{"name": "datasets", "mountPath": datasets["mountPath"]}],
     }
-    pod = {
-        "metadata": {"name": POD},
-        "spec": {
-            "serviceAccountName": training["serviceAccountName"],
-            "automountServiceAccountToken": False,
-            "securityContext": training["podSecurityContext"],
-            "nodeSelector": spot["nodeSelector"],
-            "tolerations": spot["tolerations"],
-            "terminationGracePeriodSeconds": 0,
-            "containers": [container],
-            "volumes": [{"name": "datasets", "persistentVolumeClaim": {"claimName": datasets["claimName"]}}],
-        },
-    }
+    pod = scratch_pod(
+        training,
+        POD,
+        container,
+        serviceAccountName=training["serviceAccountName"],
+        nodeSelector=spot["nodeSelector"],
+        tolerations=spot["tolerations"],
+        volumes=[{"name": "datasets", "persistentVolumeClaim": {"claimName": datasets["claimName"]}}],
+    )
     prelude = (
         "import json, shutil\n"
         "from pathlib import Path\n"

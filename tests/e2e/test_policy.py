@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, scratch, wait_until
+from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, scratch, scratch_pod, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -128,28 +128,16 @@ def test_a_run_that_is_reclaimed_twice_goes_on_in_the_other_pool(
 
 def _sleeper(name: str, training: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:
     resources = {"cpu": "10m", "memory": "16Mi", placement["resourceName"]: "1"}
-    return {
-        "metadata": {"name": name},
-        "spec": {
-            # Of a lower class it would be preempted by the training that is to wait for it.
-            "priorityClassName": training["priorityClassName"],
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "nodeSelector": placement["nodeSelector"],
-            "tolerations": placement["tolerations"],
-            "securityContext": training["podSecurityContext"],
-            "containers": [
-                {
-                    "name": "main",
-                    "image": training["image"],
-                    "command": ["sleep", "900"],
-                    "resources": {"requests": resources, "limits": resources},
-                    "securityContext": training["containerSecurityContext"],
-                }
-            ],
-        },
-    }
+    return scratch_pod(
+        training,
+        name,
+        {"command": ["sleep", "900"], "resources": {"requests": resources, "limits": resources}},
+        # Of a lower class it would be preempted by the training that is to wait for it.
+        priorityClassName=training["priorityClassName"],
+        restartPolicy="Never",
+        nodeSelector=placement["nodeSelector"],
+        tolerations=placement["tolerations"],
+    )
 
 
 def _running(recorder: PodRecorder, run_id: str, attempt: int) -> Pod | None:

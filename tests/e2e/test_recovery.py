@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import pytest
-from conftest import DAG, NAMESPACE, metric_steps, run_tags
+from conftest import DAG, NAMESPACE, give_up, metric_steps, run_tags
 from kubernetes import client
 from pods import PodRecorder, epochs_done, wait_until
 
@@ -59,7 +57,7 @@ def test_a_triggerer_restart_reattaches_to_the_same_pod(
 def test_a_run_that_a_person_ends_takes_its_pod_along(trigger, recorder: PodRecorder, airflow) -> None:
     run_id = trigger("given-up", **SLOW)
     pod = _running_train_pod(recorder, run_id)
-    airflow.request("PATCH", f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}", json={"state": "failed"})
+    give_up(airflow, DAG, run_id)
     wait_until("the train pod to go", lambda: recorder.is_gone(pod), seconds=120)
     assert len(recorder.of_task(run_id, "train")) == 1
 
