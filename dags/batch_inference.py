@@ -18,9 +18,9 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 from trainyard.assets import DATASETS, champion, incoming_uri
 from trainyard.defaults import dag_args
-from trainyard.operators import TrainingPodOperator
 from trainyard.params import data_date_param, model_name_param
 from trainyard.platform import load_platform
+from trainyard.training.operator import TrainingPodOperator
 
 MODEL = "fraud"
 SOURCE = "transactions"
@@ -131,7 +131,7 @@ with DAG(
         @task(execution_timeout=SHORT)
         def load_champion(model: str) -> dict[str, str]:
             """Which version is champion now; the whole run asks that one, whatever is promoted meanwhile."""
-            from trainyard.registry import CHAMPION, connect, find_alias
+            from trainyard.registry.client import CHAMPION, connect, find_alias
 
             version = find_alias(connect(PLATFORM.training.tracking_uri), model, CHAMPION)
             if version is None:
@@ -163,7 +163,7 @@ with DAG(
     @task(execution_timeout=SHORT)
     def summary(prediction: dict[str, Any]) -> str:
         """Say what was predicted, and where it lies."""
-        from trainyard.notify import notify
+        from trainyard.alerts.summary import notify
 
         found, rows = prediction["class_1"], prediction["rows"]
         return notify(

@@ -8,8 +8,8 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 from trainyard.assets import DATE, incoming, incoming_uri
 from trainyard.defaults import dag_args
-from trainyard.operators import TrainingPodOperator
 from trainyard.params import data_date_param, seed_param
+from trainyard.training.operator import TrainingPodOperator
 
 NAMES = ("transactions", "customers", "ratings")
 

@@ -8,8 +8,8 @@ from typing import Any
 from airflow.sdk import DAG, Param, get_current_context, task
 from trainyard.assets import CHAMPIONS, announce_champion
 from trainyard.defaults import dag_args
-from trainyard.deploy import DeployModelOperator
 from trainyard.platform import load_platform
+from trainyard.serving.operator import DeployModelOperator
 
 DOC = """
 Deploys a version of a model from the registry, by number or alias, and names it `champion` once it serves.
@@ -55,8 +55,8 @@ with DAG(
     @task(execution_timeout=timedelta(minutes=5), outlets=[CHAMPIONS])
     def appoint(deployed: dict[str, Any]) -> dict[str, Any]:
         """Name what serves champion; the version before keeps a tag that says until when it was."""
-        from trainyard.registry import appoint as appoint_version
-        from trainyard.registry import connect
+        from trainyard.registry.client import appoint as appoint_version
+        from trainyard.registry.client import connect
 
         context = get_current_context()
         dag_run = context["dag_run"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
-from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args
-from trainyard.operators import TrainingPodOperator
+from trainyard.factory.pipeline import gate, notify, promote
 from trainyard.params import epochs_param, in_chosen_pool, model_name_param, pool_param, seed_param
-from trainyard.pipelines import gate, notify, promote
 from trainyard.platform import load_platform
+from trainyard.training.cleanup import clean_up
+from trainyard.training.operator import TrainingPodOperator
 
 MODEL = "digits"
 METRIC = "f1_macro"

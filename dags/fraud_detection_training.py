@@ -8,12 +8,9 @@ from typing import Any
 from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
-from trainyard import search_space, sweep
 from trainyard.assets import CONNECTION, DATE, incoming, incoming_marker, incoming_uri
-from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args
-from trainyard.deploy import DeployModelOperator
-from trainyard.operators import TrainingPodOperator
+from trainyard.factory.pipeline import gate, notify, promote, register
 from trainyard.params import (
     data_date_param,
     epochs_param,
@@ -22,8 +19,11 @@ from trainyard.params import (
     pool_param,
     seed_param,
 )
-from trainyard.pipelines import gate, notify, promote, register
 from trainyard.platform import load_platform
+from trainyard.serving.operator import DeployModelOperator
+from trainyard.training.cleanup import clean_up
+from trainyard.training.operator import TrainingPodOperator
+from trainyard.tuning import search_space, sweep
 
 MODEL = "fraud"
 METRIC = "average_precision"  # one in fifty is fraud: accuracy would be 98 % for a model that finds none

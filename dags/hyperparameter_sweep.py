@@ -6,14 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
-from trainyard import search_space, sweep
 from trainyard.assets import DATASETS, DATE
-from trainyard.cleanup import clean_up
 from trainyard.defaults import dag_args
-from trainyard.operators import TrainingPodOperator
+from trainyard.factory.pipeline import notify, promote
 from trainyard.params import data_date_param, epochs_param, in_chosen_pool, pool_param, seed_param
-from trainyard.pipelines import notify, promote
 from trainyard.platform import load_platform
+from trainyard.training.cleanup import clean_up
+from trainyard.training.operator import TrainingPodOperator
+from trainyard.tuning import search_space, sweep
 
 POOL = "ondemand"
 SHORT = timedelta(minutes=5)
@@ -182,7 +182,7 @@ with DAG(
     @task(execution_timeout=SHORT, trigger_rule="none_failed")
     def best(rounds: list[list[dict[str, Any]] | None]) -> dict[str, Any]:
         """Show all trials, and take the best one of the last round."""
-        from trainyard.registry import connect
+        from trainyard.registry.client import connect
 
         ti = get_current_context()["ti"]
         outcomes = [sweep.collect(ti, f"rung_{rung}.train", trials) for rung, trials in enumerate(rounds, 1)]

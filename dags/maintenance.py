@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param
-from trainyard.cleanup import CHECKPOINTS
-from trainyard.cron_job import RunCronJobOperator
+from trainyard.cron_job.operator import RunCronJobOperator
 from trainyard.defaults import dag_args
-from trainyard.operators import TrainingPodOperator
 from trainyard.platform import load_platform
+from trainyard.training.cleanup import CHECKPOINTS
+from trainyard.training.operator import TrainingPodOperator
 
 PLATFORM = load_platform()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from trainyard.alerts import on_failure
+from trainyard.alerts.callbacks import on_failure
 
 OWNER = "ml-platform"
 

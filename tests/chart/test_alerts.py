@@ -7,7 +7,7 @@ import json
 import pytest
 from components import VARIANTS
 from render import ChartError, find, pod_spec, render_chart, worker_pod
-from trainyard.receivers import DIRECTORY
+from trainyard.alerts.receivers import DIRECTORY
 
 SENDERS = ("trainyard-dag-processor", "trainyard-triggerer")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 from kubernetes_asyncio.client import ApiClient, Configuration
-from trainyard.kube import Kube
+from trainyard.kube.client import Kube
 
 Pod = dict[str, Any]
 NAMESPACE = "ml-training"

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[2] / "images/airflow"))
 
 from trainyard.naming import TaskIdentity  # noqa: E402
 from trainyard.platform import Platform, load_platform  # noqa: E402
-from trainyard.pods import TrainingRequest  # noqa: E402
+from trainyard.training.pod import TrainingRequest  # noqa: E402
 
 
 @pytest.fixture

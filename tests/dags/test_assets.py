@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from trainyard import assets
 from trainyard.params import data_date_param
-from trainyard.templates import render
+from trainyard.triggerer.templates import render
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 

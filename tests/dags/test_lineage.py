@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from receiver import listening
 from trainyard import lineage
-from trainyard.deploy_trigger import DeployModelTrigger
 from trainyard.naming import TaskIdentity
-from trainyard.triggers import TrainingPodTrigger
+from trainyard.serving.trigger import DeployModelTrigger
+from trainyard.training.trigger import TrainingPodTrigger
 
 PROCESSED = "file:///data/processed/digits/date=2026-11-21/version=0123456789ab"
 READS = [PROCESSED, None]

@@ -12,13 +12,14 @@ import pytest
 from conftest import DAG, Run, metric_steps, run_tags
 from kubernetes import client
 from pods import Pod, PodRecorder, epochs_done, node_of, ran_between, wait_until
-from trainyard.attempt import RetryPlan
-from trainyard.gang_run import GangRun
-from trainyard.jobs import JobKube
+from trainyard.failures import Cause
+from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
-from trainyard.outcomes import Cause, Outcome
 from trainyard.platform import load_platform
-from trainyard.pods import TrainingRequest
+from trainyard.training.attempt import RetryPlan
+from trainyard.training.gang_run import GangRun
+from trainyard.training.outcomes import Outcome
+from trainyard.training.pod import TrainingRequest
 
 pytestmark = pytest.mark.alone
 

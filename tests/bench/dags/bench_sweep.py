@@ -12,9 +12,9 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.sdk import DAG, Param
 from kubernetes.client import models as k8s
 from trainyard.naming import TaskIdentity
-from trainyard.operators import TrainingPodOperator
 from trainyard.platform import load_platform
-from trainyard.pods import TrainingRequest, build_pod
+from trainyard.training.operator import TrainingPodOperator
+from trainyard.training.pod import TrainingRequest, build_pod
 
 TRIALS = range(9)
 POOL = "ondemand"

@@ -1,0 +1,1 @@
+"""Running a CronJob of the chart once, now: operator and trigger."""

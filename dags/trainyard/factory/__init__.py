@@ -1,0 +1,1 @@
+"""The model factory: `models/NAME.yaml` becomes the DAG NAME_training."""

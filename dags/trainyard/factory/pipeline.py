@@ -1,0 +1,339 @@
+"""The training pipeline and its pieces: what the DAGs of `models/*.yaml` are made of, and others may use.
+
+mlflow is imported inside tasks: it takes seconds, and the DAG processor imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Param, TaskGroup, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from trainyard.alerts.callbacks import on_success
+from trainyard.assets import CHAMPIONS, DATASETS, DATE, announce_champion, delivered_day
+from trainyard.defaults import dag_args, default_args
+from trainyard.factory.spec import ModelSpec, param_schema
+from trainyard.naming import run_key
+from trainyard.params import data_date_param, in_chosen_pool, model_name_param, pool_param
+from trainyard.platform import Platform, load_platform
+from trainyard.training.cleanup import clean_up
+from trainyard.training.operator import TrainingPodOperator
+from trainyard.triggerer.templates import as_template
+
+SHORT = timedelta(minutes=5)
+DATA_DEADLINE = timedelta(minutes=30)
+MODEL_NAME = "{{ params.model_name }}"
+
+DOC = """
+{description}.
+
+Made from `{file}`, which the code tab shows; see "Add a model" in the README.
+{started}
+`validate` and `preprocess` put a versioned data set into the lake, `train` resumes from its last checkpoint
+after losing its node, `evaluate` measures it and the champion on the same held-out data. `gate` compares
+`{metric}` to the minimum and with the champion's, and `register` makes a version of the model.
+{release}`promote` names it `champion` or `challenger`.
+
+To try it: trigger it with other values below, or `./scripts/run {dag_id}`.
+"""
+QUESTION = (
+    "Shall {{ params.model_name }} v{{ ti.xcom_pull(task_ids='register')['version'] }} become champion?"
+)
+GROUNDS = """
+{{ ti.xcom_pull(task_ids='gate')['reason'] }}
+
+{% for name, value in ti.xcom_pull(task_ids='evaluate').items() if value is number -%}
+- {{ name }}: {{ value }}
+{% endfor %}
+"""
+
+
+def training_pipeline(spec: ModelSpec, platform: Platform) -> DAG:
+    """The DAG of a model: validate, preprocess and features, train, evaluate, gate, register, promote.
+
+    A version that passed the gate is approved and deployed before it is promoted, where the model wants that:
+    the alias `champion` never points to what does not serve.
+    """
+    with DAG(
+        spec.dag_id,
+        description=spec.description,
+        doc_md=_doc(spec),
+        tags=sorted({"training", spec.model, *spec.tags}),
+        params=_params(spec, platform),
+        schedule=Asset(spec.asset) if spec.asset else spec.schedule,
+        on_success_callback=on_success if spec.notify == "always" else None,
+        auto_register=False,
+        **dag_args(
+            max_active_runs=spec.max_active_runs,
+            dagrun_timeout=spec.timeout,
+            default_args=default_args(owner=spec.owner, retries=spec.retries),
+        ),
+    ) as dag:
+        date: Any = day_of_data() if spec.asset else DATE
+        evaluation = _training(spec, platform, date)
+        decision: Any = gate(
+            evaluation,
+            model=MODEL_NAME,
+            metric=spec.gate.metric,
+            minimum="{{ params.minimum }}",
+            min_improvement="{{ params.min_improvement }}",
+        )
+        version: Any = register(evaluation, model=MODEL_NAME)
+        decision >> version
+        answer, released = _release(spec, decision, version)
+        promotion: Any = promote(evaluation, decision, answer, model=MODEL_NAME, date=date)
+        [version, *released] >> promotion
+        notify(promotion, evaluation)
+        clean_up(dag)
+    return dag
+
+
+def _doc(spec: ModelSpec) -> str:
+    started = f"Each update of `{spec.asset}` starts it, for the day that the update names.\n"
+    steps = ["a person approves it"] if spec.approval else []
+    steps += ["it is deployed"] if spec.deploy else []
+    return DOC.format(
+        description=spec.description,
+        file=f"models/{spec.name}.yaml",
+        metric=spec.gate.metric,
+        started=started if spec.asset else "",
+        release=f"If it is good enough, {' and '.join(steps)}. " if steps else "",
+        dag_id=spec.dag_id,
+    )
+
+
+def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
+    """What one run may have otherwise."""
+    params = {name: Param(value, **param_schema(name)) for name, value in spec.train.params.items()}
+    if spec.train.pool:
+        params["pool"] = pool_param(platform, spec.train.pool)
+    share: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
+    return {
+        **params,
+        "minimum": Param(spec.gate.minimum, **share, description=f"{spec.gate.metric} that a champion needs"),
+        "min_improvement": Param(
+            spec.gate.min_improvement,
+            **share,
+            description=f"by how much {spec.gate.metric} must beat the champion's",
+        ),
+        "model_name": model_name_param(spec.registered_as),
+        "data_date": data_date_param(),
+    }
+
+
+def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
+    """The tasks up to `evaluate`, whose result they return; `date` is the day of the data."""
+    model = {"model": spec.model}
+    data = {"output_uri": DATASETS, "step_params": {**model, "date": date}, "deadline": DATA_DEADLINE}
+    with TaskGroup("data", prefix_group_id=False, tooltip="A versioned data set in the lake"):
+        source = spec.data.replace("{date}", as_template(date))
+        raw = _step("validate", spec, dataset=source, **data)["dataset"]
+        dataset = _step("preprocess", spec, dataset=raw, **data)["dataset"]
+        features = {}
+        if spec.features:
+            features["features_uri"] = _step("features", spec, dataset=raw, **data)["dataset"]
+    train = _step(
+        "train",
+        spec,
+        dataset=dataset,
+        output_uri="file:///checkpoints/{{ run_key }}/model",
+        step_params={**model, **features, **{name: f"{{{{ params.{name} }}}}" for name in spec.train.params}},
+        deadline=spec.train.deadline,
+        container_resources=spec.train.resources,
+        **_gpus(spec, platform),
+    )
+    return _step(
+        "evaluate",
+        spec,
+        dataset=dataset,
+        output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+        step_params={**model, **features, "model_uri": train["model_uri"], "champion": MODEL_NAME},
+        deadline=DATA_DEADLINE,
+    )
+
+
+def _step(step: str, spec: ModelSpec, **arguments: Any) -> Any:
+    """A step of the trainer; returns its result, for other tasks."""
+    return TrainingPodOperator(task_id=step, step=step, image=spec.image, **arguments).output
+
+
+def _gpus(spec: ModelSpec, platform: Platform) -> dict[str, Any]:
+    train = spec.train
+    if train.pool is None:
+        return {}
+    return {
+        **in_chosen_pool(platform, train.pool),
+        "gpus": train.gpus,
+        "fallback": train.fallback,
+        "fallback_after": train.fallback_after,
+        "escalate_to": train.escalate_to,
+    }
+
+
+def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[Any]]:
+    """The tasks between `register` and `promote`: the person's answer, and what has to come before `promote`.
+
+    They are skipped for a version that did not pass the gate.
+    """
+    if not (spec.approval or spec.deploy):
+        return None, []
+    answer = None
+    with TaskGroup("release", prefix_group_id=False, tooltip="Only for what passed the gate"):
+        last: Any = passed(decision, version)
+        if spec.approval:
+            from trainyard.registry.approval import approval_task
+
+            approve = approval_task(
+                "approve",
+                subject=QUESTION,
+                body=GROUNDS,
+                timeout=spec.approval.timeout,
+                approvers=spec.approval.approvers,
+            )
+            answer = approve.output
+            last >> approve
+            last = approve
+        if spec.approval and spec.deploy:
+            # The answer may have taken days, and what is deployed should be the champion.
+            still = passed.override(task_id="still_passed")(decision, version)
+            last >> still
+            last = still
+        if spec.deploy:
+            from trainyard.serving.operator import DeployModelOperator
+
+            deploy = DeployModelOperator(
+                task_id="deploy",
+                model=MODEL_NAME,
+                version=version["version"],
+                replicas=spec.deploy.replicas,
+                image=spec.image,
+            )
+            last >> deploy
+            last = deploy
+    return answer, [last]
+
+
+# A worker pod for what is a template elsewhere, as only a worker is told of the events.
+@task(execution_timeout=SHORT)
+def day_of_data() -> str:
+    """The day whose data a run works on: its param `data_date`, what the delivery names, or its own day."""
+    context = get_current_context()
+    delivered = delivered_day(context["triggering_asset_events"])
+    own = context["dag_run"].run_after.date().isoformat()
+    return context["params"]["data_date"] or delivered or own
+
+
+@task(execution_timeout=SHORT)
+def gate(
+    evaluation: dict[str, Any], *, model: str, metric: str, minimum: float | str, min_improvement: float | str
+) -> dict[str, Any]:
+    """Compare what `evaluate` found with the minimum and with the champion of `model` on the same data.
+
+    The numbers may come from templates, as text.
+    """
+    from trainyard.registry.client import champion_of, connect, decide
+
+    if metric not in evaluation:
+        numbers = sorted(name for name, value in evaluation.items() if isinstance(value, float))
+        raise AirflowFailException(
+            f"evaluate gave no metric {metric!r}, only {', '.join(numbers)}; name one of those as the gate's"
+        )
+    client = connect(load_platform().training.tracking_uri)
+    champion = champion_of(client, model, metric, evaluation.get("champion"))
+    decision = decide(
+        evaluation[metric], champion, minimum=float(minimum), min_improvement=float(min_improvement)
+    )
+    print(f"gate {'passed' if decision.passed else 'not passed'}: {decision.reason}")
+    return vars(decision)
+
+
+@task(execution_timeout=SHORT)
+def register(evaluation: dict[str, Any], *, model: str) -> dict[str, Any]:
+    """Make a version of `model` of what was trained; it has no alias yet."""
+    from trainyard.registry.client import connect
+    from trainyard.registry.client import register as register_model
+
+    version = register_model(
+        connect(load_platform().training.tracking_uri), model=model, **_trained(evaluation)
+    )
+    return {"model": model, "version": str(version.version)}
+
+
+# Only the next task is skipped then; `promote` runs, and names the version challenger.
+@task.short_circuit(execution_timeout=SHORT, ignore_downstream_trigger_rules=False)
+def passed(decision: dict[str, Any], version: dict[str, Any]) -> bool:
+    """Go on to the release of a version that passed the gate, and that against the present champion."""
+    from trainyard.registry.client import CHAMPION, Gate, as_of_now, connect, find_alias
+
+    client = connect(load_platform().training.tracking_uri)
+    gate = as_of_now(Gate(**decision), version["version"], find_alias(client, version["model"], CHAMPION))
+    print(f"{'goes on' if gate.passed else 'is not released'}: {gate.reason}")
+    return gate.passed
+
+
+@task(execution_timeout=SHORT, trigger_rule="none_failed", outlets=[CHAMPIONS])
+def promote(
+    evaluation: dict[str, Any],
+    decision: dict[str, Any],
+    answer: dict[str, Any] | None = None,
+    *,
+    model: str,
+    date: str,
+) -> dict[str, Any]:
+    """Name the version `champion` if the gate passed, else `challenger`, and announce a new champion.
+
+    The version is tagged with what it was judged by. `answer` is a person's, who may overrule the gate;
+    `date` is the day of the data.
+    """
+    from trainyard import lineage
+    from trainyard.registry.approval import audit_tags, overruled, read_approval
+    from trainyard.registry.client import Gate, connect
+    from trainyard.registry.client import promote as promote_model
+
+    context = get_current_context()
+    approval = read_approval(answer)
+    verdict = overruled(Gate(**decision), approval)
+    promotion = promote_model(
+        connect(load_platform().training.tracking_uri),
+        model=model,
+        **_trained(evaluation),
+        gate=verdict,
+        tags=audit_tags(context, evaluation=evaluation, gate=verdict, approval=approval),
+    )
+    lineage.registered(context, model=model, version=promotion.version, model_uri=evaluation["model_uri"])
+    if promotion.moved:
+        events: Any = context["outlet_events"]
+        announce_champion(events, model=model, version=promotion.version, date=date)
+    return vars(promotion)
+
+
+@task(execution_timeout=SHORT)
+def notify(
+    promotion: dict[str, Any] | None,
+    evaluation: dict[str, Any],
+    otherwise: dict[str, Any] | None = None,
+) -> str:
+    """Say what came of the run; `otherwise` is the promotion of the run's other branch, if it has two."""
+    from trainyard.alerts import summary
+
+    dag_run = get_current_context()["dag_run"]
+    text = summary.summary(
+        dag_id=dag_run.dag_id,
+        run_id=dag_run.run_id,
+        promotion=promotion or otherwise or {},
+        metrics=evaluation,
+    )
+    return summary.notify(text)
+
+
+def _trained(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the registry has to know of the model that this run trained."""
+    dag_run = get_current_context()["dag_run"]
+    return {
+        "model_uri": evaluation["model_uri"],
+        "run_id": evaluation["mlflow_run_id"],
+        "run_key": run_key(dag_run.dag_id, dag_run.run_id),
+    }

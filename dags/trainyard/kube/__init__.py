@@ -1,0 +1,1 @@
+"""Kubernetes over HTTP for triggers: clients, readers of objects, logs."""

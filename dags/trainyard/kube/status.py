@@ -1,0 +1,37 @@
+"""Reading Kubernetes objects: conditions, container states, the kubelet's reasons, events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainyard.naming import CONTAINER
+
+Pod = Mapping[str, Any]
+BROKEN_IMAGE = {"InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+UNPULLED_IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
+BROKEN_CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+
+def container_status(pod: Pod, container: str = CONTAINER) -> Mapping[str, Any]:
+    """What the kubelet says about a container of the pod; {} before it says anything."""
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    return next((status for status in statuses if status.get("name") == container), {})
+
+
+def condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """The condition of that type of a pod, Job, Deployment, ...; {} if it has none."""
+    conditions = obj.get("status", {}).get("conditions") or []
+    return next((condition for condition in conditions if condition.get("type") == kind), {})
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """One event as one line."""
+    count = (event.get("series") or {}).get("count") or event.get("count") or 1
+    times = f" (x{count})" if count > 1 else ""
+    return event_text(event) + times
+
+
+def event_text(event: Mapping[str, Any]) -> str:
+    """Reason and message of an event."""
+    return f"{event.get('reason', '')}: {event.get('message', '')}"

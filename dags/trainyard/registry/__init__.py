@@ -1,0 +1,1 @@
+"""The model registry: gate, register, approve, promote."""

@@ -1,0 +1,1 @@
+"""Model servers: roll a registered version out, test it, or roll it back."""

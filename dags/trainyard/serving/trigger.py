@@ -1,0 +1,60 @@
+"""`DeployModelTrigger`: the triggerer's side of a deploy. The work is done in `deploy_run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainyard.platform import load_platform
+from trainyard.serving.deploy_run import DeployRun
+from trainyard.serving.http import ModelServer, resolve_version
+from trainyard.serving.kube import ServingKube
+from trainyard.serving.manifests import DeployRequest, server_url, serving_of
+from trainyard.triggerer.base import TriggererTask
+
+
+class DeployModelTrigger(TriggererTask):
+    """Run one try of a deploy from beginning to end."""
+
+    def reads(self) -> list[str]:
+        """The version that it serves."""
+        model, version = self.request["model"], str(self.request["version"])
+        return [f"models:/{model}/{version}" if version.isdigit() else f"models:/{model}@{version}"]
+
+    async def work(self) -> dict[str, Any]:
+        """Deploy; return where the model answers."""
+        for name in ("model", "version"):
+            if not str(self.request[name] or "").strip():
+                raise ValueError(f"{name} is empty")
+        tracking_uri = load_platform().training.tracking_uri
+        version = await resolve_version(
+            tracking_uri, str(self.request["model"]), str(self.request["version"])
+        )
+        self.request["version"] = version  # what an alias names is settled here; abandon needs it
+        async with self._kube() as kube:
+            return await self._deploy_run(kube, version).run()
+
+    async def abandon(self) -> None:
+        """Roll back what is not finished."""
+        if self.render_error is None and str(self.request["version"]).isdigit():
+            async with self._kube() as kube:
+                await self._deploy_run(kube, str(self.request["version"])).abandon()
+
+    def _kube(self) -> ServingKube:
+        return ServingKube(serving_of(load_platform()).namespace)
+
+    def _deploy_run(self, kube: ServingKube, version: str) -> DeployRun:
+        platform, model = load_platform(), str(self.request["model"])
+        request = DeployRequest(model, version, self.request["replicas"], self.request["image"])
+        return DeployRun(
+            kube,
+            platform,
+            request,
+            self._token(),
+            self.log,
+            self.request["timeout_seconds"],
+            ModelServer(server_url(serving_of(platform), model)),
+        )
+
+    def _token(self) -> str:
+        task = self.identity
+        return f"{task.dag_id} {task.run_id} {task.task_id} try {task.try_number}"

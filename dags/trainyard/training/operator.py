@@ -1,0 +1,210 @@
+"""`TrainingPodOperator`: a training task is one pod, started and ended in the triggerer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk.bases.operator import OperatorPartial
+from airflow.sdk.definitions.xcom_arg import XComArg
+from airflow.triggers.base import StartTriggerArgs
+
+from trainyard.airflow_compat import mapped_arguments
+from trainyard.platform import load_platform
+from trainyard.training.attempt import RetryPlan
+from trainyard.training.links import MLflowRunLink, WhyPendingLink
+from trainyard.triggerer.base import TriggererOperator, start_args
+
+TRIGGER = "trainyard.training.trigger.TrainingPodTrigger"
+# The arguments of TrainingPodOperator which the trigger gets, with their defaults.
+DEFAULTS: Mapping[str, Any] = {
+    "step_params": {},
+    "gpu_pool": None,
+    "gpus": 1,
+    "nodes": 1,
+    "image": None,
+    "env_vars": {},
+    "container_resources": {},
+    "deadline": timedelta(hours=2),
+    "queue_timeout": timedelta(days=1),
+    "startup_timeout": timedelta(hours=1),
+    "max_preemptions": 5,
+    "run_key": None,
+    "parent_run_key": None,
+    "on_oom": "memory",
+    "fallback": None,
+    "fallback_after": timedelta(minutes=30),
+    "escalate_to": None,
+    "escalate_after": 2,
+}
+ARGUMENTS = ("step", "dataset", "output_uri", *DEFAULTS)
+_TIMES = ("deadline", "queue_timeout", "startup_timeout", "fallback_after")
+_PLAN = ("max_preemptions", "on_oom", "fallback", "escalate_after")
+
+
+class TrainingPodOperator(TriggererOperator):
+    """Run one step of the trainer contract in a pod of its own.
+
+    No worker pod runs beside it: the scheduler hands the task to the triggerer at once, whose
+    `TrainingPodTrigger` launches the pod, follows it and ends the task. The step's result, a JSON
+    object, is the task's XCom `return_value`, and each of its keys is an XCom as well, so that
+    `task.output["model_uri"]` can be passed on. A failure leaves the XCom `failure`, waiting leaves
+    `pending` (why, and in the end how long), and going on without a GPU leaves `fallback`.
+
+    What an attempt's end leads to: a node that was lost, reclaimed or evicts the pod starts another attempt,
+    which uses up no Airflow try; a temporary error is left to Airflow's `retries`; memory that ran out is
+    answered once, as `on_oom` says; errors in image, configuration, data or code fail the task at once.
+
+    All text in arguments may hold templates (`{{ params.epochs }}`, `{{ run_key }}`; see
+    `trainyard.triggerer.templates`), and `.partial().expand()` and `.expand_kwargs()` work.
+
+    Kubernetes does the queueing for GPUs: Airflow does not hold back a task that starts in the
+    triggerer, so its pool counts what runs and waits, and the pod waits in the namespace.
+
+    Args:
+        step: `generate`, `validate`, `preprocess`, `features`, `train`, `evaluate`, `predict` or `clean`.
+        dataset: URI of what the step reads.
+        output_uri: URI of where the step writes.
+        step_params: the step's parameters (the trainer's `--params`).
+        gpu_pool: name of the GPU pool (`gpuPools` in the chart's values), or None for a CPU pod.
+        gpus: GPUs of the pod, of each one if there are several; training uses one process for each.
+        nodes: train on so many nodes at once, which start and end together (`trainyard.training.gang_run`).
+        image: another image that honours the trainer contract.
+        env_vars: more environment variables, or other values for those of the contract.
+        container_resources: `requests` and `limits` which replace the platform's defaults by key.
+        deadline: how long one attempt may run.
+        queue_timeout: how long it may wait for room in the namespace's quota, which is where tasks queue.
+        startup_timeout: how long a pod, once it is made, may wait for its node, image and volumes; a gang
+            of `nodes` has only that for both.
+        max_preemptions: how often a pod that lost its node is launched again within one try.
+        run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
+        parent_run_key: the MLflow run of that key becomes the parent.
+        on_oom: what to do once when memory runs out: `memory` doubles it, `batch` halves the batch (also the
+            answer to a full GPU), `fail` does nothing.
+        fallback: `cpu` lets an attempt run on a CPU, with half the batch, when no GPU is there in time.
+        fallback_after: how long to wait for a GPU before that, a timedelta or seconds.
+        escalate_to: name of the GPU pool for attempts after reclaims, for instance from spot to on-demand.
+        escalate_after: after how many reclaims.
+        kwargs: as for any operator; `pool` is the GPU pool's Airflow pool unless given.
+    """
+
+    template_fields = (
+        *("dataset", "output_uri", "step_params", "gpu_pool", "image", "env_vars", "container_resources"),
+        *("nodes", "run_key", "parent_run_key", "on_oom", "fallback", "escalate_to"),
+    )
+    template_fields_renderers = {  # noqa: RUF012
+        **{"step_params": "json", "env_vars": "json", "container_resources": "json"}
+    }
+    operator_extra_links = (WhyPendingLink(), MLflowRunLink())
+    ui_color = "#d9ead3"
+
+    def __init__(
+        self,
+        *,
+        step: str,
+        dataset: str,
+        output_uri: str,
+        step_params: Mapping[str, Any] | None = None,
+        gpu_pool: str | None = None,
+        gpus: int = DEFAULTS["gpus"],
+        nodes: int | str = DEFAULTS["nodes"],
+        image: str | None = None,
+        env_vars: Mapping[str, str] | None = None,
+        container_resources: Mapping[str, Mapping[str, str]] | None = None,
+        deadline: timedelta = DEFAULTS["deadline"],
+        queue_timeout: timedelta = DEFAULTS["queue_timeout"],
+        startup_timeout: timedelta = DEFAULTS["startup_timeout"],
+        max_preemptions: int = DEFAULTS["max_preemptions"],
+        run_key: str | None = None,
+        parent_run_key: str | None = None,
+        on_oom: str = DEFAULTS["on_oom"],
+        fallback: str | None = None,
+        fallback_after: timedelta | float | str = DEFAULTS["fallback_after"],
+        escalate_to: str | None = None,
+        escalate_after: int = DEFAULTS["escalate_after"],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**_with_airflow_pool(kwargs, gpu_pool))
+        self.step = step
+        self.dataset = dataset
+        self.output_uri = output_uri
+        self.step_params = step_params or {}
+        self.gpu_pool = gpu_pool
+        self.gpus = gpus
+        self.nodes = nodes
+        self.image = image
+        self.env_vars = env_vars or {}
+        self.container_resources = container_resources or {}
+        self.deadline = deadline
+        self.queue_timeout = queue_timeout
+        self.startup_timeout = startup_timeout
+        self.max_preemptions = max_preemptions
+        self.run_key = run_key
+        self.parent_run_key = parent_run_key
+        self.on_oom = on_oom
+        self.fallback = fallback
+        self.fallback_after = fallback_after
+        self.escalate_to = escalate_to
+        self.escalate_after = escalate_after
+        self.start_trigger_args = start_trigger_args({name: getattr(self, name) for name in ARGUMENTS})
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> TrainingPodPartial:
+        """Begin a mapped task, as with any operator."""
+        # Past the base's refusal: what is mapped reaches the trigger by way of the object below.
+        base = super(TriggererOperator, cls).partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
+        base._expand_called = True  # it lives on in that object
+        return TrainingPodPartial(operator_class=cls, kwargs=base.kwargs, params=base.params)
+
+
+class TrainingPodPartial(OperatorPartial):
+    """What `TrainingPodOperator.partial()` returns: it gives the trigger the mapped arguments as well."""
+
+    def _expand(self, expand_input: Any, *, strict: bool) -> Any:
+        task = super()._expand(expand_input, strict=strict)
+        arguments = {**DEFAULTS, **{k: v for k, v in self.kwargs.items() if k in ARGUMENTS}}
+        task.start_trigger_args = start_trigger_args(arguments, mapped_arguments(expand_input))
+        return task
+
+
+def start_trigger_args(
+    arguments: Mapping[str, Any], mapped: Mapping[str, Any] | None = None
+) -> StartTriggerArgs:
+    """What the scheduler needs to start the trigger: `arguments` by their names in `ARGUMENTS`."""
+    _check(arguments)
+    attempt = sum((arguments[name] for name in ("queue_timeout", "startup_timeout", "deadline")), timedelta())
+    # Reclaims, the one retry for want of memory and the one for want of a GPU.
+    attempts = 3 + arguments["max_preemptions"]
+    request = {
+        **{name: value for name, value in arguments.items() if name not in _TIMES},
+        **{f"{name}_seconds": _seconds(arguments[name]) for name in _TIMES},
+        "mapped": mapped or {},
+    }
+    return start_args(TRIGGER, request, attempt * attempts + timedelta(minutes=30))
+
+
+def _check(arguments: Mapping[str, Any]) -> None:
+    """Refuse what is wrong whatever the run: values which are no templates."""
+    known = {name: value for name, value in arguments.items() if not _is_template(value)}
+    plan = RetryPlan(**{name: known[name] for name in _PLAN if name in known})
+    if "fallback_after" in known:
+        replace(plan, fallback_after_seconds=_seconds(known["fallback_after"]))
+    if escalate_to := known.get("escalate_to"):
+        load_platform().pool(escalate_to)
+
+
+def _seconds(value: Any) -> Any:
+    return int(value.total_seconds()) if isinstance(value, timedelta) else value
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+
+
+def _with_airflow_pool(kwargs: dict[str, Any], gpu_pool: Any) -> dict[str, Any]:
+    """Count the task in the Airflow pool of its GPU pool, if its name is known before the run."""
+    if "pool" in kwargs or not isinstance(gpu_pool, str) or _is_template(gpu_pool):
+        return kwargs
+    return {**kwargs, "pool": load_platform().pool(gpu_pool).airflow_pool}

@@ -1,0 +1,212 @@
+"""How a training pod ended and what that means: pure functions over the pod's JSON.
+
+This is the one place which knows causes. `POLICY` says what follows from each of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from trainyard.failures import Cause
+from trainyard.kube.status import (
+    BROKEN_CONTAINER,
+    BROKEN_IMAGE,
+    UNPULLED_IMAGE,
+    Pod,
+    condition,
+    container_status,
+)
+
+# How long the API may list a pod past the end of its grace before its node counts as lost, seconds.
+LOST_AFTER_SECONDS = 60
+
+
+class Action(StrEnum):
+    """What follows from a cause."""
+
+    SUCCEED = "succeed"
+    RELAUNCH = "relaunch"  # a new pod at once, which does not use up an Airflow try
+    ADAPT = "adapt"  # a new pod at once, with more memory or smaller batches: once in a try, then as FAIL
+    RETRY = "retry"  # fail the try; Airflow's retries and backoff decide
+    FAIL = "fail"  # fail the task: another try would end the same way
+
+
+POLICY: Mapping[Cause, Action] = {
+    Cause.SUCCESS: Action.SUCCEED,
+    Cause.BAD_CONFIG: Action.FAIL,
+    Cause.BAD_DATA: Action.FAIL,
+    Cause.BAD_RESULT: Action.FAIL,
+    Cause.CODE: Action.FAIL,
+    Cause.TEMPORARY: Action.RETRY,
+    Cause.OOM: Action.ADAPT,
+    Cause.GPU_OOM: Action.ADAPT,
+    Cause.KILLED: Action.RETRY,
+    Cause.PREEMPTED: Action.RELAUNCH,
+    Cause.IMAGE: Action.FAIL,
+    Cause.DEADLINE: Action.RETRY,
+    Cause.UNSCHEDULABLE: Action.RETRY,
+    Cause.PLATFORM: Action.RETRY,
+}
+
+# The trainer contract, and what shells, libc and argparse use by custom.
+_EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
+    2: (Cause.BAD_CONFIG, "the command line was refused"),
+    64: (Cause.BAD_CONFIG, "bad arguments or configuration"),
+    65: (Cause.BAD_DATA, "the data did not pass"),
+    70: (Cause.CODE, "an error in the training code"),
+    75: (Cause.TEMPORARY, "a temporary failure (network, MLflow)"),
+    126: (Cause.BAD_CONFIG, "the image's command cannot be executed"),
+    127: (Cause.BAD_CONFIG, "the image has no such command"),
+    128: (Cause.BAD_CONFIG, "the container could not start"),
+    143: (Cause.PREEMPTED, "stopped by SIGTERM"),
+}
+# What the trainer found out itself holds, even when its pod is being deleted.
+_OWN_VERDICTS = (64, 65, 70)
+_OUT_OF_MEMORY = 137  # the trainer's own exit code, and what a SIGKILL leaves
+# Reasons which the kubelet gives a pod that lost its node or that the node would not take.
+_NODE_REASONS = {
+    *("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"),
+    *("UnexpectedAdmissionError", "AdmissionFailed", "Unknown"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. `result` is the trainer's JSON when the cause is success."""
+
+    cause: Cause
+    message: str
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def action(self) -> Action:
+        """What follows."""
+        return POLICY[self.cause]
+
+
+def has_started(pod: Pod) -> bool:
+    """Whether the container runs or ran, or the pod is over without it."""
+    state = container_status(pod).get("state", {})
+    return "running" in state or has_ended(pod)
+
+
+def has_ended(pod: Pod) -> bool:
+    """Whether the container will not write another line."""
+    state = container_status(pod).get("state", {})
+    return "terminated" in state or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_lost(pod: Pod, now: datetime) -> bool:
+    """Whether the pod should be gone long since, yet is still listed: nobody hears from its node."""
+    deleted = pod["metadata"].get("deletionTimestamp")
+    return bool(deleted) and (now - _time(deleted)).total_seconds() > LOST_AFTER_SECONDS
+
+
+def classify(pod: Pod) -> Outcome:
+    """Say how an ended pod ended."""
+    status = pod.get("status", {})
+    reason, message = status.get("reason", ""), status.get("message", "")
+    terminated = container_status(pod).get("state", {}).get("terminated")
+    if terminated and terminated.get("exitCode") == 0:
+        return _success(terminated)
+    if reason == "DeadlineExceeded":
+        seconds = pod.get("spec", {}).get("activeDeadlineSeconds")
+        return Outcome(Cause.DEADLINE, f"the pod ran longer than its {seconds} s; raise `deadline`")
+    if terminated and (terminated.get("exitCode") in _OWN_VERDICTS or _ran_out_of_memory(terminated)):
+        return _from_exit(terminated)
+    if disruption := _disruption(pod):
+        return Outcome(Cause.PREEMPTED, disruption)
+    if reason in _NODE_REASONS or reason.startswith(("OutOf", "Unexpected")):
+        return Outcome(Cause.PREEMPTED, f"the node gave the pod up: {reason} {message}".strip())
+    if terminated:
+        return _from_exit(terminated)
+    return Outcome(Cause.PREEMPTED, f"the pod ended without its container: {reason} {message}".strip(": "))
+
+
+def pending_failure(pod: Pod, seconds_in_reason: float) -> Outcome | None:
+    """Say why a waiting pod will never start; None while there is hope.
+
+    `seconds_in_reason` is how long it waits for the present reason: a registry or a Secret may come
+    back, a name that is not an image name never will.
+    """
+    waiting = container_status(pod).get("state", {}).get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    image = pod["spec"]["containers"][0]["image"]
+    if reason in BROKEN_IMAGE or (reason in UNPULLED_IMAGE and seconds_in_reason > 180):
+        return Outcome(Cause.IMAGE, f"image {image}: {reason} {message}".strip())
+    if reason in BROKEN_CONTAINER and seconds_in_reason > 60:
+        return Outcome(Cause.BAD_CONFIG, f"the container cannot be made: {reason} {message}".strip())
+    return None
+
+
+def waiting_message(pod: Pod) -> str:
+    """What the scheduler and the kubelet say about a pod that waits, to notice when it changes."""
+    waiting = container_status(pod).get("state", {}).get("waiting", {})
+    return f"{condition(pod, 'PodScheduled').get('message', '')} {waiting.get('reason', '')}"
+
+
+def _success(terminated: Mapping[str, Any]) -> Outcome:
+    message = terminated.get("message", "")
+    try:
+        result = json.loads(message)
+    except ValueError:
+        result = None
+    if not isinstance(result, dict):
+        return Outcome(
+            Cause.BAD_RESULT,
+            "the step exited 0 but left no JSON object at /airflow/xcom/return.json "
+            f"(got {message[:200]!r}); write one of at most 4000 bytes",
+        )
+    return Outcome(Cause.SUCCESS, "done", result)
+
+
+def _from_exit(terminated: Mapping[str, Any]) -> Outcome:
+    code, reason = terminated.get("exitCode", -1), terminated.get("reason", "")
+    detail = _own_words(terminated.get("message", "").strip())
+    if reason == "OOMKilled":
+        return Outcome(
+            Cause.OOM, "out of memory: raise limits.memory in `container_resources` or make the batch smaller"
+        )
+    if _ran_out_of_memory(terminated):
+        return Outcome(Cause.GPU_OOM if "cuda" in detail.lower() else Cause.OOM, detail)
+    if reason == "StartError":
+        return Outcome(Cause.BAD_CONFIG, f"the container could not start: {detail}")
+    default = (Cause.KILLED, "killed by a signal") if code > 128 else (Cause.CODE, "an unknown exit code")
+    cause, meaning = _EXIT_CODES.get(code, default)
+    return Outcome(cause, f"exit code {code}: {meaning}" + (f": {detail}" if detail else ""))
+
+
+def _ran_out_of_memory(terminated: Mapping[str, Any]) -> bool:
+    """Whether the trainer itself says that memory ran out; a bare 137 may be any SIGKILL."""
+    try:
+        verdict = json.loads(terminated.get("message", ""))["exit_code"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(terminated.get("exitCode") == _OUT_OF_MEMORY == verdict)
+
+
+def _own_words(message: str) -> str:
+    """What the container left: the trainer's `{"error": ...}`, or the end of its log."""
+    try:
+        return str(json.loads(message)["error"])
+    except (ValueError, KeyError, TypeError):
+        return message[-1000:]
+
+
+def _disruption(pod: Pod) -> str:
+    """What took the pod away, or '' when nothing did."""
+    target = condition(pod, "DisruptionTarget")
+    if target.get("status") == "True":
+        return f"{target.get('reason', 'disrupted')}: {target.get('message', '')}".strip(": ")
+    if pod["metadata"].get("deletionTimestamp"):
+        return "the pod was deleted"
+    return ""
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)

@@ -1,0 +1,277 @@
+"""The training pod: a pure function from the platform and a task's request to a pod manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
+from trainyard.platform import GpuPool, Platform
+from trainyard.training import gang
+from trainyard.training.attempt import ANNOTATION, Attempt
+
+RESULT_PATH = "/airflow/xcom/return.json"
+STEPS = ("generate", "validate", "preprocess", "features", "train", "evaluate", "predict", "clean")
+# The other steps get the datasets read-only: training cannot damage what it learns from.
+STEPS_THAT_WRITE_DATASETS = ("generate", "validate", "preprocess", "features", "predict")
+GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
+SCRATCH_LIMIT = "4Gi"
+SHARED_MEMORY_LIMIT = "1Gi"
+# It becomes part of paths, of an MLflow filter and of the name of the MLflow run: the trainer's own rule.
+_RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:=@-]{0,249}")
+_UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
+    f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
+}
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
+
+
+class RequestError(ValueError):
+    """A task asks for something which cannot be; the message names the argument and the cure."""
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What a task wants to run, all templates rendered.
+
+    `gpu_pool` None means a CPU pod, `nodes` over 1 a gang of such pods, `run_key` None the default: the DAG
+    run's, or a mapped instance's own.
+    """
+
+    step: str
+    dataset: str
+    output_uri: str
+    deadline_seconds: int
+    step_params: Mapping[str, Any] = field(default_factory=dict)
+    gpu_pool: str | None = None
+    gpus: int = 1
+    nodes: int = 1
+    image: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    container_resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    run_key: str | None = None
+    parent_run_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no pod can satisfy."""
+        if self.step not in STEPS:
+            raise RequestError(f"step {self.step!r} is none of {', '.join(STEPS)}")
+        for name in ("dataset", "output_uri"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or "://" not in value:
+                raise RequestError(f"{name} must be a URI such as file:///data, got {value!r}")
+        for name in ("step_params", "env_vars", "container_resources"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise RequestError(f"{name} must be an object, got {getattr(self, name)!r}")
+        for name in ("gpus", "nodes"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise RequestError(f"{name} is {number!r}; use a whole number of at least 1")
+        if self.nodes > 1 and self.step != "train":
+            raise RequestError(
+                f"nodes={self.nodes}: the step {self.step} runs on one node; only train can share"
+            )
+        for name in ("run_key", "parent_run_key"):
+            key = getattr(self, name)
+            if key is not None and not (isinstance(key, str) and _RUN_KEY.fullmatch(key)):
+                raise RequestError(f"{name} is {key!r}; use at most 250 of A-Z a-z 0-9 . _ + : = @ -")
+
+
+def build_pod(
+    platform: Platform, request: TrainingRequest, task: TaskIdentity, attempt: Attempt | None = None
+) -> dict[str, Any]:
+    """Return the manifest of the pod for one attempt of `task`, by default the first.
+
+    Raises:
+        PlatformError: the request names an unknown GPU pool.
+        RequestError: the request wants more GPUs than a node of the pool has.
+    """
+    training = platform.training
+    attempt = attempt or Attempt(gpu_pool=request.gpu_pool)
+    pool = platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
+    if pool and not 1 <= request.gpus <= pool.gpus_per_node:
+        raise RequestError(f"gpus={request.gpus}: a node of pool {pool.name} has {pool.gpus_per_node}")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": _metadata(training.namespace, request, task, attempt),
+        "spec": {
+            **_placement(platform, pool),
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": request.deadline_seconds,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "serviceAccountName": training.service_account_name,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "imagePullSecrets": [dict(secret) for secret in training.image_pull_secrets],
+            "securityContext": dict(training.pod_security_context),
+            "containers": [_container(platform, pool, request, task, attempt)],
+            "volumes": [
+                {"name": "datasets", "persistentVolumeClaim": {"claimName": training.datasets.claim_name}},
+                {
+                    "name": "checkpoints",
+                    "persistentVolumeClaim": {"claimName": training.checkpoints.claim_name},
+                },
+                {"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_LIMIT}},
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_LIMIT}},
+            ],
+        },
+    }
+
+
+def run_key_of(request: TrainingRequest, task: TaskIdentity) -> str:
+    """The key of the task's MLflow run and of its checkpoints."""
+    return request.run_key or task.run_key()
+
+
+def _metadata(
+    namespace: str, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
+) -> dict[str, Any]:
+    return {
+        "name": task.pod_name(attempt.number),
+        "namespace": namespace,
+        "labels": {
+            **task.labels(),
+            "app.kubernetes.io/name": "trainer",
+            "app.kubernetes.io/component": request.step,
+            f"{LABEL_PREFIX}/try-number": str(task.try_number),
+            f"{LABEL_PREFIX}/attempt": str(attempt.number),
+            f"{LABEL_PREFIX}/gpu-pool": attempt.gpu_pool or "none",
+        },
+        "annotations": {
+            f"{LABEL_PREFIX}/dag-id": task.dag_id,
+            f"{LABEL_PREFIX}/run-id": task.run_id,
+            f"{LABEL_PREFIX}/task-id": task.task_id,
+            f"{LABEL_PREFIX}/run-key": run_key_of(request, task),
+            ANNOTATION: attempt.annotation(),
+            # An autoscaler which moves pods to save a node would throw away hours of training.
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+        },
+    }
+
+
+def _placement(platform: Platform, pool: GpuPool | None) -> dict[str, Any]:
+    if pool is None:
+        return {"priorityClassName": platform.training.priority_class_name}
+    priority = (
+        platform.training.spot_priority_class_name if pool.spot else platform.training.priority_class_name
+    )
+    return {
+        "priorityClassName": priority,
+        "nodeSelector": dict(pool.node_selector),
+        "tolerations": [dict(toleration) for toleration in pool.tolerations],
+    }
+
+
+def _container(
+    platform: Platform, pool: GpuPool | None, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
+) -> dict[str, Any]:
+    training = platform.training
+    read_only_datasets = request.step not in STEPS_THAT_WRITE_DATASETS
+    env = {
+        **_environment(platform, pool, request, task, attempt),
+        **request.env_vars,
+        **_adaptations(attempt),
+    }
+    return {
+        "name": CONTAINER,
+        "image": request.image or training.image,
+        "imagePullPolicy": training.image_pull_policy,
+        "args": [
+            *("trainer", request.step, "--run-key", run_key_of(request, task)),
+            *("--dataset", request.dataset, "--output", request.output_uri),
+            *("--params", json.dumps(dict(request.step_params), sort_keys=True), "--resume-if-exists"),
+        ],
+        "env": [{"name": name, "value": str(value)} for name, value in env.items()],
+        "resources": _resources(platform, pool, request, attempt),
+        "securityContext": dict(training.container_security_context),
+        # The kubelet reads the result back as the container's termination message; a container which
+        # dies without one leaves its last log lines there instead.
+        "terminationMessagePath": RESULT_PATH,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "datasets", "mountPath": training.datasets.mount_path, "readOnly": read_only_datasets},
+            {"name": "checkpoints", "mountPath": training.checkpoints.mount_path},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+
+
+def _environment(
+    platform: Platform, pool: GpuPool | None, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
+) -> dict[str, str]:
+    training = platform.training
+    env = {
+        "MLFLOW_TRACKING_URI": training.tracking_uri,
+        "MLFLOW_RUN_ID": "",  # the trainer finds or creates the run by its tag trainyard.run_key
+        "MLFLOW_EXPERIMENT_NAME": task.dag_id,
+        "CHECKPOINT_DIR": f"{training.checkpoints.mount_path}/{run_key_of(request, task)}",
+        "CHECKPOINT_FREQ": str(training.checkpoint_freq),
+        "TRAINYARD_DEVICE": training.gpu_device if pool else "cpu",
+        "TRAINYARD_ATTEMPT": str(attempt.number),
+        "HOME": "/tmp",
+    }
+    if pool:
+        env["TRAINYARD_GPU_POOL"] = pool.name
+        if request.step == "train" and request.gpus > 1:
+            env |= gang.environment("127.0.0.1", 1, request.gpus)
+    if request.parent_run_key:
+        env["TRAINYARD_PARENT_RUN_KEY"] = request.parent_run_key
+    # The commit that the DAGs come from: the airflow image carries it.
+    if commit := os.environ.get("GIT_COMMIT"):
+        env["GIT_COMMIT"] = commit
+    return env
+
+
+def _adaptations(attempt: Attempt) -> dict[str, str]:
+    """What the trainer is told of an attempt that makes do with less; no `env_vars` overrides that."""
+    env = {}
+    if attempt.batch_divisor > 1:
+        env["TRAINYARD_BATCH_DIVISOR"] = str(attempt.batch_divisor)
+    if attempt.fallback:
+        env["TRAINYARD_FALLBACK"] = attempt.fallback
+        env["TRAINYARD_DEVICE"] = "cpu"
+    return env
+
+
+def _resources(
+    platform: Platform, pool: GpuPool | None, request: TrainingRequest, attempt: Attempt
+) -> dict[str, dict[str, str]]:
+    defaults = platform.training.gpu_resources if pool else platform.training.cpu_resources
+    asked = request.container_resources
+    limits = {**defaults.get("limits", {}), **asked.get("limits", {})}
+    # A limit below the platform's request lowers that too: the API server refuses it otherwise.
+    usual = {
+        name: limits[name] if name in limits and _amount(limits[name]) < _amount(value) else value
+        for name, value in defaults.get("requests", {}).items()
+    }
+    resources = {"requests": {**usual, **asked.get("requests", {})}, "limits": limits}
+    for kind in resources.values():
+        if "memory" in kind:
+            kind["memory"] = _times(kind["memory"], attempt.memory_factor)
+        if pool:
+            kind[pool.resource_name] = str(request.gpus)
+    return resources
+
+
+def _times(quantity: str, factor: int) -> str:
+    """A Kubernetes quantity such as 1.5Gi, multiplied."""
+    number, unit = _parsed(quantity)
+    return f"{number * factor:.15g}{unit}" if factor > 1 else str(quantity)
+
+
+def _amount(quantity: str) -> float:
+    number, unit = _parsed(quantity)
+    return number * _UNITS[unit]
+
+
+def _parsed(quantity: str) -> tuple[float, str]:
+    parsed = _QUANTITY.fullmatch(str(quantity))
+    if not parsed or parsed[2] not in _UNITS:
+        raise RequestError(f"container_resources: {quantity!r} is no quantity such as 4Gi or 500m")
+    return float(parsed[1]), parsed[2]

@@ -1,0 +1,1 @@
+"""The base of tasks that start and end in the triggerer, and their templates."""

@@ -1,0 +1,213 @@
+"""The two bases of tasks that start and end in the triggerer: they may wait for long, and hold no worker.
+
+The operator lies in a module that DAG files import, the trigger in another, which may import what DAG files
+should not (a Kubernetes client):
+
+    class CountOperator(TriggererOperator):
+        template_fields = ("table",)
+
+        def __init__(self, *, table: str, timeout: timedelta = timedelta(minutes=5), **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.table = table
+            trigger = "trainyard.count_trigger.CountTrigger"
+            self.start_trigger_args = start_args(trigger, {"table": table}, timeout + timedelta(minutes=5))
+
+
+    class CountTrigger(TriggererTask):
+        async def work(self) -> dict[str, Any]:
+            rows = await count(self.request["table"])
+            if not rows:
+                raise TaskFailed("bad_data", f"{self.request['table']} has no rows")
+            return {"rows": rows}
+
+`work` begins anew when a triggerer ends in the midst of it, so it has to find what it began before: by a name
+made of `self.identity`. Override `abandon` to undo what a user gave up, `reads` to tell lineage what the task
+reads, and `rendered` for more than templates.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from airflow.sdk import BaseOperator, TaskInstanceState
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.triggers.base import (
+    BaseTrigger,
+    StartTriggerArgs,
+    TaskFailedEvent,
+    TaskSuccessEvent,
+    TriggerEvent,
+)
+from asgiref.sync import sync_to_async
+
+from trainyard import lineage
+from trainyard.airflow_compat import push_xcom, task_states
+from trainyard.failures import Cause, TaskFailed
+from trainyard.naming import TaskIdentity
+from trainyard.platform import PlatformError
+from trainyard.triggerer.templates import TemplateError, as_template, render
+
+
+def start_args(trigger: str, request: Mapping[str, Any], timeout: timedelta) -> StartTriggerArgs:
+    """What the scheduler needs to start a task's trigger: the operator's `start_trigger_args`.
+
+    Args:
+        trigger: class path of a `TriggererTask`.
+        request: its arguments, in which outputs of other tasks become templates.
+        timeout: when to end a task whose trigger cannot even begin; the trigger itself minds its own time.
+    """
+    return StartTriggerArgs(
+        trigger_cls=trigger,
+        trigger_kwargs={"request": as_template(request)},
+        next_method="execute_complete",
+        timeout=timeout,
+    )
+
+
+class TriggererOperator(BaseOperator):
+    """Base of operators whose task starts and ends in the triggerer.
+
+    Set `start_trigger_args` in `__init__`.
+    """
+
+    start_from_trigger = True
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Refuse to be mapped: each instance would start with the same arguments."""
+        raise TypeError(f"{cls.__name__} cannot be mapped; write one task for each")
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """Nothing: the trigger renders them, and a worker only ever sees the task to fail it."""
+
+    def execute(self, context: Any) -> NoReturn:
+        """Refuse to run on a worker."""
+        raise AirflowFailException(
+            f"{self.task_id} starts in the triggerer and cannot run on a worker (`airflow tasks test` and "
+            "`dag.test()` try that); trigger the DAG instead"
+        )
+
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> NoReturn:
+        """Fail the task for good: only a worker can tell Airflow not to try again."""
+        raise AirflowFailException(f"{event['cause']}: {event['message']}")
+
+
+class TriggererTask(BaseTrigger):
+    """Base of triggers that run one try of a task from beginning to end.
+
+    What `work` returns is the XCom `return_value`, and each of its keys is one too; a failure leaves the XCom
+    `failure`. Both ends are told to lineage.
+
+    Args:
+        request: the operator's arguments, not rendered yet: see `start_args`.
+    """
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.request = dict(request)
+        self.render_error: Exception | None = None
+
+    @abstractmethod
+    async def work(self) -> Mapping[str, Any]:
+        """Do what `request`, which is rendered by now, asks for, and return the task's result.
+
+        Raises:
+            TaskFailed: it did not succeed.
+            ValueError: an argument is wrong, which no other try can cure.
+            Exception: anything else; another try may succeed.
+        """
+
+    async def abandon(self) -> None:
+        """Undo what `work` began: a user ended or cleared the task, and the next try may have begun."""
+
+    def reads(self) -> Iterable[Any]:
+        """URIs of what the task reads, as far as they are known; what is no URI does not count."""
+        return ()
+
+    def rendered(self, context: Any) -> dict[str, Any]:
+        """The request without templates. Errors are those of `work`."""
+        return render(self.request, context, run_key=self.identity.run_key())
+
+    @property
+    def identity(self) -> TaskIdentity:
+        """Which try of which task this is."""
+        ti = self.task_instance
+        if ti is None:
+            raise RuntimeError("the trigger belongs to no task instance")
+        return TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+
+    async def push(self, xcoms: Mapping[str, Any]) -> None:
+        """Push XComs. Not by the event's `xcoms`: those turn an object into its JSON text."""
+        task = self.identity
+        await push_xcom(task.dag_id, task.run_id, task.task_id, task.map_index, xcoms)
+
+    async def on_kill(self) -> None:
+        """Abandon the work if a user ended the task.
+
+        Airflow also calls this for a trigger that another triggerer has taken over, because this one did not
+        answer for a while: the other one's work must stay.
+        """
+        if await self._is_deferred():
+            self.log.info("another triggerer goes on with this, or the next try does")
+            return
+        await self.abandon()
+
+    async def _is_deferred(self) -> bool:
+        task = self.identity
+        states = await sync_to_async(task_states)(
+            task.dag_id, task.run_id, task_ids=[task.task_id], map_index=task.map_index
+        )
+        key = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"
+        return bool(states.get(key) == TaskInstanceState.DEFERRED)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments, from which Airflow makes the trigger again."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"request": self.request}
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """Render the request. An error is kept for `run`, which fails the task in good order."""
+        try:
+            self.request = self.rendered(context)
+        except (TemplateError, ValueError) as error:
+            self.render_error = error
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Run the task; yields the one event that ends it."""
+        await lineage.started(self.identity, self.reads())
+        try:
+            result = await self._result()
+        except TaskFailed as failed:
+            await lineage.failed(self.identity, self.reads(), f"{failed.cause}: {failed.message}")
+            yield await self._failure(failed)
+        else:
+            await lineage.ended(self.identity, self.reads(), result)
+            await self.push({**result, "return_value": result})
+            yield TaskSuccessEvent()
+
+    async def _result(self) -> Mapping[str, Any]:
+        """What `work` returns. Whatever goes wrong is a TaskFailed."""
+        try:
+            if self.render_error:
+                raise self.render_error
+            return await self.work()
+        except TaskFailed:
+            raise
+        except (TemplateError, PlatformError, ValueError) as error:
+            raise TaskFailed(Cause.BAD_CONFIG, str(error)) from error
+        except Exception as error:
+            self.log.exception("the trigger failed")
+            raise TaskFailed(Cause.PLATFORM, f"{type(error).__name__}: {error}", retry=True) from error
+
+    async def _failure(self, failed: TaskFailed) -> TriggerEvent:
+        """The event that fails the task, or its try."""
+        self.log.error("%s: %s", failed.cause, failed.message)
+        told = {"cause": failed.cause, "message": failed.message}
+        await self.push({"failure": {**failed.details, **told}})
+        # TaskFailedEvent goes through Airflow's retries. What no retry can cure resumes on a worker,
+        # which raises AirflowFailException: a trigger has no other way to say so.
+        if not failed.retry and (self.task is None or self.task.retries):
+            return TriggerEvent(told)
+        return TaskFailedEvent()

@@ -1,0 +1,1 @@
+"""Hyperparameter search: the settings to try and what became of each trial."""

@@ -1,0 +1,25 @@
+"""What a run says at its end."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from trainyard.alerts.summary import notify, summary
+
+PROMOTION = {"model": "digits", "version": "3", "alias": "champion", "reason": "better"}
+
+
+def test_the_summary_says_what_came_of_the_run() -> None:
+    text = summary(dag_id="d", run_id="r", promotion=PROMOTION, metrics={"f1_macro": 0.951, "rows": 9})
+    assert text.splitlines() == [
+        "digits v3 is now champion: better",
+        "metrics: f1_macro 0.9510",
+        "run: d / r",
+    ]
+
+
+def test_it_is_in_the_log_and_handed_on(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert notify("hello") == "hello"
+    assert "hello" in caplog.text

@@ -1,0 +1,67 @@
+"""What the next attempt is, and that a restart of the triggerer forgets nothing of it."""
+
+from __future__ import annotations
+
+import pytest
+from trainyard.failures import Cause
+from trainyard.training.attempt import ANNOTATION, Attempt, RetryPlan
+from trainyard.training.outcomes import Outcome
+
+SPOT = Attempt(gpu_pool="spot")
+
+
+def after(attempt: Attempt, *causes: Cause, **plan: object) -> Attempt | None:
+    for cause in causes:
+        following = attempt.after(Outcome(cause, ""), RetryPlan(**plan))
+        if following is None:
+            return None
+        attempt = following
+    return attempt
+
+
+def test_reclaims_are_made_up_for_up_to_a_number() -> None:
+    assert after(SPOT, Cause.PREEMPTED) == Attempt(2, "spot", reclaims=1)
+    assert after(SPOT, *[Cause.PREEMPTED] * 3, max_preemptions=2) is None
+
+
+def test_after_some_reclaims_another_pool_takes_over() -> None:
+    plan = {"escalate_to": "ondemand", "escalate_after": 2}
+    assert after(SPOT, Cause.PREEMPTED, **plan).gpu_pool == "spot"
+    assert after(SPOT, Cause.PREEMPTED, Cause.PREEMPTED, **plan).gpu_pool == "ondemand"
+    assert after(Attempt(), Cause.PREEMPTED, Cause.PREEMPTED, **plan).gpu_pool is None, "a CPU pod stays one"
+
+
+def test_memory_is_doubled_once() -> None:
+    assert after(SPOT, Cause.OOM) == Attempt(2, "spot", memory_factor=2, ooms=1)
+    assert after(SPOT, Cause.OOM, Cause.OOM) is None
+    assert after(SPOT, Cause.OOM, Cause.PREEMPTED, Cause.OOM) is None
+    assert after(SPOT, Cause.OOM, on_oom="fail") is None
+
+
+def test_the_batch_is_halved_where_memory_would_not_help() -> None:
+    for cause, plan in ((Cause.OOM, {"on_oom": "batch"}), (Cause.GPU_OOM, {})):
+        following = after(SPOT, cause, **plan)
+        assert (following.batch_divisor, following.memory_factor) == (2, 1)
+
+
+@pytest.mark.parametrize("cause", [Cause.IMAGE, Cause.CODE, Cause.BAD_CONFIG, Cause.TEMPORARY, Cause.SUCCESS])
+def test_other_causes_end_the_try(cause: Cause) -> None:
+    assert after(SPOT, cause) is None
+
+
+def test_a_fallback_stays_one() -> None:
+    cpu = after(SPOT.on_cpu(), Cause.PREEMPTED, Cause.PREEMPTED, escalate_to="ondemand")
+    assert (cpu.gpu_pool, cpu.fallback, cpu.batch_divisor) == (None, "cpu", 2)
+    assert str(cpu) == "attempt 4, CPU, batches in 2 parts"
+
+
+def test_an_attempt_is_read_back_from_its_pod() -> None:
+    attempt = Attempt(4, "spot", memory_factor=2, reclaims=2, ooms=1)
+    labels = {"trainyard.dev/attempt": "4", "trainyard.dev/gpu-pool": "spot"}
+    pod = {"metadata": {"labels": labels, "annotations": {ANNOTATION: attempt.annotation()}}}
+    assert Attempt.of_pod(pod) == attempt
+
+
+def test_a_pod_of_an_older_release_has_labels_only() -> None:
+    labels = {"trainyard.dev/attempt": "3", "trainyard.dev/gpu-pool": "none"}
+    assert Attempt.of_pod({"metadata": {"labels": labels, "annotations": {}}}) == Attempt(3, None)

@@ -1,0 +1,186 @@
+"""Gangs: the Job and its Service against the Kubernetes schema, and what many pods mean together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from trainyard.failures import Cause
+from trainyard.naming import MAX_LABEL, TaskIdentity
+from trainyard.platform import Platform
+from trainyard.training import gang
+from trainyard.training.gang import Gang
+from trainyard.training.pod import TrainingRequest, build_pod
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+DELETED = "2026-11-21T07:00:00Z"
+
+
+@pytest.fixture
+def job(platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity) -> dict[str, Any]:
+    pod = build_pod(platform, request_for_train, identity)
+    name = gang.job_name(identity, 1, 2)
+    return gang.build_job(pod, name, nodes=2, gpus=4, startup_seconds=600)
+
+
+def pod(
+    rank: int,
+    *,
+    code: int | None = None,
+    message: str = "",
+    reason: str = "Error",
+    node: str = "node",
+    runs: bool = False,
+    deleted: bool = False,
+) -> dict[str, Any]:
+    """A gang's pod: ended with a code, running, or waiting."""
+    state: dict[str, Any] = {"running": {}} if runs else {}
+    if code is not None:
+        state = {"terminated": {"exitCode": code, "message": message, "reason": reason}}
+    return {
+        "metadata": {
+            "name": f"job-{rank}-abcde",
+            "annotations": {INDEX: str(rank)},
+            **({"deletionTimestamp": DELETED} if deleted else {}),
+        },
+        "spec": {"nodeName": node} if node else {},
+        "status": {"containerStatuses": [{"name": "trainer", "state": state}]},
+    }
+
+
+def seen(*looks: list[dict[str, Any]], nodes: int = 2) -> Gang:
+    found = Gang(nodes)
+    for pods in looks:
+        found.see(pods)
+    return found
+
+
+def test_job_and_service_are_valid(job: dict[str, Any]) -> None:
+    kubernetes_validate.validate(job, "1.33", strict=True)
+    created = {**job, "metadata": {**job["metadata"], "uid": "u"}}
+    kubernetes_validate.validate(gang.build_service(created), "1.33", strict=True)
+
+
+def test_one_failed_pod_ends_the_job(job: dict[str, Any]) -> None:
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 2, 2)
+    assert spec["backoffLimit"] == 0
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert spec["activeDeadlineSeconds"] == 600 + spec["template"]["spec"]["activeDeadlineSeconds"]
+
+
+def test_the_pods_are_the_pod_of_one_node_and_know_each_other(
+    job: dict[str, Any], platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    alone = build_pod(platform, request_for_train, identity)
+    template, name = job["spec"]["template"], job["metadata"]["name"]
+    assert template["metadata"]["labels"] == alone["metadata"]["labels"]
+    assert template["metadata"]["annotations"] == alone["metadata"]["annotations"]
+    kept = {key: template["spec"][key] for key in alone["spec"] if key != "containers"}
+    assert kept == {key: value for key, value in alone["spec"].items() if key != "containers"}
+    env = {entry["name"]: entry for entry in template["spec"]["containers"][0]["env"]}
+    assert env["MASTER_ADDR"]["value"] == f"{name}-0.{name}"
+    assert (env["WORLD_SIZE"]["value"], env["LOCAL_WORLD_SIZE"]["value"]) == ("8", "4")
+    assert env["NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"] == f"metadata.annotations['{INDEX}']"
+
+
+def test_the_service_names_pods_that_are_not_ready_and_goes_with_the_job(job: dict[str, Any]) -> None:
+    service = gang.build_service({**job, "metadata": {**job["metadata"], "uid": "u"}})
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    (owner,) = service["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["blockOwnerDeletion"]) == ("Job", "u", True)
+
+
+@pytest.mark.parametrize("nodes", [2, 8, 128])
+def test_a_pods_hostname_is_a_dns_label(identity: TaskIdentity, nodes: int) -> None:
+    task = replace(identity, dag_id="d" * 200)
+    assert len(f"{gang.job_name(task, 12, nodes)}-{nodes - 1}") <= MAX_LABEL
+    assert gang.job_name(task, 1, nodes) != gang.job_name(task, 2, nodes)
+
+
+def test_it_holds_in_vain_while_some_pods_have_a_node_and_others_none() -> None:
+    assert not seen([pod(0, node=""), pod(1, node="")]).holds_in_vain
+    assert seen([pod(0), pod(1, node="")]).holds_in_vain
+    assert seen([pod(0, runs=True)]).holds_in_vain, "the other may be refused by a quota"
+    assert not seen([pod(0), pod(1)]).holds_in_vain
+    assert [rank for rank, _ in seen([pod(0), pod(1, node="")]).waiting()] == [1, 0]
+
+
+def test_it_is_complete_when_all_run() -> None:
+    assert not seen([pod(0, runs=True), pod(1)]).complete
+    assert seen([pod(0, runs=True), pod(1, runs=True)]).complete
+    assert seen([pod(0, runs=True), pod(1, code=0)]).complete
+
+
+def test_a_gang_gives_up_its_share_sooner_than_its_start_times_out() -> None:
+    assert gang.hold_seconds(60) == 15
+    assert gang.hold_seconds(24 * 3600) == gang.MAX_HOLD_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("looks", "over"),
+    [
+        ([[pod(0, runs=True), pod(1, runs=True)]], False),
+        ([[pod(0, runs=True), pod(1, code=0)]], False),  # the others have less to do at the end
+        ([[pod(0, code=0), pod(1, runs=True)]], True),
+        ([[pod(0, runs=True), pod(1, code=1)]], True),
+        ([[pod(0, runs=True), pod(1, runs=True, deleted=True)]], True),
+        ([[pod(0, runs=True), pod(1, runs=True)], [pod(0, runs=True)]], True),
+        ([[pod(0, runs=True), pod(1, code=0)], [pod(0, runs=True)]], False),
+        ([[pod(0)], []], True),
+        ([[]], False),
+    ],
+)
+def test_it_is_over_with_rank_0_or_with_the_first_loss(looks: list[list[dict]], over: bool) -> None:
+    assert seen(*looks).over is over
+
+
+OOM = {"code": 137, "reason": "OOMKilled"}
+STOPPED = {"code": 143}  # by SIGTERM, or because a peer is gone
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cause", "teller"),
+    [
+        ({"code": 0, "message": '{"f1": 1}'}, {"code": 0}, Cause.SUCCESS, 0),
+        ({"code": 0, "message": '{"f1": 1}'}, {"runs": True}, Cause.SUCCESS, 0),
+        ({"code": 0}, {"code": 0}, Cause.BAD_RESULT, 0),
+        (STOPPED, {"code": 65}, Cause.BAD_DATA, 1),
+        ({**STOPPED, "deleted": True}, {"code": 64}, Cause.BAD_CONFIG, 1),
+        (STOPPED, {"code": 70}, Cause.CODE, 1),
+        (STOPPED, OOM, Cause.OOM, 1),
+        (OOM, {"code": 137, "deleted": True}, Cause.OOM, 0),
+        (STOPPED, {"code": 75}, Cause.TEMPORARY, 1),
+        ({"code": 75}, {**STOPPED, "deleted": True}, Cause.TEMPORARY, 0),
+        (STOPPED, {"code": 139}, Cause.KILLED, 1),
+        (STOPPED, STOPPED, Cause.PREEMPTED, 0),
+        (STOPPED, {"runs": True, "deleted": True}, Cause.PREEMPTED, 0),
+        ({"code": 137, "deleted": True}, {"code": 0}, Cause.PREEMPTED, 0),
+    ],
+)
+def test_the_most_telling_end_counts(first: dict, second: dict, cause: Cause, teller: int) -> None:
+    outcome, rank = seen([pod(0, **first), pod(1, **second)]).conclude()
+    assert (outcome.cause, rank) == (cause, teller)
+
+
+def test_a_pod_that_vanished_ended_as_it_was_seen_last() -> None:
+    outcome, rank = seen([pod(0, runs=True), pod(1, code=65)], []).conclude()
+    assert (outcome.cause, rank) == (Cause.BAD_DATA, 1)
+    outcome, _ = seen([pod(0, runs=True), pod(1, runs=True)], []).conclude()
+    assert outcome.cause is Cause.PREEMPTED
+    assert outcome.message == "rank 0 of 2: its pod was deleted"
+
+
+def test_a_gang_that_was_never_whole_counts_as_taken_away() -> None:
+    assert seen([pod(1, code=143)]).conclude()[0].cause is Cause.PREEMPTED
+
+
+def test_what_is_left_is_what_may_still_write() -> None:
+    found = seen([pod(0, runs=True), pod(1, runs=True)], [pod(0, runs=True), pod(1, code=143)])
+    assert [entry["metadata"]["name"] for entry in found.left()] == ["job-0-abcde"]
+    found.see([])
+    assert found.left() == []

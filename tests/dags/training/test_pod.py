@@ -1,0 +1,254 @@
+"""The training pod against the Kubernetes schema, Pod Security "restricted" and the trainer's own parser."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+from trainyard.naming import TaskIdentity, label_safe, run_key
+from trainyard.platform import Platform, PlatformError
+from trainyard.training.attempt import Attempt
+from trainyard.training.pod import RESULT_PATH, RequestError, TrainingRequest, build_pod
+
+TRAINER = Path(__file__).parents[3] / "images/trainer/src"
+LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@pytest.fixture
+def pod(platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity) -> dict:
+    return build_pod(platform, request_for_train, identity)
+
+
+def test_it_is_valid(pod: dict) -> None:
+    kubernetes_validate.validate(pod, "1.33", strict=True)
+
+
+def test_it_passes_pod_security_restricted(pod: dict) -> None:
+    spec, container = pod["spec"], pod["spec"]["containers"][0]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {next(iter(set(v) - {"name"})) for v in spec["volumes"]} == {"persistentVolumeClaim", "emptyDir"}
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_it_ends_some_time_and_leaves_its_result_to_the_kubelet(pod: dict) -> None:
+    assert pod["spec"]["activeDeadlineSeconds"] == 7200
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["spec"]["containers"][0]["terminationMessagePath"] == RESULT_PATH
+
+
+def test_a_gpu_pod_goes_to_its_pool_and_a_cpu_pod_to_none(
+    pod: dict, platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    assert pod["spec"]["nodeSelector"] == {"trainyard.dev/pool": "ondemand"}
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    spot = build_pod(platform, replace(request_for_train, gpu_pool="spot"), identity)["spec"]
+    assert spot["priorityClassName"] == "trainyard-spot"
+    assert {t["key"] for t in spot["tolerations"]} == {"nvidia.com/gpu", "trainyard.dev/spot"}
+    cpu = build_pod(platform, replace(request_for_train, gpu_pool=None), identity)["spec"]
+    assert not {"nodeSelector", "tolerations"} & set(cpu)
+    assert "nvidia.com/gpu" not in cpu["containers"][0]["resources"]["limits"]
+
+
+@pytest.mark.parametrize(
+    ("step", "read_only"),
+    [("train", True), ("evaluate", True), ("preprocess", False), ("generate", False), ("predict", False)],
+)
+def test_training_cannot_write_datasets(
+    platform: Platform,
+    request_for_train: TrainingRequest,
+    identity: TaskIdentity,
+    step: str,
+    read_only: bool,
+) -> None:
+    pod = build_pod(platform, replace(request_for_train, step=step), identity)
+    mounts = {mount["name"]: mount for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts["datasets"]["readOnly"] is read_only
+    assert "readOnly" not in mounts["checkpoints"]
+
+
+def test_the_environment_is_the_contracts_and_can_be_overridden(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    request = replace(request_for_train, env_vars={"CHECKPOINT_FREQ": "9"})
+    container = build_pod(platform, request, identity, Attempt(2, "ondemand"))["spec"]["containers"][0]
+    env = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert env["CHECKPOINT_FREQ"] == "9"
+    assert env["CHECKPOINT_DIR"] == f"/checkpoints/{identity.run_key()}"
+    assert env["TRAINYARD_ATTEMPT"] == "2"
+    assert env["MLFLOW_EXPERIMENT_NAME"] == "digits_training"
+
+
+def env_of(pod: dict) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in pod["spec"]["containers"][0]["env"]}
+
+
+def test_run_keys_can_be_given(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    pod = build_pod(platform, replace(request_for_train, run_key="k", parent_run_key="p"), identity)
+    assert pod["spec"]["containers"][0]["args"][2:4] == ["--run-key", "k"]
+    env = env_of(pod)
+    assert (env["CHECKPOINT_DIR"], env["TRAINYARD_PARENT_RUN_KEY"]) == ("/checkpoints/k", "p")
+    assert env["TRAINYARD_GPU_POOL"] == "ondemand"
+
+
+def test_an_attempt_changes_pool_memory_and_batch(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    request = replace(request_for_train, env_vars={"TRAINYARD_BATCH_DIVISOR": "1"})
+    attempt = Attempt(3, "spot", memory_factor=2, batch_divisor=2)
+    pod = build_pod(platform, request, identity, attempt)
+    resources = pod["spec"]["containers"][0]["resources"]
+    assert (resources["limits"]["memory"], resources["requests"]["memory"]) == ("4Gi", "1024Mi")
+    assert pod["spec"]["nodeSelector"] == {"trainyard.dev/pool": "spot"}
+    assert env_of(pod)["TRAINYARD_BATCH_DIVISOR"] == "2"
+    assert Attempt.of_pod(pod) == attempt
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("200Mi", "200Mi"), ("1Gi", "512Mi"), ("100M", "100M")])
+def test_a_low_limit_lowers_the_request(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity, limit: str, expected: str
+) -> None:
+    request = replace(request_for_train, container_resources={"limits": {"memory": limit}})
+    resources = build_pod(platform, request, identity)["spec"]["containers"][0]["resources"]
+    assert resources["requests"]["memory"] == expected
+
+
+def test_a_fallback_is_a_cpu_pod_that_says_so(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    pod = build_pod(platform, request_for_train, identity, Attempt(1, "ondemand").on_cpu())
+    assert "nodeSelector" not in pod["spec"]
+    assert "nvidia.com/gpu" not in pod["spec"]["containers"][0]["resources"]["limits"]
+    env = env_of(pod)
+    assert (env["TRAINYARD_DEVICE"], env["TRAINYARD_FALLBACK"]) == ("cpu", "cpu")
+    assert env["TRAINYARD_BATCH_DIVISOR"] == "2"
+
+
+def test_each_gpu_of_a_pod_gets_a_process_in_training_alone(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    pool = replace(platform.pool("ondemand"), gpus_per_node=4)
+    large = replace(platform, pools={"ondemand": pool})
+    training = replace(request_for_train, gpus=4)
+    env = env_of(build_pod(large, training, identity))
+    assert (env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"], env["MASTER_ADDR"]) == ("4", "4", "127.0.0.1")
+    for request in (request_for_train, replace(training, step="evaluate")):
+        assert "WORLD_SIZE" not in env_of(build_pod(large, request, identity))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"nodes": 0}, "nodes is 0"),
+        ({"nodes": "2"}, "nodes is '2'"),
+        ({"gpus": True}, "gpus is True"),
+        ({"nodes": 2, "step": "evaluate"}, "evaluate runs on one node"),
+    ],
+)
+def test_numbers_of_nodes_and_gpus_are_checked(
+    request_for_train: TrainingRequest, changes: dict, named: str
+) -> None:
+    with pytest.raises(RequestError, match=named):
+        replace(request_for_train, **changes)
+
+
+def test_the_trainer_knows_the_arguments(pod: dict) -> None:
+    # Its parser needs numpy to import, which Airflow's environment does not have.
+    parser = (TRAINER / "trainyard_trainer/cli.py").read_text()
+    program, step, *arguments = pod["spec"]["containers"][0]["args"]
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    assert (program, step) == ("trainer", "train")
+    assert flags == ["--run-key", "--dataset", "--output", "--params", "--resume-if-exists"]
+    assert all(f'"{flag}"' in parser for flag in flags)
+
+
+def test_the_trainer_knows_the_parameters_of_digits_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAINER))
+    params = importlib.import_module("trainyard_trainer.params")
+    own = (TRAINER / "trainyard_trainer/models/digits.py").read_text()  # imports numpy
+    dag = importlib.import_module("digits_training").dag
+    for task in dag.tasks:
+        for name in getattr(task, "step_params", {}):
+            known = name in params.COMMON or f'"{name}": Param(' in own
+            assert known, f"{task.task_id} passes {name}"
+    # The defaults of both are the same, so that a bare `trainer train` does what the DAG does.
+    shared = set(dag.params) & set(params.COMMON)
+    assert {name: dag.params[name] for name in shared} == {
+        name: params.COMMON[name].default for name in shared
+    }
+
+
+HARD = [
+    TaskIdentity("d" * 200, "r/" * 90, "task.group.train", 7, 12),
+    TaskIdentity("-Überwachung_", "manual__2026-11-21T07:00:00+00:00", "_t_", -1, 1),
+    TaskIdentity("a", "b", "c", 0, 1),
+]
+
+
+@pytest.mark.parametrize("task", HARD)
+def test_hard_names_become_valid_ones(
+    platform: Platform, request_for_train: TrainingRequest, task: TaskIdentity
+) -> None:
+    pod = build_pod(platform, request_for_train, task, Attempt(3))
+    assert NAME.fullmatch(pod["metadata"]["name"])
+    assert all(LABEL.fullmatch(value) for value in pod["metadata"]["labels"].values())
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,150}", task.run_key())
+
+
+def test_names_are_the_same_again_and_never_shared() -> None:
+    tasks = [
+        TaskIdentity(dag, run, name, index, number)
+        for dag in ("a", "a-b")
+        for run in ("x:1", "x-1")
+        for name in ("b", "c")
+        for index in (-1, 1)
+        for number in (1, 2)
+    ]
+    names = [task.pod_name(1) for task in tasks]
+    assert len(set(names)) == len(tasks)
+    assert names == [task.pod_name(1) for task in tasks]
+    assert len({task.selector() for task in tasks}) == len(tasks) / 2, "tries share their selector"
+
+
+def test_run_keys_are_shared_by_a_run_and_split_by_mapping() -> None:
+    plain = TaskIdentity("d", "r", "train", -1, 1)
+    assert plain.run_key() == run_key("d", "r") == "d__r"
+    assert TaskIdentity("d", "r", "train", 2, 1).run_key() == "d__r__train-2"
+    assert run_key("d", "a:b") != run_key("d", "a+b")
+    assert label_safe("x" * 64) != label_safe("x" * 65)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": "deploy"}, "step 'deploy'"),
+        ({"dataset": None}, "dataset must be a URI"),
+        ({"output_uri": "/tmp/x"}, "output_uri must be a URI"),
+        ({"step_params": "[]"}, "step_params must be an object"),
+        ({"run_key": "a/b"}, "run_key is 'a/b'"),
+        ({"container_resources": {"limits": {"memory": "much"}}}, "'much' is no quantity"),
+        ({"gpus": 2}, "gpus=2: a node of pool ondemand has 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity, change: dict, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        build_pod(platform, replace(request_for_train, **change), identity)
+
+
+def test_an_unknown_pool_is_refused(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    with pytest.raises(PlatformError, match=r"no GPU pool 'tpu' .*ondemand, spot"):
+        build_pod(platform, replace(request_for_train, gpu_pool="tpu"), identity)

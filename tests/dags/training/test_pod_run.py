@@ -1,0 +1,270 @@
+"""`PodRun` against an API server which speaks HTTP: what becomes of a try when its pods end in all ways."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from api_server import ApiServer, Pod
+from trainyard.failures import Cause
+from trainyard.naming import TaskIdentity
+from trainyard.platform import Platform
+from trainyard.training import pod_run
+from trainyard.training.attempt import Attempt, RetryPlan
+from trainyard.training.outcomes import Outcome
+from trainyard.training.pod import TrainingRequest, build_pod
+from trainyard.training.pod_run import PodRun
+
+GPU = "nvidia.com/gpu"
+NO_GPU = (
+    f"0/4 nodes are available: 2 Insufficient {GPU}, 2 node(s) didn't match Pod's node affinity/selector."
+)
+UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_GPU}]
+QUOTA = (
+    "exceeded quota: q, requested: requests.nvidia.com/gpu=1, "
+    "used: requests.nvidia.com/gpu=3, limited: requests.nvidia.com/gpu=3"
+)
+DONE = '{"f1": 0.9}'
+
+
+@dataclass
+class Story:
+    """What a try did."""
+
+    outcome: Outcome
+    server: ApiServer
+    run: PodRun
+    xcoms: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[str] = field(default_factory=list)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return [Attempt.of_pod(pod) for pod in self.server.created]
+
+    def pushed(self, key: str) -> list[Any]:
+        return [each[key] for each in self.xcoms if key in each]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses between attempts."""
+    monkeypatch.setattr(pod_run, "RELAUNCH_SECONDS", 0)
+    monkeypatch.setattr(pod_run, "FIRST_LOOK_SECONDS", 0.05)
+
+
+@pytest.fixture
+def play(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> Callable[..., Story]:
+    """Plays a try. `fates` decide the pods in turn; `before` prepares the server."""
+
+    def _play(
+        *fates: Callable[..., Any],
+        before: Callable[[ApiServer], Any] | None = None,
+        queue_seconds: int = 10**9,
+        startup_seconds: int = 10**9,
+        keep_failed_pods: bool = False,
+        **plan: Any,
+    ) -> Story:
+        training = replace(platform.training, keep_failed_pods=keep_failed_pods)
+        turns = iter(fates)
+
+        async def fate(server: ApiServer, pod: Pod) -> None:
+            await next(turns)(server, pod["metadata"]["name"])
+
+        async def tell() -> Story:
+            server, xcoms, alerts = ApiServer(fate), [], []
+            if before:
+                before(server)
+
+            async def announce(values: dict[str, Any]) -> None:
+                xcoms.append(dict(values))
+
+            async def alert(title: str, text: str, details: Any) -> None:
+                alerts.append(f"{title}: {text}")
+
+            async with server.serve() as kube:
+                run = PodRun(
+                    kube,
+                    replace(platform, training=training),
+                    replace(request_for_train, gpu_pool="spot"),
+                    identity,
+                    logging.getLogger("test"),
+                    plan=RetryPlan(**plan),
+                    queue_seconds=queue_seconds,
+                    startup_seconds=startup_seconds,
+                    announce=announce,
+                    alert=alert,
+                )
+                return Story(await run.run(), server, run, xcoms, alerts)
+
+        return asyncio.run(asyncio.wait_for(tell(), 20))
+
+    return _play
+
+
+async def succeeds(server: ApiServer, name: str) -> None:
+    await server.run(name, exit_code=0, message=DONE)
+
+
+async def out_of_memory(server: ApiServer, name: str) -> None:
+    await server.run(name, exit_code=137, reason="OOMKilled")
+
+
+async def reclaimed(server: ApiServer, name: str) -> None:
+    await server.run(name, exit_code=143)
+
+
+async def drained_before_it_started(server: ApiServer, name: str) -> None:
+    await server.change(name, conditions=UNSCHEDULABLE)
+    asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(server.vanish(name)))
+
+
+async def gets_no_gpu(server: ApiServer, name: str) -> None:
+    await server.change(name, conditions=UNSCHEDULABLE)
+
+
+def test_memory_that_runs_out_is_doubled_once(play: Callable[..., Story]) -> None:
+    story = play(out_of_memory, succeeds)
+    assert story.outcome.cause is Cause.SUCCESS
+    limits = [pod["spec"]["containers"][0]["resources"]["limits"]["memory"] for pod in story.server.created]
+    assert limits == ["2Gi", "4Gi"]
+    assert story.server.pods == {}, "no pod is left"
+
+
+def test_memory_that_runs_out_again_fails_and_says_what_was_tried(play: Callable[..., Story]) -> None:
+    story = play(out_of_memory, out_of_memory, on_oom="batch")
+    assert story.outcome.cause is Cause.OOM
+    assert "batches in 2 parts did not suffice" in story.outcome.message
+    failure = story.run.failure(story.outcome)
+    assert (failure["attempts"], failure["node"]) == (2, "node-1")
+    assert failure["pod"] == story.server.created[1]["metadata"]["name"]
+    assert failure["log"] == [f"log of {pod['metadata']['name']}" for pod in story.server.created]
+
+
+def test_a_bigger_pod_that_is_refused_ends_as_out_of_memory(play: Callable[..., Story]) -> None:
+    async def ends_and_fills(server: ApiServer, name: str) -> None:
+        server.refusals = ["maximum memory usage per Container is 3Gi, but limit is 4Gi"]
+        await out_of_memory(server, name)
+
+    story = play(ends_and_fills)
+    assert story.outcome.cause is Cause.OOM
+    assert "more was refused: maximum memory" in story.outcome.message
+
+
+def test_reclaims_escalate_to_another_pool(play: Callable[..., Story]) -> None:
+    story = play(reclaimed, drained_before_it_started, succeeds, escalate_to="ondemand")
+    assert [attempt.gpu_pool for attempt in story.attempts] == ["spot", "spot", "ondemand"]
+    assert story.outcome.cause is Cause.SUCCESS
+
+
+def test_reclaims_have_an_end(play: Callable[..., Story]) -> None:
+    story = play(reclaimed, reclaimed, max_preemptions=1)
+    assert story.outcome.cause is Cause.PREEMPTED
+    assert len(story.attempts) == 2
+
+
+def test_without_a_gpu_the_cpu_takes_over_and_people_hear_of_it(play: Callable[..., Story]) -> None:
+    story = play(gets_no_gpu, succeeds, fallback="cpu")  # the pod is older than fallback_after already
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.fallback for attempt in story.attempts] == ["", "cpu"]
+    assert story.server.alive_at_once == 1, "two pods must never write the same checkpoints"
+    (fallback,) = story.pushed("fallback")
+    assert (fallback["to"], fallback["pool"]) == ("cpu", "spot")
+    (alert,) = story.alerts
+    assert "goes on without a GPU" in alert and "no GPU free in pool spot" in alert
+
+
+def test_a_gpu_that_comes_while_it_is_given_up_is_taken(play: Callable[..., Story]) -> None:
+    async def gets_one_at_the_last_moment(server: ApiServer, name: str) -> None:
+        await server.change(name, conditions=UNSCHEDULABLE)
+        server.before_deletion = lambda: server.run(name, exit_code=0, message=DONE)
+
+    story = play(gets_one_at_the_last_moment, fallback="cpu")
+    assert [attempt.fallback for attempt in story.attempts] == [""]
+    assert story.pushed("fallback") == []
+
+
+def test_the_reason_for_waiting_is_told_at_once_and_resolved(play: Callable[..., Story]) -> None:
+    async def waits_a_moment(server: ApiServer, name: str) -> None:
+        await server.change(name, conditions=UNSCHEDULABLE)
+        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(succeeds(server, name)))
+
+    story = play(waits_a_moment)
+    waiting, resolved = story.pushed("pending")
+    assert waiting["kind"] == resolved["kind"] == "gpu"
+    assert waiting["reason"].startswith("no GPU free in pool spot: 2 of 2 nodes are busy (0/4 nodes")
+    assert (waiting["resolved"], resolved["resolved"]) == (False, True)
+    assert resolved["waited_seconds"] > 0
+    assert resolved["pod"] == story.server.created[0]["metadata"]["name"]
+
+
+def test_an_image_that_is_not_there_is_told_once(play: Callable[..., Story]) -> None:
+    async def cannot_pull(server: ApiServer, name: str) -> None:
+        async def flap() -> None:
+            for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull", "InvalidImageName"):
+                state = {"waiting": {"reason": reason, "message": f"{reason} text"}}
+                status = [{"name": "trainer", "state": state}]
+                await server.change(name, node="n", containerStatuses=status)
+                await asyncio.sleep(0.1)
+
+        asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(flap()))
+
+    story = play(cannot_pull)
+    assert story.outcome.cause is Cause.IMAGE
+    told = [pending["kind"] for pending in story.pushed("pending")]
+    assert told.count("image") == 1
+
+
+def test_a_quota_that_is_full_is_told_and_tried_again(play: Callable[..., Story]) -> None:
+    story = play(succeeds, before=lambda server: server.refusals.extend([QUOTA] * 2))
+    assert story.outcome.cause is Cause.SUCCESS
+    assert story.pushed("pending")[0]["kind"] == "quota"
+    assert len(story.attempts) == 1
+
+
+def test_queueing_is_not_starting(play: Callable[..., Story]) -> None:
+    story = play(succeeds, before=lambda server: server.refusals.extend([QUOTA] * 2), startup_seconds=0)
+    assert story.outcome.cause is Cause.SUCCESS
+    story = play(before=lambda server: server.refusals.extend([QUOTA] * 20), queue_seconds=0)
+    assert story.outcome.cause is Cause.UNSCHEDULABLE
+    assert "not started within 0 s: no GPU left in quota q" in story.outcome.message
+
+
+@pytest.mark.parametrize("fate", ["waits", "ends"])
+def test_a_failed_pod_that_is_kept_takes_no_gpu_later(play: Callable[..., Story], fate: str) -> None:
+    fates = {"waits": gets_no_gpu, "ends": out_of_memory}
+    story = play(fates[fate], startup_seconds=-1, keep_failed_pods=True, on_oom="fail")
+    assert bool(story.server.pods) is (fate == "ends")
+
+
+def test_a_refused_pod_fails_the_task(play: Callable[..., Story]) -> None:
+    story = play(before=lambda server: server.refusals.append("violates PodSecurity"))
+    assert (story.outcome.cause, story.attempts) == (Cause.BAD_CONFIG, [])
+
+
+def test_a_restarted_triggerer_goes_on_with_the_newest_attempt(
+    play: Callable[..., Story],
+    platform: Platform,
+    request_for_train: TrainingRequest,
+    identity: TaskIdentity,
+) -> None:
+    adapted = Attempt(3, "ondemand", memory_factor=2, reclaims=1, ooms=1)
+
+    def left_behind(server: ApiServer) -> None:
+        pod = build_pod(platform, request_for_train, identity, adapted)
+        pod["metadata"] |= {"uid": "u", "resourceVersion": "u", "creationTimestamp": "2026-11-21T07:00:00Z"}
+        ended = {"exitCode": 137, "reason": "OOMKilled"}
+        pod["status"] = {
+            "phase": "Failed",
+            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
+        }
+        server.pods[pod["metadata"]["name"]] = pod
+
+    story = play(before=left_behind)
+    assert story.outcome.cause is Cause.OOM, "the retry with more memory has been used"
+    assert story.attempts == []

@@ -1,0 +1,149 @@
+"""The bases of tasks that start and end in the triggerer, by way of an own operator and trigger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+from receiver import listening
+from trainyard.failures import TaskFailed
+from trainyard.platform import PlatformError
+from trainyard.triggerer.base import TriggererOperator, TriggererTask, start_args
+
+TRIGGER = f"{__name__}.CountTrigger"
+
+
+class CountOperator(TriggererOperator):
+    template_fields = ("rows",)
+
+    def __init__(self, *, rows: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows = rows
+        self.start_trigger_args = start_args(TRIGGER, {"rows": rows}, timedelta(minutes=5))
+
+
+class CountTrigger(TriggererTask):
+    """Counts by what it is given: a number, or an error to raise. Pushes into `xcoms`."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        super().__init__(request)
+        self.xcoms: dict[str, Any] = {}
+
+    async def work(self) -> dict[str, Any]:
+        if isinstance(self.request["rows"], Exception):
+            raise self.request["rows"]
+        return {"rows": self.request["rows"]}
+
+    async def abandon(self) -> None:
+        self.xcoms["abandoned"] = True
+
+    async def push(self, xcoms: Mapping[str, Any]) -> None:
+        self.xcoms |= xcoms
+
+
+def instance(map_index: int = -1) -> SimpleNamespace:
+    return SimpleNamespace(dag_id="d", run_id="r", task_id="count", map_index=map_index, try_number=2)
+
+
+def ended(rows: Any, retries: int = 3) -> tuple[TriggerEvent, dict[str, Any]]:
+    """The one event that a task with this argument ends with, and its XComs."""
+    trigger = CountTrigger({"rows": rows})
+    ti = instance()
+    ti.task = SimpleNamespace(
+        retries=retries, template_fields=("rows",), template_ext=(), start_trigger_args=None
+    )
+    trigger.task_instance = ti
+    trigger.render_template_fields({"ti": ti, "params": {"rows": 7}})
+
+    async def events() -> list[TriggerEvent]:
+        return [event async for event in trigger.run()]
+
+    (event,) = asyncio.run(events())
+    return event, trigger.xcoms
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(3, 3), ("{{ params.rows }}", 7), ("{{ run_key }}", "d__r")])
+def test_a_result_is_the_return_value_and_each_of_its_keys(rows: Any, expected: Any) -> None:
+    event, xcoms = ended(rows)
+    assert isinstance(event, TaskSuccessEvent)
+    assert xcoms == {"rows": expected, "return_value": {"rows": expected}}
+
+
+def test_what_another_try_may_cure_goes_through_airflows_retries() -> None:
+    event, xcoms = ended(TaskFailed("temporary", "no answer", retry=True, log=["a line"]))
+    assert isinstance(event, TaskFailedEvent)
+    assert xcoms == {"failure": {"cause": "temporary", "message": "no answer", "log": ["a line"]}}
+
+
+@pytest.mark.parametrize(("retries", "payload"), [(3, {"cause": "code", "message": "a bug"}), (0, None)])
+def test_what_no_try_can_cure_fails_for_good(retries: int, payload: Any) -> None:
+    event, xcoms = ended(TaskFailed("code", "a bug", log=["a line"]), retries)
+    # With retries left only a worker can say so (`execute_complete`); without, the failure is final anyhow.
+    assert isinstance(event, TaskFailedEvent) if payload is None else event.payload == payload
+    assert xcoms["failure"] == {"cause": "code", "message": "a bug", "log": ["a line"]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause", "final"),
+    [
+        ("{{ params.nothing }}", "bad_config", True),
+        (ValueError("rows is -1"), "bad_config", True),
+        (PlatformError("no GPU pools"), "bad_config", True),
+        (OSError("unreachable"), "platform", False),
+    ],
+)
+def test_every_error_has_a_cause(rows: Any, cause: str, final: bool) -> None:
+    event, xcoms = ended(rows)
+    assert xcoms["failure"]["cause"] == cause
+    assert isinstance(event, TaskFailedEvent) is not final
+
+
+@pytest.mark.parametrize(("map_index", "key"), [(-1, "count"), (3, "count_3")])
+@pytest.mark.parametrize(("state", "abandoned"), [("failed", True), (None, True), ("deferred", False)])
+def test_what_another_triggerer_goes_on_with_is_not_abandoned(
+    monkeypatch: pytest.MonkeyPatch, map_index: int, key: str, state: str | None, abandoned: bool
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def states(**where: Any) -> dict[str, Any]:
+        asked.append(where)
+        return {"r": {key: state}}
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", states)
+    trigger = CountTrigger({"rows": 3})
+    trigger.task_instance = instance(map_index)
+    asyncio.run(trigger.on_kill())
+    assert trigger.xcoms == ({"abandoned": True} if abandoned else {})
+    assert asked == [{"dag_id": "d", "task_ids": ["count"], "run_ids": ["r"], "map_index": map_index}]
+
+
+@pytest.mark.parametrize(("rows", "ends"), [(3, "COMPLETE"), (OSError("unreachable"), "FAIL")])
+def test_lineage_hears_of_both_ends(receive: Any, rows: Any, ends: str) -> None:
+    with listening(201) as receiver:
+        receive(receiver.url)
+        ended(rows)
+    assert [event["eventType"] for event in receiver.got] == ["START", ends]
+    assert receiver.got[0]["run"]["runId"] == receiver.got[1]["run"]["runId"]
+
+
+def test_the_operator_only_starts_the_trigger() -> None:
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1)) as dag:
+        operator = CountOperator(task_id="count", rows=3)
+        with pytest.raises(TypeError, match="CountOperator cannot be mapped"):
+            CountOperator.partial(task_id="mapped")
+    with pytest.raises(AirflowFailException, match="triggerer"):
+        operator.execute({})
+    with pytest.raises(AirflowFailException, match="bad_data: no rows"):
+        operator.execute_complete({}, {"cause": "bad_data", "message": "no rows"})
+    decoded = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("count")
+    assert decoded.start_from_trigger and decoded.start_trigger_args
+    assert CountTrigger({"rows": 3}).serialize() == (TRIGGER, {"request": {"rows": 3}})
