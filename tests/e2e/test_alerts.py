@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import DAG, NAMESPACE
 from kubernetes import client
-from pods import component_of, if_there, log_of, output_of, wait_until
+from pods import component_of, if_there, log_of, output_of, sync_mounts, wait_until
 from receiver import NAME, PORT, receiver_pod
 
 pytestmark = pytest.mark.alone
@@ -38,10 +38,8 @@ def told(core: client.CoreV1Api, receiver: client.V1Pod) -> Iterator[None]:
         _delete(core, SECRET)
         body = {"metadata": {"name": SECRET}, "stringData": {"webhook-url": url}}
         core.create_namespaced_secret(NAMESPACE, body)
-        # The kubelet looks about once a minute.
-        wait_until(
-            "the Secret to reach the dag-processor", lambda: _mounted(core) == url, seconds=240, every=3
-        )
+        sync_mounts(core, "dag-processor", NAMESPACE)
+        wait_until("the Secret to reach the dag-processor", lambda: _mounted(core) == url, seconds=240)
         yield
     finally:
         _restore(core)

@@ -33,8 +33,12 @@ def test_no_is_a_challenger_and_yes_a_champion(
     versions: Callable[..., list[ModelVersion]],
 ) -> None:
     conf = {**CONF, "model_name": f"{model_name}-approval"}
+    # Both train at the same time: the model file allows two runs.
+    runs = {
+        option: trigger(f"approval-{option.lower()}", dag=DAG, **conf) for option in ("Reject", "Approve")
+    }
     for option, alias in (("Reject", "challenger"), ("Approve", "champion")):
-        run_id = trigger(f"approval-{option.lower()}", dag=DAG, **conf)
+        run_id = runs[option]
         _answer(airflow, run_id, option)
         run = finish(run_id, dag=DAG)
         assert run.state == "success"

@@ -23,7 +23,7 @@ from trainyard.training.pod import TrainingRequest
 
 pytestmark = pytest.mark.alone
 
-EPOCHS = 24
+EPOCHS = 14
 # Without dropout, which every process draws for itself, only rounding depends on the number of nodes.
 SAME = {"epochs": 6, "dropout": 0, "seed": 7}
 STARTUP_SECONDS = 60

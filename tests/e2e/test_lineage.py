@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import DAG, NAMESPACE, ROOT
 from kubernetes import client
-from pods import component_of, log_of, output_of, wait_until
+from pods import component_of, log_of, output_of, sync_mounts, wait_until
 from receiver import NAME, PORT, receiver_pod
 from trainyard_cli.mlflow_api import ModelVersion
 
@@ -31,11 +31,11 @@ def events(
         address = f"{pod.status.pod_ip}:{PORT}"
         try:
             up("--values", values)
-            wait_until("the triggerer to know", lambda: address in _platform_file(core), 240, every=3)
+            _wait_for_platform_file(core, lambda text: address in text)
             yield lambda: [json.loads(line) for line in log_of(core, NAME, SCRATCH).splitlines()]
         finally:
             up()
-            wait_until("the triggerer to forget", lambda: address not in _platform_file(core), 240, every=3)
+            _wait_for_platform_file(core, lambda text: address not in text)
 
 
 def up(*options: str | Path) -> None:
@@ -46,10 +46,15 @@ def up(*options: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _platform_file(core: client.CoreV1Api) -> str:
-    """As the triggerer sees it: nothing restarts when it changes, the kubelet looks about once a minute."""
-    triggerer = component_of(core, "triggerer", NAMESPACE)
-    return output_of(core, triggerer, NAMESPACE, "sh", "-c", "cat $TRAINYARD_PLATFORM")
+def _wait_for_platform_file(core: client.CoreV1Api, accept: Callable[[str], bool]) -> None:
+    """Wait until the triggerer sees what `accept` accepts; nothing restarts when the file changes."""
+
+    def accepted() -> bool:
+        triggerer = component_of(core, "triggerer", NAMESPACE)
+        return accept(output_of(core, triggerer, NAMESPACE, "sh", "-c", "cat $TRAINYARD_PLATFORM"))
+
+    sync_mounts(core, "triggerer", NAMESPACE)
+    wait_until("the triggerer to see the changed platform file", accepted, seconds=240)
 
 
 def test_events_lead_from_the_data_to_the_version(

@@ -14,7 +14,7 @@ from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, scratch, scr
 pytestmark = pytest.mark.alone
 
 GPU = "nvidia.com/gpu"
-EPOCHS = 24
+EPOCHS = 14
 # PyTorch and MLflow take 215 MiB of their own: twice of this is still too little by far. Between that and
 # what training takes a pod does not die but crawls, as its libraries are read from disk again and again.
 TOO_LITTLE_MEMORY = "30Mi"

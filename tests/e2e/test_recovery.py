@@ -9,7 +9,7 @@ from pods import PodRecorder, epochs_done, wait_until
 
 pytestmark = pytest.mark.alone
 
-EPOCHS = 24
+EPOCHS = 14
 SLOW = {"epochs": EPOCHS, "epoch_seconds": 1}
 
 
