@@ -58,7 +58,13 @@ IMAGES = {
     "versitygw": Image(_inputs("versitygw", "build", "go"), (CPU,)),
     "mlflow": Image(_inputs("mlflow", "requirements.txt"), (CPU,)),
     "postgres": Image(_inputs("postgres", "entrypoint"), (CPU,)),
-    "trainer": Image(_inputs("trainer", "requirements.txt", "trainer", "unpack-torch", "src"), (CPU, GPU)),
+    "trainer": Image(
+        (
+            *_inputs("trainer", "requirements.txt", "trainer", "unpack-torch", "src"),
+            "dags/trainyard_contract.py",
+        ),
+        (CPU, GPU),
+    ),
     "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
 }
 """The images in the order in which they are built, the slowest first."""

@@ -93,9 +93,9 @@ def test_files_of_xcoms_go_when_no_xcom_names_them(tmp_path: Path, monkeypatch: 
     named = write(tmp_path / "dag/run/task/a.json.gz", days=40)
     young = write(tmp_path / "dag/run/other/b.json.gz", days=0.5)
     left = write(tmp_path / "dag/gone/task/c.json.gz", days=2)
-    assert script.remove_leftovers(tmp_path, {str(named)}, dry_run=True) == (1, 5)
+    assert script.remove_unreferenced(tmp_path, {str(named)}, dry_run=True) == (1, 5)
     assert left.exists()
-    assert script.remove_leftovers(tmp_path, {str(named)}, dry_run=False) == (1, 5)
+    assert script.remove_unreferenced(tmp_path, {str(named)}, dry_run=False) == (1, 5)
     assert named.exists() and young.exists() and not (tmp_path / "dag/gone").exists()
 
 

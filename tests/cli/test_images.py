@@ -36,6 +36,7 @@ def changed(before: dict[str, str]) -> set[str]:
     ("file", "rebuilt"),
     [
         ("dags/digits_training.py", {"airflow"}),
+        ("dags/trainyard_contract.py", {"airflow", "trainer"}),
         ("images/trainer/src/trainyard_trainer/cli.py", {"trainer"}),
         ("images/mlflow/requirements.txt", {"mlflow"}),
         ("images/postgres/entrypoint", {"postgres"}),

@@ -19,7 +19,7 @@ def test_check_tells_whether_the_simulator_answers(running: Simulator):
         ({"GPU_COUNT": "0"}, "GPU_COUNT is '0'"),
         ({"NODE_NAME": ""}, "NODE_NAME is not set"),
         ({"RESOURCE_NAME": "gpu"}, "RESOURCE_NAME is 'gpu'"),
-        ({"DEVICE_PLUGIN_DIRECTORY": "/nowhere"}, "DEVICE_PLUGIN_DIRECTORY /nowhere is no directory"),
+        ({"DEVICE_PLUGIN_DIRECTORY": "/nowhere"}, "DEVICE_PLUGIN_DIRECTORY /nowhere is not a directory"),
     ],
 )
 def test_a_wrong_environment_is_named(simulator: Simulator, environment, message):

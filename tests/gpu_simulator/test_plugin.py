@@ -47,7 +47,7 @@ def test_a_container_may_get_several_devices(kubelet: Kubelet, running: Simulato
     ("containers", "message"),
     [
         ([["GPU-other-0"]], "this node has no device GPU-other-0"),
-        ([[DEVICES[0]], [DEVICES[0]]], "asked for twice"),
+        ([[DEVICES[0]], [DEVICES[0]]], "requested twice"),
     ],
 )
 def test_refuses_devices_it_cannot_hand_out(kubelet: Kubelet, running: Simulator, containers, message):

@@ -5,6 +5,7 @@ Runs in the trainer's image, and wherever torch, scikit-learn and mlflow-skinny 
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,12 +17,17 @@ from typing import Any
 import pytest
 
 if importlib.util.find_spec("trainyard_trainer") is None:  # outside the image
-    sys.path.insert(0, str(Path(__file__).parents[2] / "images/trainer/src"))
+    for folder in ("images/trainer/src", "dags"):
+        sys.path.insert(0, str(Path(__file__).parents[2] / folder))
 
 # mlflow-skinny has no database backend; its files hold the same entities.
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 
-from processes import TrainerProcess
+from processes import ForkedProcess  # isort: skip  before MLflow, whose environment it sets
+
+import mlflow
+import torch
+from trainyard_contract import Env, Tag
 
 
 @dataclass
@@ -49,22 +55,23 @@ class Steps:
         self.tracking_uri = (directory / "mlruns").as_uri()
         self.environment = {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "MLFLOW_TRACKING_URI": self.tracking_uri,
-            "CHECKPOINT_DIR": str(self.checkpoints),
-            "CHECKPOINT_FREQ": "2",
-            "TRAINYARD_RETURN": str(self.return_file),
+            Env.TRACKING_URI: self.tracking_uri,
+            Env.CHECKPOINT_DIR: str(self.checkpoints),
+            Env.CHECKPOINT_FREQ: "2",
+            Env.RETURN_FILE: str(self.return_file),
         }
 
     def start(
         self, step: str, dataset: str, *flags: str, params: Any = None, **environment: str
-    ) -> TrainerProcess:
+    ) -> ForkedProcess:
         self.return_file.unlink(missing_ok=True)
         output = self.lake if step in ("validate", "preprocess", "features") else self.output
         arguments = ["--run-key", self.run_key, "--dataset", dataset, "--output", output.as_uri()]
         arguments += ["--params", json.dumps(params or {}), *flags]
-        return TrainerProcess([step, *arguments], os.environ | self.environment | environment)
+        environment = os.environ | self.environment | environment
+        return ForkedProcess("trainyard_trainer.cli", [[step, *arguments]], environment)
 
-    def end(self, process, lines: list[str] | None = None) -> Ended:
+    def end(self, process: ForkedProcess, lines: list[str] | None = None) -> Ended:
         text = "".join(lines or []) + process.end(timeout=120)
         result = json.loads(self.return_file.read_text()) if self.return_file.exists() else {}
         return Ended(process.returncode, result, [json.loads(line) for line in text.splitlines()], text)
@@ -76,7 +83,7 @@ class Steps:
         """The MLflow runs of the run key."""
         client = self.client()
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        found = client.search_runs(experiments, f"tags.`trainyard.run_key` = '{self.run_key}'")
+        found = client.search_runs(experiments, f"tags.`{Tag.RUN_KEY}` = '{self.run_key}'")
         return list(found)
 
     def steps_of(self, metric: str) -> list[int]:
@@ -96,10 +103,24 @@ class Steps:
 
 
 @pytest.fixture(autouse=True)
-def own_sigterm() -> Iterator[None]:
-    """The trainer ends by ignoring SIGTERM, which later tests and their child processes must not inherit."""
+def unchanged_process() -> Iterator[None]:
+    """Restores what the trainer sets for its whole process, so that no test depends on the one before.
+
+    The trainer replaces the log handlers, and ignores SIGTERM at its end, which forked processes inherit. The
+    model server sets MLflow's tracking URI, which sets the environment variable as well.
+    """
     handler = signal.getsignal(signal.SIGTERM)
+    root, own = logging.getLogger(), logging.getLogger("trainyard")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    random_state = torch.get_rng_state()
     yield
+    mlflow.set_tracking_uri(None)
+    torch.set_rng_state(random_state)
+    torch.use_deterministic_algorithms(False)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+    logging.captureWarnings(False)
     signal.signal(signal.SIGTERM, handler)
 
 

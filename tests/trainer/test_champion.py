@@ -1,4 +1,4 @@
-"""Evaluate scores the champion on the rows on which it scores the candidate."""
+"""Evaluate scores the champion and the candidate on the same rows."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ import torch
 from conftest import Steps
 from trainyard_trainer import artifact, lake, params
 from trainyard_trainer.context import Context
-from trainyard_trainer.distributed import Place
+from trainyard_trainer.distributed import Worker
 from trainyard_trainer.errors import Temporary
 from trainyard_trainer.models.digits import Model
 from trainyard_trainer.preemption import Preemption
@@ -72,7 +72,7 @@ def step(store: Store, processed: str, monkeypatch: pytest.MonkeyPatch) -> Calla
             settings=settings,
             tracker=Tracker(settings, run_key),
             preemption=Preemption(),
-            place=Place(),
+            worker=Worker(),
         )
         return evaluate.run(context)
 
@@ -80,7 +80,8 @@ def step(store: Store, processed: str, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 def untrained(directory: Path, processed: str) -> str:
-    """The URI of a model that knows nothing."""
+    """The URI of a model with random weights."""
+    torch.manual_seed(0)
     inputs = lake.read(processed)[0]["train_inputs"]
     network = Model().network(inputs, params.complete({}, KNOWN))
     artifact.save(network, directory, example=torch.from_numpy(inputs[:1]), metrics={}, config={})
@@ -147,7 +148,7 @@ def of_other_classes(directory: Path) -> None:
         (gone, "does not exist"),
         (damaged, "cannot be read"),
         (of_other_inputs, "shapes cannot be multiplied"),
-        (of_other_classes, "its answers have the shape (269, 3), not 269 rows by 10 classes"),
+        (of_other_classes, "its predictions have the shape (269, 3), not 269 rows by 10 classes"),
     ],
 )
 def test_a_champion_that_cannot_be_scored_fails_nothing(
@@ -170,13 +171,13 @@ def test_an_mlflow_that_does_not_answer_is_worth_another_try(
     store: Store, step, monkeypatch: pytest.MonkeyPatch
 ):
     store.register("unreachable", store.artifacts)
-    download = Tracker.download
+    download = Tracker.download_model
 
     def cut_off(tracker: Tracker, model_uri: str, directory: Path) -> Path:
         if "unreachable" in model_uri:
-            raise Temporary("MLflow does not answer")
+            raise Temporary("MLflow does not respond")
         return download(tracker, model_uri, directory)
 
-    monkeypatch.setattr(Tracker, "download", cut_off)
+    monkeypatch.setattr(Tracker, "download_model", cut_off)
     with pytest.raises(Temporary):
         step("cut-off", champion="unreachable", model_uri=store.trained)

@@ -3,26 +3,26 @@ import os
 
 import pytest
 import torch
-from trainyard_trainer.checkpoint import KEEP, Store
+from trainyard_trainer.checkpoint import KEEP, CheckpointStore
 from trainyard_trainer.errors import BadConfig, Temporary
 
 CONFIG = {"model": "digits", "learning_rate": 0.001}
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "checkpoints", CONFIG)
+def store(tmp_path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints", CONFIG)
 
 
-def save(store: Store, epoch: int, batch: int = 0) -> None:
+def save(store: CheckpointStore, epoch: int, batch: int = 0) -> None:
     store.save(epoch, batch, {"progress": str(epoch), "weights": torch.full((1000,), float(epoch))})
 
 
-def newest(store: Store):
+def newest(store: CheckpointStore):
     return max(store.directory.iterdir())
 
 
-def latest(store: Store) -> str | None:
+def latest(store: CheckpointStore) -> str | None:
     state = store.latest()
     return state and state["progress"]
 
@@ -73,7 +73,7 @@ def test_all_damaged_is_nothing(store):
 
 def test_another_configuration_is_refused_by_its_key(store):
     save(store, 1)
-    other = Store(store.directory, CONFIG | {"learning_rate": 0.1})
+    other = CheckpointStore(store.directory, CONFIG | {"learning_rate": 0.1})
     with pytest.raises(BadConfig, match=r"learning_rate=0\.001, this run has learning_rate=0\.1"):
         other.latest()
 

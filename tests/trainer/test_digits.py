@@ -51,6 +51,11 @@ def test_sources_that_cannot_be_read(tmp_path):
         Model().load("sklearn://iris", {})
 
 
+def test_dropout_is_a_parameter_with_the_bounds_of_the_dag():
+    dropout = Model().params["dropout"]
+    assert (dropout.default, dropout.low, dropout.high) == (0.25, 0, 0.9)
+
+
 def test_the_split_is_stratified_complete_and_repeatable():
     columns = {"images": IMAGES, "labels": LABELS}
     splits = Model().preprocess(columns, {"split_seed": 0})

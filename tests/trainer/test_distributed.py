@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import Ended, Steps
 from trainyard_trainer import compute, distributed
-from trainyard_trainer.distributed import Place
+from trainyard_trainer.distributed import Worker
 from trainyard_trainer.errors import BadConfig
+from trainyard_trainer.preemption import Preemption
 
 # Without dropout, which each process draws for itself, the weights differ in rounding only.
 PARAMS = {"epochs": 2, "batch_size": 500, "dropout": 0.0}
@@ -106,26 +107,26 @@ def test_a_node_of_two_gpus_runs_two_processes(steps, processed, alone):
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "worker"),
     [
-        ({}, Place()),
-        ({"WORLD_SIZE": "1", "NODE_RANK": "0"}, Place()),
-        ({"WORLD_SIZE": "4", "NODE_RANK": "1"}, Place(1, 4, 0, 1, "a", 7)),
-        ({"WORLD_SIZE": "4", "NODE_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Place(2, 4, 0, 2, "a", 7)),
+        ({}, Worker()),
+        ({"WORLD_SIZE": "1", "NODE_RANK": "0"}, Worker()),
+        ({"WORLD_SIZE": "4", "NODE_RANK": "1"}, Worker(1, 4, 0, 1, "a", 7)),
+        ({"WORLD_SIZE": "4", "NODE_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Worker(2, 4, 0, 2, "a", 7)),
         (
             {"WORLD_SIZE": "4", "NODE_RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"},
-            Place(3, 4, 1, 2, "a", 7),
+            Worker(3, 4, 1, 2, "a", 7),
         ),
         (
             {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"},
-            Place(3, 4, 1, 2, "a", 7),
+            Worker(3, 4, 1, 2, "a", 7),
         ),
     ],
 )
-def test_the_place_is_torchruns(monkeypatch, environment, place):
+def test_the_environment_is_torchruns(monkeypatch, environment, worker):
     for name, value in {"MASTER_ADDR": "a", "MASTER_PORT": "7", **environment}.items():
         monkeypatch.setenv(name, value)
-    assert Place.from_environment() == place
+    assert Worker.from_environment() == worker
 
 
 @pytest.fixture
@@ -159,20 +160,21 @@ def test_more_processes_than_gpus_are_refused(two_gpus):
         ({"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"),
     ],
 )
-def test_a_place_that_cannot_be_is_named(monkeypatch, environment, named):
+def test_a_wrong_variable_is_named(monkeypatch, environment, named):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadConfig, match=named):
-        Place.from_environment()
+        Worker.from_environment()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_the_shares_of_a_batch_are_the_batch(size):
+def test_the_shards_of_a_batch_are_the_batch(size):
     rows = torch.arange(7)
-    shares = [
-        distributed.Group(Place(rank, size), torch.device("cpu"), None).share(rows) for rank in range(size)
+    groups = [
+        distributed.ProcessGroup(Worker(rank, size), torch.device("cpu"), Preemption())
+        for rank in range(size)
     ]
-    assert torch.equal(torch.cat(shares), rows)
+    assert torch.equal(torch.cat([group.shard(rows) for group in groups]), rows)
 
 
 @pytest.mark.parametrize(
@@ -186,4 +188,4 @@ def test_the_shares_of_a_batch_are_the_batch(size):
 def test_a_node_ends_when_one_of_its_processes_fails(scripts, code):
     processes = [subprocess.Popen([sys.executable, "-c", script]) for script in scripts]
     codes = distributed.wait(processes)
-    assert distributed.most_telling(codes) == code
+    assert distributed.root_cause(codes) == code

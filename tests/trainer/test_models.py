@@ -10,7 +10,7 @@ import torch
 from conftest import Steps
 from trainyard_trainer import lake, models
 from trainyard_trainer.errors import BadData
-from trainyard_trainer.join import Features
+from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.models import fraud
 from trainyard_trainer.networks import Factors, Standardize
 
@@ -128,11 +128,11 @@ def test_features_are_joined_by_id(tmp_path):
     columns = {"ids": np.array([4, 2, 9]), "features": np.array([[4.0], [2.0], [9.0]], dtype=np.float32)}
     uri = lake.write(tmp_path.as_uri(), "features", "fraud", "2026-03-01", columns, rows=3, parent="").uri
     inputs = np.array([[0.9], [0.4]], dtype=np.float32)
-    joined = Features(uri).join(inputs, np.array([9, 4]))
+    joined = FeatureTable(uri).join(inputs, np.array([9, 4]))
     np.testing.assert_array_equal(joined, np.array([[0.9, 9], [0.4, 4]], dtype=np.float32))
     with pytest.raises(BadData, match=r"rule join: .* no features for 1 of 2 rows, the first has id 5"):
-        Features(uri).join(inputs, np.array([9, 5]))
-    assert Features("").join(inputs, np.array([1, 2])) is inputs
+        FeatureTable(uri).join(inputs, np.array([9, 5]))
+    assert FeatureTable("").join(inputs, np.array([1, 2])) is inputs
 
 
 def test_a_missing_value_counts_as_the_mean():

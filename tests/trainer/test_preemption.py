@@ -8,12 +8,10 @@ from trainyard_trainer.preemption import Preemption
 
 
 @pytest.fixture
-def preemption():
-    before = signal.getsignal(signal.SIGTERM)
+def preemption(unchanged_process) -> Preemption:
     preemption = Preemption()
     preemption.install()
-    yield preemption
-    signal.signal(signal.SIGTERM, before)
+    return preemption
 
 
 def terminate() -> None:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from trainyard_contract import RESULT_LIMIT_BYTES
 from trainyard_trainer import result
 from trainyard_trainer.errors import BadConfig, CodeError
 
@@ -24,13 +25,13 @@ def test_the_file_is_written_in_place(file):
 
 
 def test_a_result_may_have_just_the_limit(file):
-    result.write({"text": "x" * (result.LIMIT_BYTES - len('{"text": ""}'))})
-    assert file.stat().st_size == result.LIMIT_BYTES
+    result.write({"text": "x" * (RESULT_LIMIT_BYTES - len('{"text": ""}'))})
+    assert file.stat().st_size == RESULT_LIMIT_BYTES
 
 
 def test_one_byte_more_is_a_code_error(file):
     with pytest.raises(CodeError, match="at most 4000") as error:
-        result.write({"text": "x" * (result.LIMIT_BYTES - len('{"text": ""}') + 1)})
+        result.write({"text": "x" * (RESULT_LIMIT_BYTES - len('{"text": ""}') + 1)})
     assert error.value.exit_code == 70
     assert not file.exists()
 
@@ -38,7 +39,7 @@ def test_one_byte_more_is_a_code_error(file):
 @pytest.mark.parametrize("character", ["x", "é", "\1", "\N{GRINNING FACE}"])
 def test_a_long_reason_is_cut(file, character):
     result.write_failure(character * 9000, 70)
-    assert file.stat().st_size <= result.LIMIT_BYTES
+    assert file.stat().st_size <= RESULT_LIMIT_BYTES
     assert json.loads(file.read_text())["exit_code"] == 70
 
 

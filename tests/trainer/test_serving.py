@@ -4,10 +4,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from urllib.request import Request, urlopen
 import pytest
 import torch
 from mlflow import MlflowClient
+from processes import ForkedProcess
+from trainyard_contract import VERSION_HEADER, Env, ExitCode, ServingEnv, ServingPath
 from trainyard_serving import model
 from trainyard_serving.settings import Settings
 from trainyard_trainer import artifact
@@ -24,10 +26,10 @@ from trainyard_trainer.errors import BadConfig, BadData
 
 MODEL = "greater"
 ROWS = [[1.0, 2.0], [4.0, 3.0]]
-ANSWERS = [[0.0, 1.0], [1.0, 0.0]]
+PREDICTIONS = [[0.0, 1.0], [1.0, 0.0]]
 FILES = {
-    "example": "serving_input_example.json",
-    "answer": "serving_output_example.json",
+    "example": artifact.INPUT_EXAMPLE,
+    "expected": artifact.OUTPUT_EXAMPLE,
     "weights": "data/model.pth",
 }
 
@@ -39,11 +41,12 @@ def network() -> torch.nn.Module:
     return layer
 
 
-@dataclass
 class Registry:
     """Registers artifacts as versions of one model."""
 
-    directory: Path
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        MlflowClient(self.uri).create_registered_model(MODEL)
 
     @property
     def uri(self) -> str:
@@ -52,8 +55,6 @@ class Registry:
     def register(self, *, without_example: bool = False, **files: str) -> str:
         """Register a good model, with the content of some of its `files` replaced; return its version."""
         client = MlflowClient(self.uri)
-        if not client.search_registered_models():
-            client.create_registered_model(MODEL)
         count = len(client.search_model_versions(f"name = '{MODEL}'"))
         source = self.directory / f"artifact-{count + 1}"
         artifact.save(network(), source, example=torch.tensor(ROWS), metrics={}, config={})
@@ -68,38 +69,57 @@ class Registry:
 class Server:
     """A running server."""
 
-    process: subprocess.Popen
+    process: ForkedProcess
     url: str
+    version: str
 
-    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
-        """Status, answer and headers."""
+    def request(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
+        """Status, content and headers of the response."""
         headers = {"Content-Type": "application/json", **headers}
         try:
-            with urlopen(Request(self.url + path, data=body, headers=headers), timeout=20) as answer:
-                return answer.status, json.loads(answer.read().strip() or b"null"), answer.headers
+            with urlopen(Request(self.url + path, data=body, headers=headers), timeout=20) as response:
+                content = json.loads(response.read().strip() or b"null")
+                return response.status, content, response.headers
         except HTTPError as error:
             return error.code, json.loads(error.read()), error.headers
 
     def predict(self, **request: Any) -> tuple[int, Any, Any]:
-        return self.ask("/invocations", json.dumps(request).encode())
+        return self.request(ServingPath.INVOCATIONS, json.dumps(request).encode())
 
 
-def start(registry: Registry, version: str, port: int) -> subprocess.Popen:
+def start(registry: Registry, version: str, port: int) -> ForkedProcess:
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "MLFLOW_TRACKING_URI": registry.uri,
-        "TRAINYARD_MODEL": MODEL,
-        "TRAINYARD_MODEL_VERSION": version,
-        "TRAINYARD_PORT": str(port),
+        Env.TRACKING_URI: registry.uri,
+        ServingEnv.MODEL: MODEL,
+        ServingEnv.MODEL_VERSION: version,
+        ServingEnv.PORT: str(port),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainyard_serving"],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return ForkedProcess("trainyard_serving.server", [], os.environ | environment)
+
+
+@contextmanager
+def running(registry: Registry) -> Iterator[Server]:
+    """A ready server of a version of its own; it is killed at the end if it still runs."""
+    version = registry.register()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start(registry, version, port)
+    server = Server(process, f"http://127.0.0.1:{port}", version)
+    deadline = time.monotonic() + 120
+    try:
+        while True:
+            try:
+                server.request(ServingPath.READY)
+                break
+            except (URLError, ConnectionError):
+                assert process.is_alive() and time.monotonic() < deadline, process.end(timeout=0)
+                time.sleep(0.1)
+        yield server
+    finally:
+        process.kill()
 
 
 def events(text: str) -> dict[str, dict[str, Any]]:
@@ -118,30 +138,17 @@ def registry(tmp_path_factory) -> Registry:
 
 @pytest.fixture(scope="module")
 def server(registry: Registry) -> Iterator[Server]:
-    version = registry.register()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = start(registry, version, port)
-    server = Server(process, f"http://127.0.0.1:{port}")
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            server.ask("/ready")
-            break
-        except (URLError, ConnectionError):
-            assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
-            time.sleep(0.1)
-    yield server
-    process.kill()
+    """One server for all tests that leave it running."""
+    with running(registry) as server:
+        yield server
 
 
 def test_it_says_what_it_serves(server: Server) -> None:
-    assert server.ask("/ready")[:2] == (200, {"ready": True})
-    assert server.ask("/ping")[0] == 200
-    answer = server.ask("/version")[1]
-    assert (answer["model"], answer["version"]) == (MODEL, "1")
-    assert server.ask("/example")[1] == {"inputs": ROWS}
+    assert server.request(ServingPath.READY)[:2] == (200, {"ready": True})
+    assert server.request(ServingPath.PING)[0] == 200
+    served = server.request(ServingPath.VERSION)[1]
+    assert (served["model"], served["version"]) == (MODEL, server.version)
+    assert server.request(ServingPath.EXAMPLE)[1] == {"inputs": ROWS}
 
 
 @pytest.mark.parametrize(
@@ -149,43 +156,44 @@ def test_it_says_what_it_serves(server: Server) -> None:
     [{"inputs": ROWS}, {"instances": ROWS}, {"dataframe_split": {"columns": ["a", "b"], "data": ROWS}}],
     ids=lambda body: next(iter(body)),
 )
-def test_it_answers_in_mlflows_protocol_and_names_the_version(server: Server, request_body: dict) -> None:
+def test_it_predicts_by_mlflows_protocol_and_names_the_version(server: Server, request_body: dict) -> None:
     status, answer, headers = server.predict(**request_body)
     assert status == 200, answer
     rows = [list(row.values()) if isinstance(row, dict) else row for row in answer["predictions"]]
-    assert rows == ANSWERS
-    assert headers["trainyard-model-version"] == "1"
+    assert rows == PREDICTIONS
+    assert headers[VERSION_HEADER] == server.version
 
 
 @pytest.mark.parametrize(
     "body", [b"{", b"[1]", b'{"rows": []}', b'{"inputs": [[1.0]]}', b'{"inputs": ["a"]}']
 )
 def test_a_bad_request_is_the_clients_fault_and_the_server_goes_on(server: Server, body: bytes) -> None:
-    assert server.ask("/invocations", body)[0] == 400
+    assert server.request(ServingPath.INVOCATIONS, body)[0] == 400
     assert server.predict(inputs=ROWS)[0] == 200
 
 
 def test_a_body_must_say_its_size_and_not_be_too_large(server: Server) -> None:
-    status, answer, _ = server.ask("/invocations", b"{}", **{"Content-Length": str(2**30)})
+    status, answer, _ = server.request(ServingPath.INVOCATIONS, b"{}", **{"Content-Length": str(2**30)})
     assert status == 413 and "at most" in answer["error"]
 
 
-def test_sigterm_ends_it_in_good_order(registry: Registry, server: Server) -> None:
-    server.process.send_signal(signal.SIGTERM)
-    text = server.process.communicate(timeout=60)[0]
-    told = events(text)
-    assert {"model_loaded", "serving", "request"} <= told.keys()
-    assert told["model_loaded"]["smoke"] is True
+def test_sigterm_ends_it_in_good_order(registry: Registry) -> None:
+    with running(registry) as server:
+        assert server.predict(inputs=ROWS)[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        logged = events(server.process.end(timeout=60))
+    assert {"model_loaded", "serving", "request"} <= logged.keys()
+    assert logged["model_loaded"]["smoke"] is True
 
 
-def test_a_model_that_answers_otherwise_than_when_it_was_made_does_not_serve(registry: Registry) -> None:
-    version = registry.register(answer='{"predictions": [[1, 0], [1, 0]]}')
-    with pytest.raises(BadData, match=r"with \[\[0\.0, 1\.0\].*with \[\[1, 0\]"):
+def test_a_model_with_other_predictions_than_after_training_is_not_served(registry: Registry) -> None:
+    version = registry.register(expected='{"predictions": [[1, 0], [1, 0]]}')
+    with pytest.raises(BadData, match=r"predicts \[\[0\.0, 1\.0\].*expected \[\[1, 0\]"):
         load(registry, version)
 
 
-def test_a_model_that_cannot_answer_its_example_does_not_serve(registry: Registry) -> None:
-    with pytest.raises(BadData, match="cannot answer its own example"):
+def test_a_model_that_cannot_predict_its_example_is_not_served(registry: Registry) -> None:
+    with pytest.raises(BadData, match="cannot predict its own example"):
         load(registry, registry.register(example='{"inputs": [[1.0]]}'))
 
 
@@ -193,18 +201,18 @@ def test_a_model_without_an_example_is_served(registry: Registry) -> None:
     assert load(registry, registry.register(without_example=True)).example is None
 
 
-def test_a_damaged_artifact_does_not_serve(registry: Registry) -> None:
+def test_a_damaged_artifact_is_not_served(registry: Registry) -> None:
     with pytest.raises(BadData, match="cannot be loaded"):
         load(registry, registry.register(weights="not a network"))
 
 
-def test_a_version_that_is_not_there_does_not_serve(registry: Registry) -> None:
+def test_a_version_that_does_not_exist_is_not_served(registry: Registry) -> None:
     with pytest.raises(BadConfig, match=f"models:/{MODEL}/99"):
         load(registry, "99")
 
 
-def test_what_is_wrong_is_the_last_line_of_the_log_and_the_exit_code(registry: Registry) -> None:
+def test_a_wrong_environment_is_the_last_line_of_the_log_and_the_exit_code(registry: Registry) -> None:
     process = start(registry, "champion", 8080)
-    text = process.communicate(timeout=60)[0]
-    assert process.returncode == 64
+    text = process.end(timeout=60)
+    assert process.returncode == ExitCode.BAD_CONFIG
     assert "pin a version number" in events(text)["failed"]["error"]

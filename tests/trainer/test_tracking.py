@@ -1,4 +1,4 @@
-"""What happens when MLflow does not answer, or its answer is lost."""
+"""What happens when MLflow does not respond, or its answer is lost."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,29 +34,29 @@ def lose_an_answer(tracker: tracking.Tracker, monkeypatch) -> None:
 
 
 def test_epochs_are_logged_once(tracker, steps: Steps):
-    assert tracker.epochs(HISTORY[:2], patient=False)
-    assert tracker.epochs(HISTORY, patient=False)
+    assert tracker.log_epochs(HISTORY[:2], retry=False)
+    assert tracker.log_epochs(HISTORY, retry=False)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
 def test_epochs_of_an_attempt_before_are_not_logged_again(tracker, steps: Steps, monkeypatch):
-    tracker.epochs(HISTORY[:3], patient=False)
+    tracker.log_epochs(HISTORY[:3], retry=False)
     second = tracking.Tracker(Settings.from_environment(), steps.run_key)
     assert second.run_id == tracker.run_id
-    second.epochs([*HISTORY[:2], HISTORY[2] | {"timestamp_ms": 5000}, HISTORY[3]], patient=True)
+    second.log_epochs([*HISTORY[:2], HISTORY[2] | {"timestamp_ms": 5000}, HISTORY[3]], retry=True)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
 def test_a_lost_answer_makes_no_duplicate(tracker, steps: Steps, monkeypatch):
     lose_an_answer(tracker, monkeypatch)
-    assert not tracker.epochs(HISTORY[:2], patient=False)
-    assert tracker.epochs(HISTORY, patient=False)
+    assert not tracker.log_epochs(HISTORY[:2], retry=False)
+    assert tracker.log_epochs(HISTORY, retry=False)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
 def test_patience_bridges_a_failure(tracker, steps: Steps, monkeypatch):
     lose_an_answer(tracker, monkeypatch)
-    assert tracker.epochs(HISTORY, patient=True)
+    assert tracker.log_epochs(HISTORY, retry=True)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
@@ -68,8 +68,8 @@ def test_patience_ends(tracker, monkeypatch):
 
     monkeypatch.setattr(tracker, "_patience", 1.5)
     monkeypatch.setattr(tracker._client, "log_batch", broken)
-    with pytest.raises(Temporary, match="MLflow does not answer: the connection was reset"):
-        tracker.epochs(HISTORY, patient=True)
+    with pytest.raises(Temporary, match="MLflow does not respond: the connection was reset"):
+        tracker.log_epochs(HISTORY, retry=True)
 
 
 def test_two_runs_of_one_key_become_one(tracker, steps: Steps):
@@ -119,23 +119,23 @@ def test_a_model_whose_upload_broke_off_is_replaced(tracker, steps: Steps, tmp_p
     (tmp_path / "model/MLmodel").write_text("flavors: {}")
     tags = {"trainyard.run_key": steps.run_key}
     broken = steps.client().create_logged_model(tracker.experiment_id, "m", tracker.run_id, tags=tags)
-    uri = tracker.model("m", tmp_path / "model", "hash", step=1, params={})
+    uri = tracker.log_model("m", tmp_path / "model", "hash", step=1, params={})
     assert uri != broken.model_uri
-    assert tracker.model("m", tmp_path / "model", "hash", step=1, params={}) == uri
-    assert tracker.newest_model() == uri
+    assert tracker.log_model("m", tmp_path / "model", "hash", step=1, params={}) == uri
+    assert tracker.latest_model() == uri
     assert [model.model_uri for model in steps.models()] == [uri]
 
 
 def test_another_value_of_a_parameter_is_refused(tracker):
-    tracker.params({"seed": 1})
-    tracker.params({"seed": 1, "epochs": 2})
+    tracker.log_params({"seed": 1})
+    tracker.log_params({"seed": 1, "epochs": 2})
     with pytest.raises(BadConfig, match="has seed=1, this step has seed=2"):
-        tracker.params({"seed": 2})
+        tracker.log_params({"seed": 2})
 
 
 def test_an_mlflow_that_is_not_there_is_temporary(steps: Steps):
     nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "TRAINYARD_TRACKING_PATIENCE": "2"}
     ended = steps.run("validate", "sklearn://digits", **nowhere)
     assert ended.code == 75
-    assert "MLflow does not answer" in ended.result["error"]
+    assert "MLflow does not respond" in ended.result["error"]
     assert ended.event("tracking_retried")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from trainyard_trainer import compute, lake
-from trainyard_trainer.checkpoint import Store
+from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.models import fraud
 from trainyard_trainer.models.digits import Model
 from trainyard_trainer.steps.train import Trainer
@@ -35,7 +35,7 @@ def test_cut_at_every_batch_it_ends_alike(columns, tmp_path):
     for cut in range(total + 1):
         first = trainer(columns)
         go(first, cut)
-        store = Store(tmp_path / str(cut), PARAMS)
+        store = CheckpointStore(tmp_path / str(cut), PARAMS)
         store.save(first.epoch, first.batch, first.state())
         torch.manual_seed(99)  # what another process would have
         second = trainer(columns)

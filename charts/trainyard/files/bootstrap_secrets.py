@@ -1,11 +1,11 @@
-"""Make the Secrets that are missing, and leave alone those that are there. Standard library only.
+"""Create the missing Secrets, and keep the existing ones. Standard library only.
 
 SECRETS is a JSON object: Secret name -> key -> one of
     {"generate": "password"}    a random URL-safe text (86 characters)
-    {"generate": "fernet"}      a key for Airflow's fernet
+    {"generate": "fernet"}      a fernet key for Airflow
     {"value": "..."}            the text itself
     {"template": "...{s/k}..."} the text, with {s/k} replaced by the key k of the Secret s
-A Secret of another namespace than this pod's is called namespace/name.
+The name of a Secret in another namespace than this pod's is namespace/name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Cluster:
     """The cluster's Secrets, through the Kubernetes API."""
 
     def __init__(self) -> None:
-        """Read the address, the certificate and the token from where Kubernetes puts them."""
+        """Read the address, the certificate and the token that Kubernetes gives to the pod."""
         host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
         host = f"[{host}]" if ":" in host else host
         self.url = f"https://{host}:{port}/api/v1/namespaces"
@@ -44,11 +44,11 @@ class Cluster:
     def _call(self, url: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data=data, headers=self.headers)
-        with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, context=self.tls, timeout=30) as response:
+            return json.load(response)
 
     def _locate(self, full_name: str) -> tuple[str, str]:
-        """Return the address of a Secret's namespace, and the Secret's name in it."""
+        """Return the URL of the Secrets of the namespace, and the name without the namespace."""
         namespace, _, name = full_name.rpartition("/")
         return f"{self.url}/{namespace or self.namespace}/secrets", name
 
@@ -59,7 +59,7 @@ class Cluster:
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def create(self, full_name: str, values: dict[str, str]) -> bool:
-        """Make a Secret; False when there is one of that name already."""
+        """Create a Secret; return False when it exists already."""
         url, name = self._locate(full_name)
         metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "trainyard"}}
         body = {"metadata": metadata, "type": "Opaque", "stringData": values}
@@ -73,7 +73,7 @@ class Cluster:
 
 
 def make_value(recipe: dict[str, str], cluster: Cluster) -> str:
-    """Return a value for one key; raises ValueError for an unknown recipe."""
+    """Return the value of one key. Raises ValueError for an unknown recipe."""
     match recipe:
         case {"generate": "password"}:
             return secrets.token_urlsafe(64)
@@ -87,16 +87,16 @@ def make_value(recipe: dict[str, str], cluster: Cluster) -> str:
 
 
 def main() -> None:
-    """Make each Secret of SECRETS, those first that others refer to."""
+    """Create each Secret of SECRETS; those with templates last, because they refer to others."""
     wanted = json.loads(os.environ["SECRETS"])
     cluster = Cluster()
 
-    def is_composed(name: str) -> bool:
+    def has_template(name: str) -> bool:
         return any("template" in recipe for recipe in wanted[name].values())
 
-    for name in sorted(wanted, key=is_composed):
+    for name in sorted(wanted, key=has_template):
         values = {key: make_value(recipe, cluster) for key, recipe in wanted[name].items()}
-        print(f"{name}: {'made' if cluster.create(name, values) else 'is there already'}", flush=True)
+        print(f"{name}: {'created' if cluster.create(name, values) else 'exists already'}", flush=True)
 
 
 if __name__ == "__main__":

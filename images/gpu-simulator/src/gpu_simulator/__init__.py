@@ -1,1 +1,1 @@
-"""A device plugin that offers the kubelet GPUs which do not exist, for clusters on a laptop or in CI."""
+"""A device plugin that advertises simulated GPUs to the kubelet, for clusters on a laptop or in CI."""

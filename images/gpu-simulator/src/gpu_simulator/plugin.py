@@ -1,4 +1,4 @@
-"""The service that the kubelet calls: which devices there are, and what a container gets with them."""
+"""The service that the kubelet calls: it lists the devices and allocates them to containers."""
 
 import threading
 from collections.abc import Iterator
@@ -10,33 +10,33 @@ from gpu_simulator.config import Config
 from gpu_simulator.v1beta1 import deviceplugin_pb2 as api
 from gpu_simulator.v1beta1 import deviceplugin_pb2_grpc as rpc
 
-# How soon the kubelet hears of a device's health.
+# The maximum delay until the kubelet sees a change of health.
 POLL_SECONDS = 0.5
 OPTIONS = api.DevicePluginOptions(pre_start_required=False, get_preferred_allocation_available=True)
 
 
 class Plugin(rpc.DevicePluginServicer):
-    """The DevicePlugin service; the kubelet sees to it that a device goes to one container only."""
+    """The DevicePlugin service; the kubelet allocates each device to at most one container."""
 
     def __init__(self, config: Config) -> None:
-        """Offer the devices of the configuration."""
+        """Serve the devices of the configuration."""
         self._config = config
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """End the streams that are open."""
+        """End the open streams."""
         self._stopping.set()
 
     def GetDevicePluginOptions(
         self, request: api.Empty, context: grpc.ServicerContext
     ) -> api.DevicePluginOptions:
-        """Say which of the optional calls make sense."""
+        """Return which optional calls are supported."""
         return OPTIONS
 
     def ListAndWatch(
         self, request: api.Empty, context: grpc.ServicerContext
     ) -> Iterator[api.ListAndWatchResponse]:
-        """Send all devices at once, and again whenever the health of one changes."""
+        """Send all devices, and send them again whenever the health of one changes."""
         sent = None
         while context.is_active() and not self._stopping.is_set():
             devices = health.devices(self._config)
@@ -49,17 +49,17 @@ class Plugin(rpc.DevicePluginServicer):
     def GetPreferredAllocation(
         self, request: api.PreferredAllocationRequest, context: grpc.ServicerContext
     ) -> api.PreferredAllocationResponse:
-        """Prefer the devices that must be included, then those of the lowest index."""
+        """Prefer the required devices, then those with the lowest index."""
         response = api.PreferredAllocationResponse()
         for wanted in request.container_requests:
-            must = list(wanted.must_include_deviceIDs)
-            others = set(wanted.available_deviceIDs) - set(must)
-            preferred = must + [device for device in self._config.device_ids if device in others]
+            required = list(wanted.must_include_deviceIDs)
+            others = set(wanted.available_deviceIDs) - set(required)
+            preferred = required + [device for device in self._config.device_ids if device in others]
             response.container_responses.add(deviceIDs=preferred[: wanted.allocation_size])
         return response
 
     def Allocate(self, request: api.AllocateRequest, context: grpc.ServicerContext) -> api.AllocateResponse:
-        """Tell each container its devices by the variable that NVIDIA's runtime reads."""
+        """Set the environment variable that NVIDIA's container runtime reads to the allocated devices."""
         response = api.AllocateResponse()
         given: set[str] = set()
         for container in request.container_requests:
@@ -77,7 +77,7 @@ class Plugin(rpc.DevicePluginServicer):
         if unknown := sorted(set(ids) - set(self._config.device_ids)):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"this node has no device {', '.join(unknown)}")
         if len(set(ids)) != len(ids) or given & set(ids):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a device is asked for twice: {', '.join(ids)}")
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a device is requested twice: {', '.join(ids)}")
 
     def PreStartContainer(
         self, request: api.PreStartContainerRequest, context: grpc.ServicerContext

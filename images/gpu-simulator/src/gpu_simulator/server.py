@@ -1,6 +1,6 @@
 # The generated stubs have no types.
 # mypy: allow-untyped-calls
-"""Serve the plugin, register it with the kubelet, and do both again whenever the kubelet restarts."""
+"""Serve the plugin and register it with the kubelet, again after each restart of the kubelet."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +18,15 @@ _END = {signal.SIGTERM, signal.SIGINT}
 _API_VERSION = "v1beta1"
 _TIMEOUT_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
-# Streams of a kubelet that has gone hold a thread until they notice; the rest is short calls.
+# A stream of a kubelet that has stopped holds a thread until it notices; all other calls are short.
 _THREADS = 8
-# Which socket a path is: a new one has another inode, or at least another time of birth.
+# Identifies the socket at a path: a new one has another inode, or at least another change time.
 Identity = tuple[int, int]
 
 
 def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT."""
-    # Taken by sigtimedwait below, so that no handler runs between any two steps of the loop.
+    # sigtimedwait below receives the signals, so that no handler interrupts the loop.
     signal.pthread_sigmask(signal.SIG_BLOCK, _END)
     log.event("started", resource=config.resource_name, devices=config.device_ids)
     while not _serve(config):
@@ -35,13 +35,13 @@ def run(config: Config) -> None:
 
 
 def check(config: Config) -> None:
-    """Ask the plugin at its socket for its options. Raises grpc.RpcError when it does not answer."""
+    """Call the plugin at its socket. Raises grpc.RpcError when it does not respond."""
     with grpc.insecure_channel(f"unix://{config.socket}") as channel:
         rpc.DevicePluginStub(channel).GetDevicePluginOptions(api.Empty(), timeout=_TIMEOUT_SECONDS)
 
 
 def _serve(config: Config) -> bool:
-    """Serve until the kubelet restarts, then return False; return True at a signal."""
+    """Serve until the kubelet restarts, then return False; return True after a signal."""
     config.socket.unlink(missing_ok=True)
     plugin = Plugin(config)
     server = grpc.server(ThreadPoolExecutor(_THREADS))
@@ -69,7 +69,7 @@ def _serve(config: Config) -> bool:
 
 
 def _register(config: Config) -> bool:
-    """Register, and return whether the kubelet took it."""
+    """Register, and return whether the kubelet accepted it."""
     request = api.RegisterRequest(
         version=_API_VERSION,
         endpoint=config.socket.name,

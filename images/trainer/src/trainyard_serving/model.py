@@ -1,4 +1,4 @@
-"""The served model: fetched from the registry, loaded as MLflow's pyfunc, and proven before it serves."""
+"""The served model: downloaded from the registry, loaded as an MLflow pyfunc, and tested before it serves."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from trainyard_trainer import log
+from trainyard_trainer.artifact import INPUT_EXAMPLE, OUTPUT_EXAMPLE
 from trainyard_trainer.errors import BadConfig, BadData, Temporary
 
 from trainyard_serving.settings import Settings
 
-EXAMPLE = "serving_input_example.json"
-ANSWER = "serving_output_example.json"
-# The answer was computed elsewhere, perhaps on a GPU: the same to about three digits.
+# The expected output was computed on another machine, possibly on a GPU: it is equal to about three digits.
 RELATIVE_TOLERANCE = 1e-3
 ABSOLUTE_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that answers. `example` is a request which it is known to answer, None if it came without."""
+    """A loaded model. `example` is a request that it has predicted, None when the artifact has none."""
 
     name: str
     version: str
@@ -30,8 +29,8 @@ class Model:
     example: dict[str, Any] | None
 
 
-class _Untyped:
-    """A PyTorch model without a signature: the network wants float32, and JSON makes float64."""
+class _Float32Model:
+    """A PyTorch model without a signature: the network needs float32, and JSON numbers are float64."""
 
     def __init__(self, pyfunc: Any) -> None:
         self.metadata = pyfunc.metadata
@@ -42,56 +41,68 @@ class _Untyped:
 
 
 def load(settings: Settings) -> Model:
-    """Fetch, load and try the model.
+    """Download, load and test the model.
 
     Raises:
         BadConfig: the registry has no such version.
-        BadData: the artifact is damaged, or does not answer its own example as it did when it was made.
-        Temporary: MLflow does not answer.
+        BadData: the artifact is damaged, or its smoke test fails.
+        Temporary: MLflow does not respond.
     """
-    directory = _fetch(settings)
+    directory = _download(settings)
     pyfunc = _load(directory)
-    example = _json(directory / EXAMPLE)
+    example = _json(directory / INPUT_EXAMPLE)
     if example is None:
-        log.warning("no_example", reason=f"the artifact has no {EXAMPLE}: served without a smoke prediction")
+        log.warning("no_example", reason=f"the artifact has no {INPUT_EXAMPLE}: served without a smoke test")
     else:
-        _check(predict(pyfunc, example), _json(directory / ANSWER))
+        smoke_test(pyfunc, example, _json(directory / OUTPUT_EXAMPLE))
     log.event("model_loaded", model=settings.model, version=settings.version, smoke=example is not None)
     return Model(settings.model, settings.version, pyfunc, example)
 
 
+def smoke_test(pyfunc: Any, example: dict[str, Any], expected: Any) -> None:
+    """Predict the example, and compare with the expected output, if there is one. Raises BadData."""
+    predictions = predict(pyfunc, example)
+    if isinstance(expected, dict):
+        expected = expected.get("predictions")
+    if expected is not None and not _is_close(predictions, expected):
+        raise BadData(
+            f"the model predicts {_short(predictions)} for its example, expected {_short(expected)}; "
+            "train it again, or compare the package versions of the training and the serving image"
+        )
+
+
 def predict(pyfunc: Any, request: dict[str, Any]) -> Any:
-    """Answer a request exactly as /invocations does. Raises BadData when it cannot."""
+    """Predict a request exactly as /invocations does. Raises BadData when that fails."""
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
 
     schema = pyfunc.metadata.get_input_schema()
     try:
-        answer = scoring_server.invocations(json.dumps(request), "application/json", pyfunc, schema)
+        response = scoring_server.invocations(json.dumps(request), "application/json", pyfunc, schema)
     except MlflowException as error:
         cause = str(error.json_kwargs.get("stack_trace", "")).strip().rpartition("\n")[2]
-        raise BadData(f"the model cannot answer its own example: {error.message} {cause}".strip()) from error
-    return json.loads(answer.response)["predictions"]
+        raise BadData(f"the model cannot predict its own example: {error.message} {cause}".strip()) from error
+    return json.loads(response.response)["predictions"]
 
 
-def _fetch(settings: Settings) -> Path:
+def _download(settings: Settings) -> Path:
     import mlflow
     import requests
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(settings.tracking_uri)  # the registry is asked where this says
+    mlflow.set_tracking_uri(settings.tracking_uri)  # download_artifacts reads the global URI for the registry
     uri = f"models:/{settings.model}/{settings.version}"
-    # Not removed while it serves: some kinds of models read their files later.
+    # Kept while the server runs: some model flavors read their files later.
     target = tempfile.mkdtemp(prefix="model-")
     try:
         return Path(download_artifacts(uri, dst_path=target))
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise BadConfig(f"{uri} cannot be had: {error.message}") from error
-        raise Temporary(f"{uri}: MLflow does not answer: {error.message}") from error
+            raise BadConfig(f"{uri} does not exist: {error.message}") from error
+        raise Temporary(f"{uri}: MLflow does not respond: {error.message}") from error
     except (requests.RequestException, OSError) as error:
-        raise Temporary(f"{uri} cannot be fetched: {error}") from error
+        raise Temporary(f"{uri} cannot be downloaded: {error}") from error
 
 
 def _load(directory: Path) -> Any:
@@ -99,10 +110,10 @@ def _load(directory: Path) -> Any:
 
     try:
         pyfunc = mlflow.pyfunc.load_model(str(directory))
-    except Exception as error:  # whatever the model's own loader raises
+    except Exception as error:  # the model's own loader can raise any exception
         raise BadData(f"the model cannot be loaded: {type(error).__name__}: {error}") from error
-    untyped = pyfunc.metadata.signature is None and "pytorch" in pyfunc.metadata.flavors
-    return _Untyped(pyfunc) if untyped else pyfunc
+    needs_float32 = pyfunc.metadata.signature is None and "pytorch" in pyfunc.metadata.flavors
+    return _Float32Model(pyfunc) if needs_float32 else pyfunc
 
 
 def _json(file: Path) -> Any:
@@ -114,18 +125,7 @@ def _json(file: Path) -> Any:
         raise BadData(f"{file.name} in the artifact is not JSON: {error}") from error
 
 
-def _check(actual: Any, expected: Any) -> None:
-    """Compare the answer with the one that was kept; without one, having answered is enough."""
-    if isinstance(expected, dict):
-        expected = expected.get("predictions")
-    if expected is not None and not _alike(actual, expected):
-        raise BadData(
-            f"the model answers its example with {_short(actual)}, but when it was made with "
-            f"{_short(expected)}; train it again, or look what differs between the images"
-        )
-
-
-def _alike(actual: Any, expected: Any) -> bool:
+def _is_close(actual: Any, expected: Any) -> bool:
     import numpy as np
 
     try:

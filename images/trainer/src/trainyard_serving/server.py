@@ -1,19 +1,20 @@
-"""The process: load the model, serve until SIGTERM, finish what was begun.
+"""The server process: load the model, serve until SIGTERM, then finish the running requests.
 
-The port opens only when the model has proven itself, so a server that answers at all is ready. Exit codes
-are the trainer's: 64 and 65 say that no other attempt will do better (no such version, a broken artifact).
+The port is opened only after the smoke test, so a server that responds is ready. Exit codes are those of the
+trainer: BAD_CONFIG and BAD_DATA mean that a restart cannot help (no such version, a broken artifact).
 """
 
 import logging
 import os
 
+from trainyard_contract import ExitCode
 from trainyard_trainer import log
 from trainyard_trainer.errors import CodeError, TrainerError
 
 from trainyard_serving import app, model
 from trainyard_serving.settings import Settings
 
-DRAIN_SECONDS = 30  # for requests under way at SIGTERM
+DRAIN_SECONDS = 30  # for the requests that run at SIGTERM
 _ENVIRONMENT = {
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -21,7 +22,7 @@ _ENVIRONMENT = {
 
 
 def main() -> int:
-    """Serve until told to stop; return the exit code."""
+    """Serve until SIGTERM; return the exit code."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     log.configure()
@@ -29,23 +30,27 @@ def main() -> int:
         settings = Settings.from_environment()
         serve(settings, model.load(settings))
     except TrainerError as error:
-        log.event("failed", level=logging.ERROR, error=str(error), exit_code=error.exit_code)
-        return error.exit_code
+        return _failed(str(error), error.exit_code)
     except Exception as error:
-        log.event("failed", level=logging.ERROR, traceback=True, error=f"{type(error).__name__}: {error}")
-        return CodeError.exit_code
-    return 0
+        return _failed(f"{type(error).__name__}: {error}", CodeError.exit_code, traceback=True)
+    return ExitCode.DONE
+
+
+def _failed(message: str, exit_code: ExitCode, *, traceback: bool = False) -> int:
+    code = int(exit_code)
+    log.event("failed", level=logging.ERROR, traceback=traceback, error=message, exit_code=code)
+    return code
 
 
 def serve(settings: Settings, loaded: model.Model) -> None:
-    """Answer requests until SIGTERM; then those under way are finished and no more are taken."""
+    """Serve requests until SIGTERM; then finish those that run, and accept no more."""
     import uvicorn
 
     config = uvicorn.Config(
         app.create(loaded),
         host="0.0.0.0",
         port=settings.port,
-        log_config=None,  # the process's own, JSON
+        log_config=None,  # uvicorn's loggers use the JSON format of this process
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,

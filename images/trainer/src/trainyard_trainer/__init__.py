@@ -1,1 +1,1 @@
-"""Trainyard's trainer: one command line, `trainer <step>`, behind which every model trains alike."""
+"""Trainyard's trainer: one command line, `trainer <step>`, for all models."""

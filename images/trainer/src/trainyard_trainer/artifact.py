@@ -1,11 +1,10 @@
 """A trained model as a directory: the model in MLflow's PyTorch layout, metrics.json, config.yaml, examples.
 
-The model answers with the probability of each class. What it answers to a few inputs is kept with it, so that
-whoever deploys it can ask the same and compare.
+The model predicts the probability of each class. A few inputs and their predictions are saved with it, so
+that a model server can run a smoke test.
 
-The network is stored as TorchScript, which brings its own architecture along: no class of this package is
-needed to load it. It is written by hand because mlflow.pytorch 3 cannot save with a torch below 2; it reads
-this layout.
+The network is saved as TorchScript, which includes its architecture: to load it, no class of this package is
+needed. The layout is written here because mlflow.pytorch 3 can load, but not save, models of torch 1.
 """
 
 import json
@@ -22,6 +21,9 @@ from trainyard_trainer import lake
 from trainyard_trainer.errors import BadData, storage_error
 
 _WEIGHTS = Path("data/model.pth")
+# MLflow's own names.
+INPUT_EXAMPLE = "serving_input_example.json"
+OUTPUT_EXAMPLE = "serving_output_example.json"
 
 
 def save(
@@ -32,7 +34,7 @@ def save(
     metrics: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> None:
-    """Write the model of a network that returns logits, and its answers to the example inputs.
+    """Write the model of a network that returns logits, the example inputs and their predictions.
 
     Raises Temporary when the disk is full.
     """
@@ -40,18 +42,18 @@ def save(
     script = BytesIO()
     torch.jit.save(torch.jit.script(model), script)
     with torch.no_grad():
-        answers = model(example.cpu())
+        predictions = model(example.cpu())
     flavors = {
         "pytorch": {"model_data": "data", "pytorch_version": str(torch.__version__), "code": None},
         "python_function": {"loader_module": "mlflow.pytorch", "data": "data"},
     }
     files = {
         _WEIGHTS: script.getvalue(),
-        # mlflow.pytorch reads this file's content as the name of a module.
+        # mlflow.pytorch imports the module that this file names.
         Path("data/pickle_module_info.txt"): b"mlflow.pytorch.pickle_module",
         Path("metrics.json"): json.dumps(metrics, indent=2, sort_keys=True).encode(),
-        Path("serving_input_example.json"): json.dumps({"inputs": example.tolist()}).encode(),
-        Path("serving_output_example.json"): json.dumps({"predictions": answers.tolist()}).encode(),
+        Path(INPUT_EXAMPLE): json.dumps({"inputs": example.tolist()}).encode(),
+        Path(OUTPUT_EXAMPLE): json.dumps({"predictions": predictions.tolist()}).encode(),
         Path("config.yaml"): yaml.safe_dump(dict(config)).encode(),
         Path("MLmodel"): yaml.safe_dump({"flavors": flavors}).encode(),
     }
@@ -63,7 +65,7 @@ def save(
 
 
 def load(directory: Path) -> torch.nn.Module:
-    """Read the network from a directory that `save` wrote. Raises BadData when it cannot be read."""
+    """Load the network from a directory that `save` wrote. Raises BadData when it is damaged."""
     try:
         network: torch.nn.Module = torch.jit.load(str(directory / _WEIGHTS), map_location="cpu")
     except (RuntimeError, ValueError) as error:
@@ -72,7 +74,7 @@ def load(directory: Path) -> torch.nn.Module:
 
 
 def name(model: str, date: str, commit: str, params: Mapping[str, Any], score: str) -> str:
-    """Name a model after date, commit, hyperparameters and score, in characters that MLflow allows."""
+    """Return a name of date, commit, hyperparameters and score, in characters that MLflow allows."""
     parts = [model, date, commit[:7] or "nocommit"]
     parts += [f"lr{params['learning_rate']:g}", f"bs{params['batch_size']}", f"e{params['epochs']}"]
     parts += [f"seed{params['seed']}", score]

@@ -1,7 +1,7 @@
-"""Checkpoints: one file each, a JSON header line and then what torch.save wrote.
+"""Checkpoints: one file each, with a JSON header line before the output of torch.save.
 
-The header carries the payload's SHA-256 and the configuration that it was trained with, so that a damaged
-file and a file of another configuration are both recognised before anything of it is used.
+The header holds the payload's SHA-256 and the configuration of the training, so that a damaged file, or one
+of another configuration, is detected before it is loaded.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import torch
 from trainyard_trainer import lake, log
 from trainyard_trainer.errors import BadConfig, storage_error
 
-# The newest may be damaged by what ended the run, so the ones before it must be there.
+# The newest may be damaged by what ended the run; then the one before it is used.
 KEEP = 3
 _SUFFIX = ".checkpoint"
 
@@ -27,16 +27,16 @@ class _Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class Store:
-    """The checkpoints of one run, in one directory; `config` is all that decides about the weights."""
+class CheckpointStore:
+    """The checkpoints of one run, in one directory; `config` is everything that the weights depend on."""
 
     directory: Path
     config: Mapping[str, Any]
 
     def save(self, epoch: int, batch: int, state: Mapping[str, Any]) -> None:
-        """Save the state after `epoch` whole epochs and `batch` batches of the next; keep the newest few.
+        """Save the state after `epoch` epochs and `batch` batches of the next; keep the newest KEEP files.
 
-        Raises Temporary when the disk is full; the checkpoints before it are then still there.
+        Raises Temporary when the disk is full; earlier checkpoints are kept then.
         """
         buffer = BytesIO()
         torch.save(dict(state), buffer)
@@ -52,7 +52,7 @@ class Store:
         log.event("checkpoint_written", path=str(path), epoch=epoch, batch=batch, bytes=len(payload))
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the newest state that is whole, or None.
+        """Return the newest state that is not damaged, or None.
 
         Raises BadConfig naming the key when it was trained with another configuration.
         """
@@ -64,29 +64,29 @@ class Store:
         return None
 
     def clear(self) -> None:
-        """Delete all checkpoints, for a run that starts over."""
+        """Delete all checkpoints, for a run that starts from scratch."""
         for path in _paths(self.directory):
             path.unlink(missing_ok=True)
 
     def _load(self, path: Path) -> dict[str, Any]:
         config, payload = _read(path)
-        self._refuse_other(config, path)
+        self._require_same_config(config, path)
         log.event("checkpoint_read", path=str(path))
         state: dict[str, Any] = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
         return state
 
-    def _refuse_other(self, config: Mapping[str, Any], path: Path) -> None:
+    def _require_same_config(self, config: Mapping[str, Any], path: Path) -> None:
         for key in sorted(self.config.keys() | config.keys()):
             if self.config.get(key) != config.get(key):
                 raise BadConfig(
                     f"{path} was trained with {key}={config.get(key)!r}, this run has "
-                    f"{key}={self.config.get(key)!r}; use the former, another --run-key, "
-                    "or start over without --resume-if-exists"
+                    f"{key}={self.config.get(key)!r}; use the value of the checkpoint, "
+                    "another --run-key, or start from scratch without --resume-if-exists"
                 )
 
 
 def superseded(directory: Path) -> list[Path]:
-    """Return the checkpoints of a run that nobody would resume from, as a newer one is whole."""
+    """Return the checkpoints of a run that are older than its newest undamaged one."""
     for number, path in enumerate(paths := _paths(directory), 1):
         try:
             _read(path)
@@ -103,11 +103,11 @@ def _paths(directory: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], bytes]:
-    """Return the configuration and what torch.save wrote. Raises _Damaged."""
+    """Return the configuration and the payload. Raises _Damaged."""
     try:
         head, newline, payload = path.read_bytes().partition(b"\n")
-    except FileNotFoundError:  # superseded meanwhile
-        raise _Damaged("it is gone") from None
+    except FileNotFoundError:  # another process removed it
+        raise _Damaged("it was removed") from None
     except OSError as error:
         raise storage_error("reading the checkpoint", path, error) from error
     try:

@@ -1,16 +1,17 @@
-"""The command line: `trainer <step> --run-key K --dataset URI --output URI [--params JSON]`."""
+"""Runs one step: parses its arguments, calls it, and turns the way it ends into a result and an exit code."""
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn
 
+from trainyard_contract import RESUME_FLAG, ExitCode
+
+from trainyard_trainer import arguments as command_line
 from trainyard_trainer import distributed, log, models, params, result
 from trainyard_trainer.context import Context
-from trainyard_trainer.distributed import Place, SilentTracker
+from trainyard_trainer.distributed import NullTracker, Worker
 from trainyard_trainer.errors import (
     BadConfig,
     OutOfMemory,
@@ -20,29 +21,23 @@ from trainyard_trainer.errors import (
     ran_out_of_memory,
 )
 from trainyard_trainer.preemption import Preemption
-from trainyard_trainer.settings import RUN_KEY, RUN_KEY_RULE, Settings
-from trainyard_trainer.steps import STEPS
+from trainyard_trainer.settings import Settings
 from trainyard_trainer.tracking import Tracker
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadConfig(f"{message}; see trainer --help")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one step and return its exit code, as the contract says."""
+    """Run one step and return its exit code."""
     log.configure()
     preemption = Preemption()
     preemption.install()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        place = Place.from_environment()
-        if place.starts_processes:
-            return distributed.start(place, arguments)
-        if place.local_rank:
-            log.warnings_only()  # processes of one GPU each share the log of their pod
-        _run(arguments, place, preemption)
+        worker = Worker.from_environment()
+        if worker.is_launcher:
+            return distributed.launch(worker, arguments)
+        if worker.local_rank:
+            log.warnings_only()  # the processes of a pod share its log
+        _run(arguments, worker, preemption)
     except Preempted as preempted:
         preemption.ignore()
         return _preempted(str(preempted))
@@ -51,20 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), error.exit_code)
     except Exception as error:
         preemption.ignore()
-        if (
-            preemption.came
-        ):  # a library in C++, such as torch while it is imported, makes a RuntimeError of it
+        # C++ code, such as torch during its import, turns Preempted into a RuntimeError.
+        if preemption.received:
             return _preempted()
         if ran_out_of_memory(error):
             return _failed(f"out of memory: {error}", OutOfMemory.exit_code)
         return _failed(f"{type(error).__name__}: {error}", TrainerError.exit_code, traceback=True)
-    return 0
+    return ExitCode.DONE
 
 
-def _run(arguments: Sequence[str], place: Place, preemption: Preemption) -> None:
-    parsed = _parser().parse_args(arguments)
-    if not RUN_KEY.fullmatch(parsed.run_key):
-        raise BadConfig(f"--run-key is {parsed.run_key!r}; {RUN_KEY_RULE}")
+def _run(arguments: Sequence[str], worker: Worker, preemption: Preemption) -> None:
+    parsed = command_line.parse(arguments)
     given = params.load(parsed.params)
     model = models.load(given.get("model", params.COMMON["model"].default))
     if parsed.step not in model.steps:
@@ -73,9 +65,9 @@ def _run(arguments: Sequence[str], place: Place, preemption: Preemption) -> None
     completed = params.complete(given, known)
     settings = Settings.from_environment()
     log.event("step_started", step=parsed.step, run_key=parsed.run_key, dataset=parsed.dataset, **given)
-    # To clean up is no part of the run, whose status and times in MLflow stay as they are.
-    records = place.leads and parsed.step != "clean"
-    tracker = Tracker(settings, parsed.run_key) if records else SilentTracker()
+    # The step clean is not part of the run: it leaves the status and times of the MLflow run alone.
+    is_recorded = worker.is_leader and parsed.step != "clean"
+    tracker = Tracker(settings, parsed.run_key) if is_recorded else NullTracker()
     context = Context(
         run_key=parsed.run_key,
         dataset=parsed.dataset,
@@ -87,40 +79,28 @@ def _run(arguments: Sequence[str], place: Place, preemption: Preemption) -> None
         settings=settings,
         tracker=tracker,
         preemption=preemption,
-        place=place,
+        worker=worker,
     )
     try:
         values = import_module(f"trainyard_trainer.steps.{parsed.step}").run(context)
         result.write({**values, "mlflow_run_id": tracker.run_id})
     except Exception as error:
-        if not isinstance(error, Temporary):  # the next attempt goes on with the run
-            with suppress(TrainerError):  # the first error counts
+        if not isinstance(error, Temporary):  # after which the next attempt continues the MLflow run
+            with suppress(TrainerError):  # the first error is the one to report
                 tracker.end(failed=True)
         raise
     tracker.end()
     log.event("step_done", step=parsed.step, **values)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="trainer", description="Run one step of a model's training.", allow_abbrev=False)
-    parser.add_argument("step", choices=STEPS)
-    parser.add_argument("--run-key", required=True, help="names the run, however many attempts it takes")
-    parser.add_argument("--dataset", required=True, metavar="URI", help="what the step reads")
-    parser.add_argument("--output", required=True, metavar="URI", help="where the step writes to")
-    parser.add_argument("--params", default="{}", metavar="JSON", help="parameters as one JSON object")
-    parser.add_argument(
-        "--resume-if-exists", action="store_true", help="go on from the newest checkpoint, if there is one"
-    )
-    return parser
-
-
 def _preempted(reason: str = "") -> int:
     reason = reason or "preempted by SIGTERM"
-    return _failed(f"{reason}; resume with --resume-if-exists", Preempted.exit_code)
+    return _failed(f"{reason}; resume with {RESUME_FLAG}", Preempted.exit_code)
 
 
-def _failed(message: str, exit_code: int, *, traceback: bool = False) -> int:
-    log.event("step_failed", level=logging.ERROR, traceback=traceback, error=message, exit_code=exit_code)
+def _failed(message: str, exit_code: ExitCode, *, traceback: bool = False) -> int:
+    code = int(exit_code)
+    log.event("step_failed", level=logging.ERROR, traceback=traceback, error=message, exit_code=code)
     with suppress(TrainerError):  # the message is in the log already
-        result.write_failure(message, exit_code)
-    return exit_code
+        result.write_failure(message, code)
+    return code

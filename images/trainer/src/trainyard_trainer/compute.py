@@ -1,37 +1,38 @@
-"""The device and the numeric set-up: the same inputs give the same weights, bit for bit."""
+"""The device and deterministic settings: the same inputs give the same weights, bit for bit."""
 
 import hashlib
 import os
 
 import torch
+from trainyard_contract import Env
 
 from trainyard_trainer import log
 from trainyard_trainer.errors import BadConfig
 
 
 def device(name: str, threads: int, local_rank: int = 0) -> torch.device:
-    """Set torch up with that number of CPU threads and return the device: of several GPUs, one by local rank.
+    """Configure torch with that number of CPU threads and return the device; of several GPUs, by local rank.
 
-    Raises BadConfig when CUDA is demanded and is not there, or has too few GPUs.
+    Raises BadConfig when `name` is cuda and there is no CUDA device, or too few.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BadConfig(
-            "TRAINYARD_DEVICE is cuda, but torch finds no CUDA device; run the CUDA variant of the image "
-            "in a pod that requests a GPU, or set TRAINYARD_DEVICE=cpu"
+            f"{Env.DEVICE} is cuda, but torch finds no CUDA device; run the CUDA variant of the image "
+            f"in a pod that requests a GPU, or set {Env.DEVICE}=cpu"
         )
     if name == "cuda" and local_rank >= torch.cuda.device_count():
         raise BadConfig(
-            f"LOCAL_RANK is {local_rank}, but torch finds {torch.cuda.device_count()} CUDA devices; each "
-            "process wants one: LOCAL_WORLD_SIZE is at most the number of the pod's GPUs"
+            f"{Env.LOCAL_RANK} is {local_rank}, but torch finds {torch.cuda.device_count()} CUDA devices; "
+            f"each process needs one: set {Env.LOCAL_WORLD_SIZE} to at most the number of the pod's GPUs"
         )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA asks for it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA needs it
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(threads)
     found, hardware = torch.device(name), "cpu"
     if name == "cuda":
         found = torch.device("cuda", local_rank)
-        torch.cuda.set_device(found)  # NCCL and what is made on "cuda" go there, too
+        torch.cuda.set_device(found)  # for NCCL, and for tensors on "cuda"
         hardware = torch.cuda.get_device_name(found)
     log.event("device_ready", device=str(found), hardware=hardware, threads=threads, torch=torch.__version__)
     return found

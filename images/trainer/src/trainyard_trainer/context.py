@@ -1,10 +1,10 @@
-"""What a step is given."""
+"""What a step is called with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainyard_trainer.distributed import Place
+from trainyard_trainer.distributed import Worker
 from trainyard_trainer.models.base import BaseModel
 from trainyard_trainer.params import Param
 from trainyard_trainer.preemption import Preemption
@@ -16,7 +16,7 @@ Result = dict[str, Any]  # as JSON
 
 @dataclass(frozen=True)
 class Context:
-    """The arguments of one call of the trainer, checked and completed."""
+    """The arguments of one step, checked and completed with defaults."""
 
     run_key: str
     dataset: str  # URI
@@ -28,4 +28,4 @@ class Context:
     settings: Settings
     tracker: Tracker
     preemption: Preemption
-    place: Place
+    worker: Worker

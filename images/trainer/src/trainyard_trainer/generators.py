@@ -1,9 +1,9 @@
-"""Made-up data, for where no real set may be used: the same name, rows, seed and date give the same bytes.
+"""Synthetic data, for use where real data is not available: equal name, rows, seed and date give equal bytes.
 
-A generator is named by `generator://NAME?rows=N&seed=S`. The seed makes the population (cards, customers,
-users and items), which stays the same from day to day; the date draws what happens on it, and moves the laws
-behind it slowly, so that a model of last winter is a little wrong next summer. What is to be predicted is
-drawn from a probability, so that the best possible model is good and not perfect.
+The URI is `generator://NAME?rows=N&seed=S`. The seed determines the population (cards, customers, users and
+items), which is the same every day. The date determines the events of the day, and shifts their distribution
+slowly, so that a model becomes worse over the months. Labels are drawn from a probability, so that even the
+best possible model makes errors.
 """
 
 import csv
@@ -25,14 +25,14 @@ SCHEME = "generator"
 CATEGORIES = ("grocery", "fuel", "restaurant", "clothing", "electronics", "travel", "gambling")
 CONTRACTS = ("monthly", "yearly", "two_years")
 
-_MOST_ROWS = 5_000_000
-_MOST_SEED = 2**31 - 1
+_MAX_ROWS = 5_000_000
+_MAX_SEED = 2**31 - 1
 _DRIFT_START = Date(2026, 1, 1)
-_HOURS = 30 * 24  # that a file of transactions spans
+_HOURS = 30 * 24  # period of the transactions of a file
 _FRAUD_RATE = 0.02
 _CHURN_RATE = 0.25
 _DUPLICATES = 0.01  # of the transactions are delivered twice
-_MISSING = 0.03  # of the values in a column that may lack them
+_MISSING = 0.03  # of the values of a column with missing values
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Random: TypeAlias = np.random.Generator
@@ -40,7 +40,7 @@ Random: TypeAlias = np.random.Generator
 
 @dataclass(frozen=True)
 class Source:
-    """A generator and how much it is to make."""
+    """A generator, its number of rows and its seed."""
 
     name: str
     rows: int
@@ -48,7 +48,7 @@ class Source:
 
     @classmethod
     def parse(cls, uri: str) -> "Source":
-        """Read `generator://NAME?rows=N&seed=S`; both may be left out. Raises BadConfig."""
+        """Parse `generator://NAME?rows=N&seed=S`; both keys are optional. Raises BadConfig."""
         parts = urlsplit(uri)
         if parts.scheme != SCHEME or parts.netloc not in _GENERATORS or parts.path not in ("", "/"):
             known = ", ".join(f"{SCHEME}://{name}" for name in _GENERATORS)
@@ -56,11 +56,11 @@ class Source:
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := given.keys() - {"rows", "seed"}:
             raise BadConfig(f"generator {uri!r}: unknown key {min(unknown)!r}; use rows and seed")
-        rows = _whole(uri, "rows", given.get("rows", str(_GENERATORS[parts.netloc][1])), 1, _MOST_ROWS)
-        return cls(parts.netloc, rows, _whole(uri, "seed", given.get("seed", "0"), 0, _MOST_SEED))
+        rows = _whole(uri, "rows", given.get("rows", str(_GENERATORS[parts.netloc][1])), 1, _MAX_ROWS)
+        return cls(parts.netloc, rows, _whole(uri, "seed", given.get("seed", "0"), 0, _MAX_SEED))
 
     def columns(self, date: str) -> Columns:
-        """Make the columns for a date, YYYY-MM-DD."""
+        """Generate the columns for a date, YYYY-MM-DD."""
         day = Date.fromisoformat(date)
         name = zlib.crc32(self.name.encode())
         population = np.random.default_rng([self.seed, name])
@@ -80,11 +80,11 @@ def to_csv(columns: Columns) -> bytes:
 
 
 def transactions(rows: int, population: Random, today: Random, years: float) -> Columns:
-    """Card transactions of thirty days, 2 % of them fraud; some come twice, some lack a value.
+    """Return card transactions of 30 days, 2 % of them fraud, with some duplicates and missing values.
 
-    Fraud shows in an amount that is unusual *for that card*, in transactions that follow each other fast, at
-    night, far from home, without the card being there, and in some categories. Amounts inflate by a tenth a
-    year, and fraud moves from electronics to travel.
+    Fraud is more likely for an amount that is unusual *for that card*, shortly after another transaction, at
+    night, far from home, without the card present, and in some categories. Amounts grow by a tenth per year,
+    and fraud moves from electronics to travel.
     """
     cards = max(rows // 20, 1)
     usual = population.normal(3.3, 0.7, cards)  # the logarithm of what the card usually pays
@@ -110,9 +110,9 @@ def transactions(rows: int, population: Random, today: Random, years: float) -> 
         "transaction_id": np.arange(1, distinct + 1),
         "card_id": card,
         "hours": np.round(hours, 4),
-        "amount": _lacking(today, np.exp(usual[card] + surplus + 0.1 * years).round(2) + 0.01),
+        "amount": _with_missing(today, np.exp(usual[card] + surplus + 0.1 * years).round(2) + 0.01),
         "category": np.array(CATEGORIES)[category],
-        "distance_km": _lacking(today, distance),
+        "distance_km": _with_missing(today, distance),
         "card_present": present,
         "is_fraud": fraud.astype(np.int64),
     }
@@ -121,10 +121,10 @@ def transactions(rows: int, population: Random, today: Random, years: float) -> 
 
 
 def customers(rows: int, population: Random, today: Random, years: float) -> Columns:
-    """Customers of a subscription, a quarter of whom leave; some do not say their age.
+    """Return customers of a subscription, a quarter of whom leave, with some missing ages.
 
-    They leave early, from monthly contracts, after calls to the support, when they pay much and use little.
-    Prices rise by 4 % a year, and calls to the support come to matter more.
+    A customer is more likely to leave early, with a monthly contract, after calls to the support, and with a
+    high charge and little usage. Prices rise by 4 % a year, and the effect of support calls grows.
     """
     contract = population.choice(len(CONTRACTS), rows, p=[0.55, 0.25, 0.2])
     joined = population.exponential(26, rows)
@@ -142,7 +142,7 @@ def customers(rows: int, population: Random, today: Random, years: float) -> Col
     churned = today.random(rows) < _probability(1.3 * logit, _CHURN_RATE)
     return {
         "customer_id": np.arange(1, rows + 1),
-        "age": _lacking(today, age),
+        "age": _with_missing(today, age),
         "tenure_months": tenure,
         "contract": np.array(CONTRACTS)[contract],
         "monthly_charge": charge,
@@ -154,10 +154,10 @@ def customers(rows: int, population: Random, today: Random, years: float) -> Col
 
 
 def ratings(rows: int, population: Random, today: Random, years: float) -> Columns:
-    """Ratings of 1 to 5 stars, by 400 users for 200 items, of which few are rated often.
+    """Return ratings of 1 to 5 stars by 400 users for 200 items, few of which are rated often.
 
-    A user likes items whose hidden traits are as hers, some items are better and some users kinder than
-    others. Tastes turn slowly: after a year, each trait is a tenth of its neighbour.
+    A user likes items with similar latent traits; items and users have a bias each. The users' traits drift:
+    after a year, a tenth of each trait comes from its neighbour.
     """
     traits = 3
     users = population.normal(0, 1, (400, traits))
@@ -178,7 +178,7 @@ _GENERATORS: dict[str, tuple[Callable[[int, Random, Random, float], Columns], in
     "customers": (customers, 5_000),
     "ratings": (ratings, 20_000),
 }
-"""Each generator, and how many rows it makes if not told."""
+"""Each generator with its default number of rows."""
 
 
 def _whole(uri: str, key: str, text: str, low: int, high: int) -> int:
@@ -188,7 +188,7 @@ def _whole(uri: str, key: str, text: str, low: int, high: int) -> int:
 
 
 def _probability(logit: Floats, rate: float) -> Floats:
-    """Turn logits into probabilities whose mean is the rate."""
+    """Convert logits to probabilities whose mean is the rate."""
     low, high = -50.0, 50.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -202,7 +202,7 @@ def _probability(logit: Floats, rate: float) -> Floats:
 def _in_bursts(
     random: Random, card: npt.NDArray[np.int64], hours: Floats
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Let some transactions follow right after another one of the same card; order all by time."""
+    """Move some transactions shortly after another one of the same card; order all by time."""
     follows = random.random(len(card)) < 0.05
     after = (np.roll(hours, 1) + random.uniform(0, 0.5, len(card))).clip(0, _HOURS)
     card, hours = np.where(follows, np.roll(card, 1), card), np.where(follows, after, hours)
@@ -211,7 +211,7 @@ def _in_bursts(
 
 
 def _since_last(card: npt.NDArray[np.int64], hours: Floats) -> Floats:
-    """Return the hours since the card's transaction before, for transactions in order of time."""
+    """Return the hours since the card's previous transaction, for transactions in order of time."""
     order = np.lexsort((hours, card))
     gap = np.diff(hours[order], prepend=-np.inf)
     gap[np.diff(card[order], prepend=-1) != 0] = np.inf
@@ -220,6 +220,6 @@ def _since_last(card: npt.NDArray[np.int64], hours: Floats) -> Floats:
     return result
 
 
-def _lacking(random: Random, values: Floats) -> Floats:
-    """Round to cents, and take some values away."""
+def _with_missing(random: Random, values: Floats) -> Floats:
+    """Round to cents, and replace some values by NaN."""
     return np.where(random.random(len(values)) < _MISSING, np.nan, values.round(2))

@@ -1,7 +1,7 @@
 """Datasets by URI, in one layout: <root>/<stage>/<dataset>/date=YYYY-MM-DD/version=<content hash>/.
 
 A dataset is a set of columns, one .npy file each, and a manifest.json with its schema, rows and hashes.
-It appears whole or not at all, never changes afterwards, and is verified whenever it is read.
+It is published atomically, is immutable afterwards, and is verified whenever it is read.
 """
 
 import errno
@@ -26,7 +26,7 @@ from trainyard_trainer.errors import BadConfig, BadData, storage_error
 Columns = dict[str, npt.NDArray[Any]]
 Stage = Literal["raw", "processed", "features"]
 MANIFEST = "manifest.json"
-TEMPORARY_PREFIX = ".tmp-"  # of what is not whole yet
+TEMPORARY_PREFIX = ".tmp-"  # of files and directories that are not published yet
 VERSION_LENGTH = 12
 
 
@@ -39,12 +39,12 @@ class Dataset:
 
     @property
     def version(self) -> str:
-        """The hash of the content, as in the URI."""
+        """The shortened hash of the content, as in the URI."""
         return str(self.manifest["version"])
 
     @property
     def sha256(self) -> str:
-        """The whole hash of the content."""
+        """The hash of the content."""
         return str(self.manifest["sha256"])
 
 
@@ -57,16 +57,16 @@ def local_path(uri: str) -> Path:
 
 
 def file_uri(path: Path) -> str:
-    """Return the file:// URI of an absolute path; `=`, which the layout is full of, stays readable."""
+    """Return the file:// URI of an absolute path; `=`, which the layout uses, is not escaped."""
     return "file://" + quote(str(path), safe="/=:+@")
 
 
 def write(
     root: str, stage: Stage, name: str, date: str, columns: Columns, *, rows: int, parent: str
 ) -> Dataset:
-    """Write a dataset made from `parent` below the root URI; an equal one that is there already stays.
+    """Write a dataset made from `parent` below the root URI; if an equal one exists, it is kept.
 
-    Raises BadConfig when the root cannot be written to, Temporary when its disk is full.
+    Raises BadConfig when the root is not writable, Temporary when its disk is full.
     """
     files = {f"{column}.npy": _npy(values) for column, values in columns.items()}
     hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
@@ -95,14 +95,14 @@ def write(
     try:
         _publish(files, directory)
     except OSError as error:
-        if not _is_intact(dataset.uri):  # else another writer of the same content was first
+        if not _is_intact(dataset.uri):  # otherwise another process has published the same content
             raise storage_error("writing the dataset", directory, error) from error
     log.event("dataset_written", uri=dataset.uri, rows=rows, bytes=sum(map(len, files.values())))
     return dataset
 
 
 def read(uri: str) -> tuple[Columns, Dataset]:
-    """Read a dataset and verify it. Raises BadData when it is absent, damaged or not what it says."""
+    """Read a dataset and verify it. Raises BadData when it is absent or damaged."""
     directory = local_path(uri)
     manifest = _manifest(directory)
     columns: Columns = {}
@@ -121,14 +121,14 @@ def read(uri: str) -> tuple[Columns, Dataset]:
 
 
 def publish_file(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, also when the machine dies. Raises OSError."""
+    """Write a file atomically, even if the machine crashes. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp makes it private; other steps may be other users
+            os.fchmod(stream.fileno(), 0o644)  # mkstemp makes it private; other steps can run as other users
             os.fsync(stream.fileno())
         Path(temporary).replace(path)
     except BaseException:
@@ -144,16 +144,16 @@ def _publish(files: Mapping[str, bytes], directory: Path) -> None:
         temporary.chmod(0o755)  # mkdtemp makes it private
         for file, content in files.items():
             publish_file(temporary / file, content)
-        _take_place(temporary, directory)
+        _move_into_place(temporary, directory)
         _sync_directory(directory.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _take_place(whole: Path, directory: Path) -> None:
-    """Rename a dataset to its place; of two writers of the same content, the first one's stays."""
+def _move_into_place(complete: Path, directory: Path) -> None:
+    """Rename a dataset to its directory; of two processes that write the same content, the first wins."""
     try:
-        whole.rename(directory)
+        complete.rename(directory)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -162,7 +162,7 @@ def _take_place(whole: Path, directory: Path) -> None:
         log.warning("dataset_replaced", path=str(directory), reason="the one there is damaged")
         damaged = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}damaged-", dir=directory.parent))
         directory.rename(damaged)
-        whole.rename(directory)
+        complete.rename(directory)
         shutil.rmtree(damaged, ignore_errors=True)
 
 

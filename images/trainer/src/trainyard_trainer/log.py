@@ -16,7 +16,7 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        if record.name != _logger.name:  # a library's line: its text is the message, not an event's name
+        if record.name != _logger.name:  # from a library: the text is a message, not the name of an event
             fields |= {"event": "library", "logger": record.name, "message": record.getMessage()}
         fields |= getattr(record, "fields", {})
         if record.exc_info:
@@ -25,7 +25,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def configure() -> None:
-    """Send this package's events and the warnings of libraries to standard output as JSON lines."""
+    """Write this package's events and the warnings of libraries to standard output as JSON lines."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -34,15 +34,15 @@ def configure() -> None:
 
 
 def warnings_only() -> None:
-    """Log no events from here on that only say how it goes."""
+    """Log only warnings and errors from now on."""
     _logger.setLevel(logging.WARNING)
 
 
 def event(name: str, /, *, level: int = logging.INFO, traceback: bool = False, **fields: Any) -> None:
-    """Log the event `name` with its fields; with `traceback`, the exception being handled too."""
+    """Log the event `name` with its fields; with `traceback`, also the exception that is being handled."""
     _logger.log(level, name, extra={"fields": fields}, exc_info=traceback)
 
 
 def warning(name: str, /, **fields: Any) -> None:
-    """Log an event that somebody should look at, though the step goes on."""
+    """Log an event that needs attention, although the step continues."""
     event(name, level=logging.WARNING, **fields)

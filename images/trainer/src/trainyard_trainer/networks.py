@@ -1,4 +1,4 @@
-"""Networks that several models use. All are scriptable, so that a saved model needs none of this package."""
+"""Networks that several models use. All are scriptable: loading a saved model does not need this package."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from torch import nn
 
 
 class Standardize(nn.Module):
-    """Scales each column as the training inputs want it; a missing value becomes the mean.
+    """Standardizes each column by the training inputs; a missing value becomes the mean.
 
-    Part of the network, so that whoever asks the model sends plain values.
+    It is part of the network, so that clients of the model send plain values.
     """
 
     def __init__(self, inputs: npt.NDArray[np.float32]) -> None:
@@ -25,14 +25,14 @@ class Standardize(nn.Module):
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Scale."""
+        """Standardize."""
         return torch.nan_to_num((inputs - self.mean) / self.deviation).clamp(-10.0, 10.0)
 
 
 class Factors(nn.Module):
-    """Matrix factorization: a user and an item agree as far as their vectors do, plus a bias of each.
+    """Matrix factorization: the product of a user's and an item's vectors, plus a bias of each.
 
-    Those that were never seen in training have the vector and the bias zero.
+    Users and items that training has not seen have the zero vector and no bias.
     """
 
     def __init__(self, users: int, items: int, size: int, dropout: float) -> None:
@@ -49,17 +49,17 @@ class Factors(nn.Module):
                 table.weight[-1] = 0.0
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Take rows of user and item, return the logits of "dislikes" (always 0) and "likes"."""
+        """Return the logits of "dislikes" (always 0) and "likes" for rows of user and item."""
         numbers = inputs.to(torch.int64)
         user = self.user(numbers[:, 0].clamp(0, self.users))
         item = self.item(numbers[:, 1].clamp(0, self.items))
-        agree = (self.dropout(user[:, 1:]) * item[:, 1:]).sum(1)
-        likes = agree + user[:, 0] + item[:, 0] + self.bias
+        product = (self.dropout(user[:, 1:]) * item[:, 1:]).sum(1)
+        likes = product + user[:, 0] + item[:, 0] + self.bias
         return torch.stack([torch.zeros_like(likes), likes], 1)
 
 
-def perceptron(inputs: npt.NDArray[np.float32], params: Mapping[str, Any], labels: int) -> nn.Module:
-    """Two hidden layers of `hidden` units with `dropout`, over standardized inputs."""
+def perceptron(inputs: npt.NDArray[np.float32], params: Mapping[str, Any], classes: int) -> nn.Module:
+    """Return a network of two hidden layers of `hidden` units with `dropout`, for standardized inputs."""
     hidden = params["hidden"]
     return nn.Sequential(
         Standardize(inputs),
@@ -69,5 +69,5 @@ def perceptron(inputs: npt.NDArray[np.float32], params: Mapping[str, Any], label
         nn.Linear(hidden, hidden),
         nn.ReLU(),
         nn.Dropout(params["dropout"]),
-        nn.Linear(hidden, labels),
+        nn.Linear(hidden, classes),
     )

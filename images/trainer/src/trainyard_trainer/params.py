@@ -16,7 +16,7 @@ class Param:
     default: str | int | float  # or a bool, which is an int
     low: float = 0
     high: float = float("inf")
-    trains: bool = True  # whether another value gives another model
+    is_hyperparameter: bool = True  # whether the trained model depends on it
 
 
 COMMON: Mapping[str, Param] = {
@@ -25,16 +25,16 @@ COMMON: Mapping[str, Param] = {
     "batch_size": Param(64, low=1, high=65_536),
     "learning_rate": Param(0.001, low=1e-9, high=10.0),
     "seed": Param(0, high=2**31 - 1),
-    "epoch_seconds": Param(0.0, high=3600, trains=False),  # the least that an epoch takes
-    "date": Param("", trains=False),  # YYYY-MM-DD; "" = today, UTC
-    "stop_after": Param(0, high=10_000, trains=False),  # epochs, of all; 0 = all; a later call goes on
-    "features_uri": Param("", trains=False),  # train, evaluate, predict; "" = none
-    "model_uri": Param("", trains=False),  # evaluate, predict; "" = the model of this run key
-    "champion": Param("", trains=False),  # evaluate; the registered model whose champion is scored; "" = none
-    "finished": Param(False, trains=False),  # clean: whether the run came to its end
-    "older_than_days": Param(-1.0, low=-1, high=36_500, trains=False),  # clean; -1 = only this run key's
-    "dry_run": Param(False, trains=False),  # clean: only say what would be removed
-    "model_version": Param("", trains=False),  # predict; "" = the end of the model's URI
+    "epoch_seconds": Param(0.0, high=3600, is_hyperparameter=False),  # minimum duration of an epoch
+    "date": Param("", is_hyperparameter=False),  # YYYY-MM-DD; "" = today, UTC
+    "stop_after": Param(0, high=10_000, is_hyperparameter=False),  # epochs; 0 = all; a later call resumes
+    "features_uri": Param("", is_hyperparameter=False),  # train, evaluate, predict; "" = none
+    "model_uri": Param("", is_hyperparameter=False),  # evaluate, predict; "" = this run key's latest
+    "champion": Param("", is_hyperparameter=False),  # evaluate: registered model of the champion; "" = none
+    "finished": Param(False, is_hyperparameter=False),  # clean: whether the run finished
+    "older_than_days": Param(-1.0, low=-1, high=36_500, is_hyperparameter=False),  # clean; -1 = this run
+    "dry_run": Param(False, is_hyperparameter=False),  # clean: only log what would be removed
+    "model_version": Param("", is_hyperparameter=False),  # predict; "" = the end of the model's URI
 }
 
 
@@ -50,7 +50,7 @@ def load(text: str) -> dict[str, Any]:
 
 
 def complete(given: Mapping[str, Any], known: Mapping[str, Param]) -> dict[str, Any]:
-    """Check the given parameters, and add the defaults of the others. Raises BadConfig naming the key."""
+    """Check the given parameters, and add defaults for the others. Raises BadConfig naming the key."""
     for key in given:
         if key not in known:
             raise BadConfig(f"unknown parameter {key!r}; known: {', '.join(sorted(known))}")

@@ -1,4 +1,4 @@
-"""SIGTERM: the node is being taken away, or somebody stopped the run."""
+"""SIGTERM: the node is reclaimed, or somebody stopped the run."""
 
 import signal
 from collections.abc import Iterator
@@ -9,42 +9,42 @@ from trainyard_trainer.errors import Preempted
 
 
 class Preemption:
-    """Turns SIGTERM into `Preempted`, raised at once, or at the end of what must not be cut in two."""
+    """Turns SIGTERM into `Preempted`, raised at once or, in a deferred block, at the end of the block."""
 
     def __init__(self) -> None:
-        """Nothing is handled before `install`."""
-        self.came = False  # whether SIGTERM came at all
-        self._requested = False
+        """Handle nothing before `install`."""
+        self.received = False  # whether SIGTERM came at all
+        self._pending = False
         self._depth = 0
 
     def install(self) -> None:
-        """Handle SIGTERM from here on; to be called in the main thread."""
+        """Handle SIGTERM from now on; call this in the main thread."""
         signal.signal(signal.SIGTERM, self._handle)
 
     def ignore(self) -> None:
-        """Take no more notice of SIGTERM: the step is over and only says how it ended."""
+        """Ignore SIGTERM from now on: the step has ended and only reports how."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     @property
-    def requested(self) -> bool:
+    def pending(self) -> bool:
         """Whether SIGTERM came during a deferred block that has not ended yet."""
-        return self._requested
+        return self._pending
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        self.came = True
+        self.received = True
         if self._depth == 0:
             raise Preempted
-        self._requested = True
+        self._pending = True
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Run the block to its end; a SIGTERM during it raises `Preempted` after it."""
+        """Run the block to its end; a SIGTERM during the block raises `Preempted` after it."""
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
-        if self._requested and self._depth == 0:
-            # Cleared, so that the blocks which save what is left do not raise again at their end.
-            self._requested = False
+        if self._pending and self._depth == 0:
+            # Reset, so that the blocks which then save the state do not raise again at their end.
+            self._pending = False
             raise Preempted

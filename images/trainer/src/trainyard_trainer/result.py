@@ -1,30 +1,31 @@
-"""The JSON object that a step hands back to the orchestrator."""
+"""The JSON object that a step returns to the orchestrator."""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainyard_contract import RESULT_ERROR, RESULT_EXIT_CODE, RESULT_LIMIT_BYTES, RESULT_PATH, Env
+
 from trainyard_trainer.errors import CodeError, storage_error
 
-# The kubelet keeps 4096 bytes of a termination message; a longer one would be cut in the middle.
-LIMIT_BYTES = 4000
-_LONGEST_MESSAGE = 600  # characters, of at most 6 bytes each in JSON
+_MAX_MESSAGE = 600  # characters, of at most 6 bytes each in JSON
 
 
 def _path() -> Path:
-    return Path(os.environ.get("TRAINYARD_RETURN") or "/airflow/xcom/return.json")
+    return Path(os.environ.get(Env.RETURN_FILE) or RESULT_PATH)
 
 
 def write(values: Mapping[str, object]) -> None:
-    """Write the result in place: the file is a bind mount, so it cannot be replaced by a rename.
+    """Write the result in place: the file is a bind mount, which cannot be replaced by a rename.
 
-    Raises CodeError when it is over the limit: XCom holds metadata, data goes by URI.
+    Raises CodeError when it is over the limit: XCom holds metadata, data is passed by URI.
     """
     text = json.dumps(values, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    if len(text.encode()) > LIMIT_BYTES:
+    size = len(text.encode())
+    if size > RESULT_LIMIT_BYTES:
         raise CodeError(
-            f"the result has {len(text.encode())} bytes, at most {LIMIT_BYTES} are allowed; "
+            f"the result has {size} bytes, at most {RESULT_LIMIT_BYTES} are allowed; "
             "write data to --output and return its URI"
         )
     path = _path()
@@ -36,5 +37,5 @@ def write(values: Mapping[str, object]) -> None:
 
 
 def write_failure(message: str, exit_code: int) -> None:
-    """Leave the reason where the result would be, so that whoever reads it can say why a step failed."""
-    write({"error": message[:_LONGEST_MESSAGE], "exit_code": exit_code})
+    """Write why the step failed in place of its result, so that the orchestrator can show it."""
+    write({RESULT_ERROR: message[:_MAX_MESSAGE], RESULT_EXIT_CODE: exit_code})

@@ -1,4 +1,4 @@
-"""How good the answers of a classifier are."""
+"""Metrics of the predictions of a classifier."""
 
 from typing import TypeAlias
 
@@ -22,11 +22,11 @@ def f1_by_class(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def metrics(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
-    """Return the metrics of answers, shape (rows, classes); for two classes, also over all thresholds."""
+    """Return the metrics of probabilities, shape (rows, classes); more of them for two classes."""
     matrix = confusion(labels, probabilities.argmax(axis=1), probabilities.shape[1])
     result = {
         "accuracy": float(np.diag(matrix).sum() / max(int(matrix.sum()), 1)),
-        "f1_macro": float(f1_by_class(matrix).mean()),  # each class counts alike
+        "f1_macro": float(f1_by_class(matrix).mean()),  # every class has the same weight
     }
     if probabilities.shape[1] == 2:
         from sklearn.metrics import average_precision_score, roc_auc_score  # slow to import

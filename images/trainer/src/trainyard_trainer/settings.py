@@ -1,75 +1,79 @@
-"""The environment half of the trainer contract."""
+"""The environment of a step, checked."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainyard_contract import DEVICES, RUN_KEY, RUN_KEY_RULE, Env, Tag
+
 from trainyard_trainer.errors import BadConfig
 
-# A run key becomes part of paths, of an MLflow filter and of the name of the MLflow run.
-RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:=@-]{0,249}")
-RUN_KEY_RULE = "use at most 250 of A-Z a-z 0-9 . _ + : = @ -"
 _TAGS = {
-    "TRAINYARD_FALLBACK": "trainyard.fallback",
-    "TRAINYARD_GPU_POOL": "trainyard.gpu_pool",
-    "TRAINYARD_AIRFLOW_URL": "trainyard.airflow_url",
-    "TRAINYARD_USER": "mlflow.user",
+    Env.FALLBACK: Tag.FALLBACK,
+    Env.GPU_POOL: Tag.GPU_POOL,
+    Env.AIRFLOW_URL: Tag.AIRFLOW_URL,
+    Env.USER: Tag.USER,
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the platform tells every step through the environment."""
+    """What the platform passes to every step through the environment."""
 
     tracking_uri: str
     experiment: str
-    tracking_patience: float  # seconds to wait for an MLflow that does not answer
-    mlflow_run_id: str  # "" = find by the run key, or create
+    tracking_patience: float  # seconds for which a call is retried while MLflow does not respond
+    mlflow_run_id: str  # "" = find it by the run key, or create it
     checkpoint_dir: Path
     checkpoint_freq: int  # epochs
-    device: str  # "cpu" or "cuda"
+    device: str  # one of DEVICES
     attempt: int  # 1 for the first
     git_commit: str  # "" = unknown
-    batch_divisor: int  # parts in which each batch is done, to need less memory
+    batch_divisor: int  # parts in which each batch is computed, to need less memory
     parent_run_key: str  # "" = the MLflow run has no parent
     tags: Mapping[str, str]  # of the MLflow run: where, why and for whom it runs
 
     @classmethod
     def from_environment(cls) -> "Settings":
         """Read the environment. Raises BadConfig naming the variable."""
-        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        tracking_uri = os.environ.get(Env.TRACKING_URI, "")
         if not tracking_uri:
-            raise BadConfig("MLFLOW_TRACKING_URI is not set; every step records itself in MLflow")
-        device = os.environ.get("TRAINYARD_DEVICE") or "cpu"
-        if device not in ("cpu", "cuda"):
-            raise BadConfig(f"TRAINYARD_DEVICE is {device!r}; use cpu or cuda")
+            raise BadConfig(f"{Env.TRACKING_URI} is not set; every step logs to MLflow")
+        device = os.environ.get(Env.DEVICE) or DEVICES[0]
+        if device not in DEVICES:
+            raise BadConfig(f"{Env.DEVICE} is {device!r}; use {' or '.join(DEVICES)}")
         return cls(
             tracking_uri=tracking_uri,
-            experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or "trainyard",
-            tracking_patience=_positive("TRAINYARD_TRACKING_PATIENCE", 120),
-            mlflow_run_id=os.environ.get("MLFLOW_RUN_ID", ""),
-            checkpoint_dir=Path(os.environ.get("CHECKPOINT_DIR") or "/checkpoints"),
-            checkpoint_freq=_positive("CHECKPOINT_FREQ", 5),
+            experiment=os.environ.get(Env.EXPERIMENT) or "trainyard",
+            tracking_patience=positive_number(Env.TRACKING_PATIENCE, 120),
+            mlflow_run_id=os.environ.get(Env.MLFLOW_RUN_ID, ""),
+            checkpoint_dir=Path(os.environ.get(Env.CHECKPOINT_DIR) or "/checkpoints"),
+            checkpoint_freq=positive_number(Env.CHECKPOINT_FREQ, 5),
             device=device,
-            attempt=_positive("TRAINYARD_ATTEMPT", 1),
-            git_commit=os.environ.get("GIT_COMMIT", ""),
-            batch_divisor=_positive("TRAINYARD_BATCH_DIVISOR", 1),
+            attempt=positive_number(Env.ATTEMPT, 1),
+            git_commit=os.environ.get(Env.GIT_COMMIT, ""),
+            batch_divisor=positive_number(Env.BATCH_DIVISOR, 1),
             parent_run_key=_parent_run_key(),
             tags={tag: value for name, tag in _TAGS.items() if (value := os.environ.get(name))},
         )
 
 
-def _positive(name: str, default: int) -> int:
+def number(name: str, default: int, *, minimum: int = 0) -> int:
+    """Read a whole number from the environment. Raises BadConfig naming the variable."""
     text = os.environ.get(name) or str(default)
-    if not text.isdigit() or int(text) < 1:
-        raise BadConfig(f"{name} is {text!r}; use a whole number of at least 1")
+    if not text.isdigit() or int(text) < minimum:
+        raise BadConfig(f"{name} is {text!r}; use a whole number of at least {minimum}")
     return int(text)
 
 
+def positive_number(name: str, default: int) -> int:
+    """Read a whole number of at least 1 from the environment. Raises BadConfig naming the variable."""
+    return number(name, default, minimum=1)
+
+
 def _parent_run_key() -> str:
-    key = os.environ.get("TRAINYARD_PARENT_RUN_KEY", "")
+    key = os.environ.get(Env.PARENT_RUN_KEY, "")
     if key and not RUN_KEY.fullmatch(key):
-        raise BadConfig(f"TRAINYARD_PARENT_RUN_KEY is {key!r}; {RUN_KEY_RULE}")
+        raise BadConfig(f"{Env.PARENT_RUN_KEY} is {key!r}; {RUN_KEY_RULE}")
     return key

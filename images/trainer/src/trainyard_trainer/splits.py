@@ -1,4 +1,4 @@
-"""Rows for training, validation and test."""
+"""Splits of the rows into training, validation and test."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ SPLITS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 
 def stratified(labels: npt.NDArray[np.int64], classes: int, seed: int) -> dict[str, npt.NDArray[np.intp]]:
-    """Return the rows of each split, in order; each class is split by the same shares."""
+    """Return the rows of each split, in ascending order; every class is split by the same shares."""
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     rows: dict[str, list[npt.NDArray[np.intp]]] = {split: [] for split in SPLITS}
     for label in range(classes):

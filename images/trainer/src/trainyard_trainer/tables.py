@@ -1,4 +1,4 @@
-"""Tables from CSV files and generators: what a column must hold, and which rule it breaks where."""
+"""Tables from CSV files and generators, and the rules that their columns are checked against."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from trainyard_trainer import generators, lake
 from trainyard_trainer.errors import BadConfig, BadData, storage_error
 from trainyard_trainer.lake import Columns
 
-_FIRST_LINE = 2  # of a CSV file's first row, below the header
-_LEAST_OF_CLASS = 20  # rows, so that each split has some
+_FIRST_LINE = 2  # line of a CSV file's first row, below the header
+_MIN_ROWS_OF_CLASS = 20  # so that each split has some
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ _NUMBERS = {"int": "a whole number", "float": "a number"}
 
 
 def load(source: str, schema: Schema, date: str) -> Columns:
-    """Read the schema's columns from generator://, a .csv file, or a directory that holds one.
+    """Read the schema's columns from generator://, a .csv file, or a directory with one .csv file.
 
-    Other columns of a file are left out. Raises BadConfig for another URI, BadData for what cannot be read.
+    Other columns of a file are ignored. Raises BadConfig for another URI, BadData for an unreadable file.
     """
     if urlsplit(source).scheme == generators.SCHEME:
         columns: Mapping[str, Sequence[Any]] = generators.Source.parse(source).columns(date)
@@ -49,30 +49,30 @@ def load(source: str, schema: Schema, date: str) -> Columns:
     return {name: _converted(name, columns[name], field) for name, field in schema.items()}
 
 
-def check(columns: Columns, schema: Schema, *, label: str, least_rows: int) -> None:
+def check(columns: Columns, schema: Schema, *, label_column: str, min_rows: int) -> None:
     """Check columns, rows, values and the two classes, in this order. Raises BadData naming the rule."""
     _require_columns(columns, schema)
-    rows = len(columns[label])
-    if rows < least_rows:
-        raise BadData(f"rule rows: there are {rows}, must be at least {least_rows}")
+    rows = len(columns[label_column])
+    if rows < min_rows:
+        raise BadData(f"rule rows: there are {rows}, must be at least {min_rows}")
     for name, field in schema.items():
         _check_values(name, columns[name], field)
 
 
 def check_classes(name: str, labels: npt.NDArray[Any]) -> None:
-    """Check that both classes are there, and often enough to be learnt. Raises BadData."""
+    """Check that both classes occur, with enough rows of each. Raises BadData."""
     counts = np.bincount(labels, minlength=2)
     if (counts == 0).any():
         raise BadData(f"rule classes: column {name!r} makes all rows class {counts.argmax()}, must have both")
-    if counts.min() < _LEAST_OF_CLASS:
+    if counts.min() < _MIN_ROWS_OF_CLASS:
         raise BadData(
             f"rule classes: column {name!r} makes {counts.min()} rows class {counts.argmin()}, "
-            f"must be at least {_LEAST_OF_CLASS}"
+            f"must be at least {_MIN_ROWS_OF_CLASS}"
         )
 
 
 def one_hot(values: npt.NDArray[Any], choices: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Return a column for each choice: 1 where the value is it, else 0."""
+    """Return one column for each choice: 1 where the value is that choice, else 0."""
     return (values[:, np.newaxis] == np.array(choices)).astype(np.float64)
 
 
@@ -106,7 +106,7 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
     for number, row in enumerate(rows):
         if len(row) != len(header):
             raise BadData(
-                f"rule format: {path} has {len(row)} values in {_place(number)}, its header {len(header)}"
+                f"rule format: {path} has {len(row)} values in {_position(number)}, its header {len(header)}"
             )
     return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
 
@@ -120,7 +120,7 @@ def _require_columns(columns: Mapping[str, Any], schema: Schema) -> None:
 
 
 def _converted(name: str, values: Sequence[Any], field: Field) -> npt.NDArray[Any]:
-    """Make an array of the field's type; of texts, as read from a file, an empty one is missing."""
+    """Convert to an array of the field's type; an empty text, as read from a file, is a missing value."""
     if isinstance(values, np.ndarray):
         return values
     if field.kind == "text":
@@ -133,7 +133,7 @@ def _converted(name: str, values: Sequence[Any], field: Field) -> npt.NDArray[An
         row = next(row for row, value in enumerate(values) if not _is_number(value, field))
     wrong = f"is {values[row][:40]!r}" if values[row] else "is missing"
     raise BadData(
-        f"rule {'type' if values[row] else 'missing'}: column {name!r} {wrong} in {_place(row)}, "
+        f"rule {'type' if values[row] else 'missing'}: column {name!r} {wrong} in {_position(row)}, "
         f"must be {_NUMBERS[field.kind]}"
     )
 
@@ -165,11 +165,11 @@ def _refuse(bad: npt.NDArray[np.bool_], name: str, values: npt.NDArray[Any], rul
     if len(rows):
         raise BadData(
             f"rule {rule}: column {name!r} must be {wanted} but is not in {len(rows)} rows, "
-            f"the first is {values[rows[0]].item()!r} in {_place(int(rows[0]))}"
+            f"the first is {values[rows[0]].item()!r} in {_position(int(rows[0]))}"
         )
 
 
-def _place(row: int) -> str:
+def _position(row: int) -> str:
     return f"row {row} (line {row + _FIRST_LINE} of a CSV)"
 
 

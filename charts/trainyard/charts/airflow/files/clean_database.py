@@ -1,11 +1,11 @@
-"""Remove what Airflow's database holds of long ago, then the files of XComs that it no longer names.
+"""Remove old rows from Airflow's database, then the files of XComs that the database no longer refers to.
 
-RETENTION_DAYS says how long ago, DRY_RUN=true only tells what would go. The arguments are those of
-`airflow db clean`, which does the work; the newest scheduled run of each DAG stays whatever its age.
+RETENTION_DAYS sets the age; with DRY_RUN=true nothing is removed, only reported. The arguments are passed to
+`airflow db clean`, which keeps the latest scheduled run of each DAG whatever its age.
 
-An XCom over the threshold is a file, of which the database holds the path. Airflow's command removes the row
-alone; and the files of runs that were deleted or cleared are left over as well. A file goes when no XCom
-names it, and it is over a day old: a task writes the file before the row.
+An XCom over the size threshold is stored in a file, and its database row holds the path. `airflow db clean`
+removes only the row, and so do deleting and clearing a run. A file is removed when no XCom refers to it and
+it is more than a day old, because a task writes the file before the row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def clean_database(retention_days: float, dry_run: bool, options: Iterable[str])
     from airflow.cli import cli_parser
 
     before = datetime.now(UTC) - timedelta(days=retention_days)
-    print(f"removing what is from before {before:%Y-%m-%d %H:%M} UTC", flush=True)
+    print(f"removing rows from before {before:%Y-%m-%d %H:%M} UTC", flush=True)
     arguments = ["db", "clean", "--clean-before-timestamp", before.isoformat(), "--yes", *options]
     arguments += ["--error-on-cleanup-failure", *(["--dry-run"] if dry_run else [])]
     parsed = cli_parser.get_parser().parse_args(arguments)
@@ -36,17 +36,17 @@ def clean_database(retention_days: float, dry_run: bool, options: Iterable[str])
 
 
 def xcom_folder() -> Path | None:
-    """Return where XComs are files; None where they are in the database or an object store."""
+    """Return the directory of XCom files; None when XComs are in the database or an object store."""
     from airflow.configuration import conf
 
     uri = conf.get("common.io", "xcom_objectstorage_path", fallback="")
     if uri and not uri.startswith("file:///"):
-        print(f"XComs under {uri} are left to that store's own rules of expiry", flush=True)
+        print(f"XComs under {uri} are not removed; use the lifecycle rules of the object store", flush=True)
     return Path(uri.removeprefix("file://")) if uri.startswith("file:///") else None
 
 
-def named_files(folder: Path) -> set[str]:
-    """Return the files under the folder that XComs in the database name."""
+def referenced_files(folder: Path) -> set[str]:
+    """Return the files under the folder that XComs in the database refer to."""
     path = re.compile(re.escape(f"file://{folder}") + r'[^"\\]*')
     with database.connect() as connection, connection.cursor() as cursor:
         cursor.execute(
@@ -56,18 +56,18 @@ def named_files(folder: Path) -> set[str]:
     return {match[0].removeprefix("file://") for match in found if match}
 
 
-def remove_leftovers(folder: Path, named: set[str], dry_run: bool) -> tuple[int, int]:
-    """Remove old files that are not named, and directories left empty; return how many files, and bytes."""
+def remove_unreferenced(folder: Path, referenced: set[str], dry_run: bool) -> tuple[int, int]:
+    """Remove old unreferenced files and empty directories; return the numbers of files and bytes."""
     removed = size = 0
     for place, _, names in os.walk(folder, topdown=False):
         for path in (Path(place, name) for name in names):
             try:
                 status = path.lstat()
-                if str(path) in named or time.time() - status.st_mtime < DAY_SECONDS:
+                if str(path) in referenced or time.time() - status.st_mtime < DAY_SECONDS:
                     continue
                 if not dry_run:
                     path.unlink()
-            except FileNotFoundError:  # somebody else was faster
+            except FileNotFoundError:  # another process removed it
                 continue
             removed, size = removed + 1, size + status.st_size
         if not dry_run and Path(place) != folder:
@@ -84,8 +84,10 @@ def main(options: list[str]) -> None:
     clean_database(retention_days, dry_run, options)
     folder = xcom_folder()
     if folder and folder.is_dir():
-        removed, size = remove_leftovers(folder, named_files(folder), dry_run)
-        print(f"{removed} XCom files, {size} bytes, {'would go' if dry_run else 'are gone'}", flush=True)
+        removed, size = remove_unreferenced(folder, referenced_files(folder), dry_run)
+        print(
+            f"{removed} XCom files, {size} bytes, {'would be removed' if dry_run else 'removed'}", flush=True
+        )
 
 
 if __name__ == "__main__":

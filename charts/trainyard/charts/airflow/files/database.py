@@ -1,12 +1,12 @@
-"""Cheap questions to Airflow's metadata database: is its schema this image's, does a component's heart beat?
+"""Fast checks against Airflow's metadata database: its schema version, and the heartbeat of a component.
 
-Airflow's own commands answer these as well, but each costs 2-3 CPU-seconds of imports. This one imports a
-database driver and nothing of Airflow. Usage:
+Airflow has commands for both, but each needs 2-3 CPU-seconds for imports. This script imports only the
+database driver. Usage:
 
     database.py wait-for-migrations SECONDS
     database.py check-heartbeat JOB_TYPE MAX_AGE_SECONDS
 
-The database is AIRFLOW__DATABASE__SQL_ALCHEMY_CONN. Exit codes: 0 yes, 1 no, 2 wrong use.
+The database is AIRFLOW__DATABASE__SQL_ALCHEMY_CONN. Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-# Where a package keeps its migrations -> the table that holds the revision the database is at.
+# Directory of a package's migrations -> table with the current revision of the database.
 VERSION_TABLES = {
     "airflow/migrations/versions": "alembic_version",
     "airflow/providers/fab/migrations/versions": "alembic_version_fab",
@@ -31,13 +31,13 @@ REVISION = re.compile(r"""^(down_)?revision(?::[^=]+)?\s*=\s*["'](\w+)["']""", r
 
 
 def connect() -> Connection:
-    """Connect to the database; `postgresql+driver://` is SQLAlchemy's spelling of `postgresql://`."""
+    """Connect to the database; SQLAlchemy's URL scheme `postgresql+driver` becomes `postgresql`."""
     url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     return psycopg2.connect(re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url), connect_timeout=5)
 
 
 def newest_revision(versions: Path) -> str:
-    """Return the one revision in a folder of Alembic migrations that no other revises."""
+    """Return the head revision of a folder of Alembic migrations."""
     revisions: set[str] = set()
     revised: set[str] = set()
     for path in versions.glob("*.py"):
@@ -48,7 +48,7 @@ def newest_revision(versions: Path) -> str:
 
 
 def missing_migrations(expected: dict[str, str]) -> list[str]:
-    """Say for each table how the database's revision differs from the expected one."""
+    """Return a message for each table whose revision differs from the expected one."""
     differences = []
     with connect() as connection, connection.cursor() as cursor:
         for table, head in expected.items():
@@ -58,13 +58,13 @@ def missing_migrations(expected: dict[str, str]) -> list[str]:
                 cursor.execute(f"SELECT version_num FROM {table}")
                 found = cursor.fetchone()
             if found != (head,):
-                at = found[0] if found else "nothing"
-                differences.append(f"{table} is at {at}, this image needs {head}")
+                current = found[0] if found else "no revision"
+                differences.append(f"{table} is at {current}, this image needs {head}")
     return differences
 
 
 def expected_revisions() -> dict[str, str]:
-    """Return the revision that this image needs in each version table."""
+    """Return the revision that this image needs, for each version table."""
     site_packages = Path(sysconfig.get_paths()["purelib"])
     return {
         table: newest_revision(site_packages / folder)
@@ -74,28 +74,28 @@ def expected_revisions() -> dict[str, str]:
 
 
 def wait_for_migrations(seconds: float) -> int:
-    """Wait until the database is at this image's revisions."""
+    """Wait until the database is at the revisions that this image needs."""
     expected = expected_revisions()
     deadline = time.monotonic() + seconds
-    said = ""
+    reported = ""
     while True:
         try:
             problem = "; ".join(missing_migrations(expected))
         except psycopg2.OperationalError as error:
-            problem = f"no database: {error}".strip()
+            problem = f"cannot connect to the database: {error}".strip()
         if not problem:
             return 0
-        if problem != said:
+        if problem != reported:
             print(f"waiting: {problem}", flush=True)
-            said = problem
+            reported = problem
         if time.monotonic() > deadline:
-            print("gave up; look at the log of the Job `...-migrate-database-...`", flush=True)
+            print("timed out; see the log of the Job `...-migrate-database-...`", flush=True)
             return 1
         time.sleep(1)
 
 
 def check_heartbeat(job_type: str, max_age: float) -> int:
-    """Check that the newest job of this type on this host has beaten within max_age seconds."""
+    """Check that the latest job of this type on this host has a heartbeat of at most max_age seconds ago."""
     query = """SELECT extract(epoch FROM now() - latest_heartbeat) FROM job
                WHERE job_type = %s AND hostname = %s ORDER BY latest_heartbeat DESC LIMIT 1"""
     try:
@@ -103,8 +103,8 @@ def check_heartbeat(job_type: str, max_age: float) -> int:
             cursor.execute(query, (job_type, socket.gethostname()))
             row = cursor.fetchone()
     except psycopg2.OperationalError as error:
-        # A restart of this component would not bring the database back.
-        print(f"no database, so nothing to say about the heartbeat: {error}")
+        # Restarting this component would not repair the database.
+        print(f"cannot check the heartbeat without the database: {error}")
         return 0
     if row is None or row[0] > max_age:
         print(f"{job_type}: " + ("no heartbeat yet" if row is None else f"last heartbeat {row[0]:.0f} s ago"))

@@ -1,8 +1,8 @@
-"""Bring Airflow's database to this image's schema and make the admin user, both only where needed.
+"""Migrate Airflow's database to the schema of this image and create the admin user, where needed.
 
-Runs Airflow's own commands in one process, since each import of Airflow costs 5 CPU-seconds; when there is
-nothing to do, Airflow is not imported at all. The Secret behind ADMIN_USERNAME and ADMIN_PASSWORD is the
-truth: the password is set again when it differs.
+Runs Airflow's commands in one process, because importing Airflow costs 5 CPU-seconds. If nothing is to do,
+Airflow is not imported. The Secret of ADMIN_USERNAME and ADMIN_PASSWORD is authoritative: when the password
+differs, it is reset.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import psycopg2
 
 
 def wait_for_server(seconds: float) -> None:
-    """Wait until the database accepts a connection; raises psycopg2.OperationalError when it never does."""
+    """Wait until the database accepts connections. Raises psycopg2.OperationalError after a timeout."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -37,7 +37,7 @@ def airflow(*arguments: str) -> None:
 
 
 def stored_password_hash(username: str) -> str | None:
-    """Return the hash of a user's password, or None when there is no such user."""
+    """Return the hash of a user's password, or None when the user does not exist."""
     with database.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT password FROM ab_user WHERE username = %s", (username,))
         row = cursor.fetchone()
@@ -45,7 +45,7 @@ def stored_password_hash(username: str) -> str | None:
 
 
 def ensure_admin(environment: dict[str, str]) -> None:
-    """Make the admin user, or set its password to the Secret's."""
+    """Create the admin user, or reset its password to the one in the Secret."""
     from werkzeug.security import check_password_hash
 
     username, password = environment["ADMIN_USERNAME"], environment["ADMIN_PASSWORD"]
@@ -56,11 +56,11 @@ def ensure_admin(environment: dict[str, str]) -> None:
         airflow("users", "create", "--username", username, "--password", password, *names, *contact)
     elif not check_password_hash(stored, password):
         airflow("users", "reset-password", "--username", username, "--password", password)
-    print(f"user {username} is there", flush=True)
+    print(f"user {username} exists", flush=True)
 
 
 def main() -> None:
-    """Migrate, then make the admin user."""
+    """Migrate, then create the admin user."""
     wait_for_server(300)
     missing = database.missing_migrations(database.expected_revisions())
     for difference in missing:

@@ -1,11 +1,11 @@
-"""Remove for good what was deleted in MLflow long ago: runs, models, experiments and their artifacts.
+"""Remove permanently what was deleted in MLflow some time ago: runs, models, experiments and their artifacts.
 
-It is `mlflow gc`, which asks nobody: a run that somebody deleted goes with all that it logged, though a
-registered version was made of it. So what a version of any registered model needs is left out here: the run
-and the model that it names, what its source lies in, and the experiments of these. They stay deleted, that is
-out of sight, and intact; the log names them.
+This is `mlflow gc` with one more check. `mlflow gc` removes a deleted run with its artifacts even if a
+registered model version uses them. Here everything that a version of any registered model needs is kept: its
+run, its logged model, the owner of its source, and their experiments. They stay deleted, that is hidden, and
+complete; the log names them.
 
-RETENTION_DAYS says how long ago, DRY_RUN=true only tells what would go. The database is
+RETENTION_DAYS sets the age; with DRY_RUN=true nothing is removed, only reported. The database is
 MLFLOW_BACKEND_STORE_URI; artifacts are removed through the server, MLFLOW_TRACKING_URI, which has the volume
 or the keys of the object store.
 """
@@ -31,16 +31,16 @@ PAGE = 1000
 
 @dataclass
 class Needed:
-    """What versions need, each with the name of one: runs and models, their experiments, and sources."""
+    """What registered versions need, each with a version: ids of runs and models, experiments, sources."""
 
     ids: dict[str, str] = field(default_factory=dict)
     experiments: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
 
     def by(self, item_id: str, location: str) -> str:
-        """Return the version that needs what has this id and keeps its artifacts there, or ''."""
+        """Return a version that needs the item of this id and artifact location, or ''."""
         root = location.rstrip("/") + "/"
-        inside = (who for source, who in self.sources.items() if f"{source}/".startswith(root))
+        inside = (version for source, version in self.sources.items() if f"{source}/".startswith(root))
         return self.ids.get(item_id) or next(inside, "")
 
 
@@ -48,21 +48,21 @@ def find_needed(tracking: Tracking, registry: Registry) -> Needed:
     """Return what the versions of all registered models need."""
     needed = Needed()
     for version in pages(lambda token: registry.search_model_versions(None, PAGE, page_token=token)):
-        who = f"{version.name} version {version.version}"
+        label = f"{version.name} version {version.version}"
         source = version.source or ""
-        needed.sources[source] = who
-        # An id is a part of the source, too, which may be the only place that tells it: runs:/ID/model.
+        needed.sources[source] = label
+        # The source can be the only place with the id: runs:/ID/model.
         for item_id in {version.run_id, version.model_id, *re.split(r"[:/]+", source)} - {None, ""}:
-            needed.ids[item_id] = who
-    for item_id, who in list(needed.ids.items()):
+            needed.ids[item_id] = label
+    for item_id, label in list(needed.ids.items()):
         experiment = experiment_of(tracking, item_id)
         if experiment:
-            needed.experiments[experiment] = who
+            needed.experiments[experiment] = label
     return needed
 
 
 def experiment_of(tracking: Tracking, item_id: str) -> str:
-    """Return the experiment of a run or a logged model, deleted or not; '' when there is none of this id."""
+    """Return the experiment of a run or logged model, also of a deleted one; '' when the id is unknown."""
     try:
         if item_id.startswith("m-"):
             return str(tracking.get_logged_model(item_id, allow_deleted=True).experiment_id)
@@ -76,19 +76,19 @@ def experiment_of(tracking: Tracking, item_id: str) -> str:
 
 
 def old_runs(tracking: Tracking, age_ms: int) -> Iterator[tuple[str, str]]:
-    """Runs that were deleted so long ago, and where their artifacts are."""
+    """Yield the runs that were deleted at least so long ago, with their artifact locations."""
     for run_id in tracking._get_deleted_runs(older_than=age_ms):
         yield run_id, tracking.get_run(run_id).info.artifact_uri
 
 
 def old_models(tracking: Tracking, age_ms: int) -> Iterator[tuple[str, str]]:
-    """The same of logged models."""
+    """Yield the logged models, likewise."""
     for model_id in tracking._get_deleted_logged_models(older_than=age_ms):
         yield model_id, tracking.get_logged_model(model_id, allow_deleted=True).artifact_location
 
 
 def old_experiments(tracking: Tracking, age_ms: int) -> Iterator[tuple[str, str]]:
-    """The same of experiments."""
+    """Yield the experiments, likewise."""
     before = f"last_update_time < {int(time.time() * 1000) - age_ms}"
 
     def search(token: str | None) -> Any:
@@ -99,9 +99,9 @@ def old_experiments(tracking: Tracking, age_ms: int) -> Iterator[tuple[str, str]
 
 
 def models_of(tracking: Tracking, experiments: list[str]) -> Iterator[str]:
-    """Delete the models of these experiments, and return their ids.
+    """Delete the models of these experiments, and yield their ids.
 
-    Without this their records would go with the experiment, and nobody could find their artifacts any more.
+    Otherwise their records would be removed with the experiment, and their artifacts could not be found.
     """
     if experiments:
         for model in list(pages(lambda token: tracking.search_logged_models(experiments, page_token=token))):
@@ -110,7 +110,7 @@ def models_of(tracking: Tracking, experiments: list[str]) -> Iterator[str]:
 
 
 def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Everything that a search finds, page after page."""
+    """Yield the items of all pages of a search."""
     token = None
     while True:
         page = search(token)
@@ -120,12 +120,12 @@ def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
             return
 
 
-def spare(kind: str, found: Iterable[tuple[str, str]], needed: Callable[[str, str], str]) -> list[str]:
-    """Return the ids that nobody needs; tell of the others."""
+def removable(kind: str, found: Iterable[tuple[str, str]], needed: Callable[[str, str], str]) -> list[str]:
+    """Return the ids that no version needs; report the others."""
     free = []
     for item_id, location in found:
-        if who := needed(item_id, location):
-            print(f"kept: {kind} {item_id} is deleted, but {who} needs it", flush=True)
+        if version := needed(item_id, location):
+            print(f"kept: {kind} {item_id} is deleted, but {version} needs it", flush=True)
         else:
             free.append(item_id)
     print(f"{kind}s: {len(free)} to remove", *free, flush=True)
@@ -136,18 +136,18 @@ def main() -> None:
     """Remove what is old enough and not needed."""
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
     age_ms, dry_run = int(float(os.environ["RETENTION_DAYS"]) * DAY_MS), os.environ.get("DRY_RUN") == "true"
-    # Where artifacts lie is the server's to know; a store only needs some root to make experiments in.
+    # The server knows the artifact locations; the store needs a root only to create experiments.
     tracking, registry = Tracking(uri, "mlflow-artifacts:/"), Registry(uri)
     needed = find_needed(tracking, registry)
-    runs = spare("run", old_runs(tracking, age_ms), needed.by)
-    models = spare("model", old_models(tracking, age_ms), needed.by)
-    experiments = spare(
+    runs = removable("run", old_runs(tracking, age_ms), needed.by)
+    models = removable("model", old_models(tracking, age_ms), needed.by)
+    experiments = removable(
         "experiment",
         old_experiments(tracking, age_ms),
         lambda item_id, location: needed.experiments.get(item_id) or needed.by("", location),
     )
     if dry_run:
-        print("nothing is removed: it was to be tried only", flush=True)
+        print("dry run: nothing was removed", flush=True)
         return
     models += models_of(tracking, experiments)
     collect(
@@ -155,9 +155,9 @@ def main() -> None:
         run_ids=runs,
         experiment_ids=experiments,
         logged_model_ids=models,
-        older_than=None,  # they are old enough, and a list of ids means these and no others
+        older_than=None,  # the ids are old enough already; with ids given, nothing else is removed
         time_delta=0,
-        skip_experiments=not experiments,  # to it, an empty list of these means all
+        skip_experiments=not experiments,  # an empty list would mean all
         skip_logged_models=not models,
         ignore_not_found=True,
     )

@@ -1,4 +1,4 @@
-"""The models. Each module here but `base` is one: it holds a class `Model`, and its name is the model's."""
+"""The models: each module except `base` is one. Its name is the model's, and it has a class `Model`."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -8,7 +8,7 @@ from trainyard_trainer.models.base import BaseModel
 
 
 def names() -> list[str]:
-    """Return the names that the parameter `model` may have."""
+    """Return the allowed values of the parameter `model`."""
     return sorted(module.name for module in iter_modules(__path__) if module.name != "base")
 
 

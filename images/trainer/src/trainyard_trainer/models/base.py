@@ -1,4 +1,4 @@
-"""What a model has to bring along; the steps do the rest."""
+"""The interface of a model. Steps call it and do everything else."""
 
 from __future__ import annotations
 
@@ -28,50 +28,50 @@ class Rows:
 
 
 class BaseModel(ABC):
-    """A classifier with its data. Modules import torch only inside `network`: some steps do without it."""
+    """A classifier and its data. Its module imports torch only in `network`: some steps do not need it."""
 
     name: str
-    labels: int
-    metric: str  # by which models are compared: a key of what scores.metrics returns
+    classes: int  # number of classes
+    metric: str  # by which models are compared: a key of the result of scores.metrics
     steps: frozenset[str] = frozenset(
         {"generate", "validate", "preprocess", "train", "evaluate", "predict", "clean"}
     )
-    # Beside params.COMMON, or with another default than there. The split has a seed apart from training's, so
-    # that models of different seeds are tested on the same rows.
+    # In addition to params.COMMON, or with another default. The split has its own seed, so that models of
+    # different training seeds are tested on the same rows.
     params: Mapping[str, Param] = {"split_seed": Param(0, high=2**31 - 1)}
-    # On the CPU. Fixed, not taken from the pod's limit: sums depend on how they are split over threads, so
-    # on another node the weights would differ. More than one also waits busily where cores are shared.
+    # CPU threads. A fixed number and not the pod's limit: floating-point sums depend on the number of
+    # threads, so weights would differ between nodes. Several threads also busy-wait where cores are shared.
     threads: int = 1
 
     @abstractmethod
     def load(self, source: str, params: Mapping[str, Any]) -> Columns:
-        """Read the source that the URI names. Raises BadConfig or BadData."""
+        """Read the source of a URI. Raises BadConfig or BadData."""
 
     @abstractmethod
     def check(self, columns: Columns) -> None:
-        """Check the raw columns. Raises BadData that names the broken rule."""
+        """Check the raw columns. Raises BadData naming the broken rule."""
 
     @abstractmethod
     def clean(self, columns: Columns) -> Rows:
-        """Make rows out of checked raw columns; rows of no use may be left out."""
+        """Convert checked raw columns to rows, without duplicates."""
 
     @abstractmethod
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
-        """Make the untrained network: (batch, ...) like the training inputs, to logits (batch, labels)."""
+        """Return an untrained network, from (batch, ...) like the inputs to logits (batch, classes)."""
 
     def features(self, columns: Columns) -> Columns:
-        """Make `ids` and `features` (float32, rows by features) of raw columns, for models with that step."""
+        """Return `ids` and `features` (float32, rows by features); only for models with that step."""
         raise NotImplementedError
 
     def class_weights(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return what a row of each class counts in the loss, given the training labels."""
-        return np.ones(self.labels, dtype=np.float32)
+        """Return the weight of each class in the loss, given the training labels."""
+        return np.ones(self.classes, dtype=np.float32)
 
     def preprocess(self, columns: Columns, params: Mapping[str, Any]) -> Columns:
-        """Make `<split>_inputs`, `<split>_labels` and `<split>_ids` for train, validation and test."""
+        """Return `<split>_inputs`, `<split>_labels` and `<split>_ids` for train, validation and test."""
         rows = self.clean(columns)
         result: Columns = {}
-        for split, chosen in splits.stratified(rows.labels, self.labels, params["split_seed"]).items():
+        for split, chosen in splits.stratified(rows.labels, self.classes, params["split_seed"]).items():
             result[f"{split}_inputs"] = rows.inputs[chosen]
             result[f"{split}_labels"] = rows.labels[chosen]
             result[f"{split}_ids"] = rows.ids[chosen]
@@ -81,20 +81,20 @@ class BaseModel(ABC):
 class TableModel(BaseModel):
     """A model of two classes whose data is a table, from a CSV file or a generator."""
 
-    labels = 2
+    classes = 2
     schema: tables.Schema
-    label: str  # the column that is to be predicted
-    least_rows: int
+    label_column: str
+    min_rows: int
 
     def load(self, source: str, params: Mapping[str, Any]) -> Columns:
-        """Read the table from where the URI says."""
+        """Read the table of a URI."""
         return tables.load(source, self.schema, params["date"])
 
     def check(self, columns: Columns) -> None:
         """Check columns, rows, values and classes, in this order."""
-        tables.check(columns, self.schema, label=self.label, least_rows=self.least_rows)
-        tables.check_classes(self.label, self.targets(columns))
+        tables.check(columns, self.schema, label_column=self.label_column, min_rows=self.min_rows)
+        tables.check_classes(self.label_column, self.labels(columns))
 
-    def targets(self, columns: Columns) -> npt.NDArray[np.int64]:
+    def labels(self, columns: Columns) -> npt.NDArray[np.int64]:
         """Return the class of each row."""
-        return columns[self.label]
+        return columns[self.label_column]

@@ -1,4 +1,4 @@
-"""Customers who are about to leave."""
+"""Customer churn."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Model(TableModel):
 
     name = "churn"
     metric = "roc_auc"
-    label = "has_churned"
-    least_rows = 500
+    label_column = "has_churned"
+    min_rows = 500
     schema: Mapping[str, Field] = {
         "customer_id": Field("int"),
         "age": Field("float", low=16, high=120, optional=True),
@@ -46,14 +46,14 @@ class Model(TableModel):
     }
 
     def clean(self, columns: Columns) -> Rows:
-        """Keep each customer once; an age that is missing stays so, the network takes the mean."""
+        """Keep each customer once; missing ages remain, and the network uses the mean."""
         _, first = np.unique(columns["customer_id"], return_index=True)
         numbers = np.column_stack([columns[name] for name in _INPUTS])
         inputs = np.hstack([numbers, one_hot(columns["contract"], CONTRACTS)]).astype(np.float32)
-        return Rows(inputs[first], self.targets(columns)[first], columns["customer_id"][first])
+        return Rows(inputs[first], self.labels(columns)[first], columns["customer_id"][first])
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
-        """Two hidden layers."""
+        """Return a network of two hidden layers."""
         from trainyard_trainer.networks import perceptron
 
-        return perceptron(inputs, params, self.labels)
+        return perceptron(inputs, params, self.classes)

@@ -1,4 +1,4 @@
-"""Handwritten digits: 1797 scans of 8x8 pixels that scikit-learn ships, and a small CNN."""
+"""Handwritten digits: the 1797 images of 8x8 pixels in scikit-learn, and a small CNN."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 _SIZE = 8  # pixels
-_WHITE = 16  # the brightest value of a pixel
-_LEAST_ROWS = 500
-_LEAST_SHARE = 0.05  # of each digit among all rows
+_WHITE = 16  # the highest value of a pixel
+_MIN_ROWS = 500
+_MIN_SHARE = 0.05  # of each digit among all rows
 _DROPOUT = 0.25
 
 
@@ -28,12 +28,12 @@ class Model(BaseModel):
     """Digits 0 to 9 from sklearn://digits, or from a .npz file with arrays `images` and `labels`."""
 
     name = "digits"
-    labels = 10
+    classes = 10
     metric = "f1_macro"
     params: Mapping[str, Param] = {**BaseModel.params, "dropout": Param(_DROPOUT, high=0.9)}
 
     def load(self, source: str, params: Mapping[str, Any]) -> Columns:
-        """Read the scans from where the URI says."""
+        """Read the images of a URI."""
         if source == "sklearn://digits":
             from sklearn.datasets import load_digits
 
@@ -47,7 +47,7 @@ class Model(BaseModel):
                 return dict(arrays)
         except FileNotFoundError:
             raise BadData(f"there is no file {path}") from None
-        except Exception as error:  # a damaged zip raises nearly anything
+        except Exception as error:  # a damaged zip can raise any exception
             raise BadData(f"{path} cannot be read as .npz: {error}") from error
 
     def check(self, columns: Columns) -> None:
@@ -65,8 +65,8 @@ class Model(BaseModel):
                 f"rule schema: images are {images.dtype} and labels {labels.dtype}, "
                 "must be numbers and whole numbers"
             )
-        if len(images) < _LEAST_ROWS:
-            raise BadData(f"rule rows: there are {len(images)}, must be at least {_LEAST_ROWS}")
+        if len(images) < _MIN_ROWS:
+            raise BadData(f"rule rows: there are {len(images)}, must be at least {_MIN_ROWS}")
         self._check_values(images, labels)
 
     def _check_values(self, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
@@ -80,13 +80,13 @@ class Model(BaseModel):
                 f"the first is row {outside[0]}"
             )
         found = set(np.unique(labels).tolist())
-        if found != set(range(self.labels)):
-            raise BadData(f"rule labels: found {sorted(found)}, must be all of 0 to {self.labels - 1}")
-        shares = np.bincount(labels, minlength=self.labels) / len(labels)
-        if shares.min() < _LEAST_SHARE:
+        if found != set(range(self.classes)):
+            raise BadData(f"rule labels: found {sorted(found)}, must be all of 0 to {self.classes - 1}")
+        shares = np.bincount(labels, minlength=self.classes) / len(labels)
+        if shares.min() < _MIN_SHARE:
             raise BadData(
                 f"rule balance: digit {shares.argmin()} is {shares.min():.1%} of the rows, "
-                f"must be at least {_LEAST_SHARE:.0%}"
+                f"must be at least {_MIN_SHARE:.0%}"
             )
 
     def clean(self, columns: Columns) -> Rows:
@@ -96,7 +96,7 @@ class Model(BaseModel):
         return Rows(inputs, labels, np.arange(len(labels)))
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
-        """Two convolutions, then two dense layers."""
+        """Return a network of two convolutions and two dense layers."""
         from torch import nn
 
         return nn.Sequential(
@@ -109,5 +109,5 @@ class Model(BaseModel):
             nn.Linear(32 * (_SIZE // 2) ** 2, 128),
             nn.ReLU(),
             nn.Dropout(params.get("dropout", _DROPOUT)),
-            nn.Linear(128, self.labels),
+            nn.Linear(128, self.classes),
         )

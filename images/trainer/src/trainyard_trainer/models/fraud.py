@@ -1,4 +1,4 @@
-"""Card transactions that somebody else than the owner made: about one in fifty."""
+"""Fraudulent card transactions: about one in fifty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainyard_trainer.tables import Field, one_hot
 if TYPE_CHECKING:
     import torch
 
-_LONGEST_GAP = 30 * 24.0  # hours
+_MAX_GAP = 30 * 24.0  # hours
 
 
 class Model(TableModel):
@@ -26,8 +26,8 @@ class Model(TableModel):
     name = "fraud"
     metric = "average_precision"
     steps = BaseModel.steps | {"features"}
-    label = "is_fraud"
-    least_rows = 2000
+    label_column = "is_fraud"
+    min_rows = 2000
     schema: Mapping[str, Field] = {
         "transaction_id": Field("int"),
         "card_id": Field("int"),
@@ -49,7 +49,7 @@ class Model(TableModel):
     }
 
     def clean(self, columns: Columns) -> Rows:
-        """Keep each transaction once; a value that is missing stays so, the network takes the mean."""
+        """Keep each transaction once; missing values remain, and the network uses the mean."""
         first = _first(columns)
         hour = columns["hours"] % 24
         numbers = [
@@ -66,9 +66,9 @@ class Model(TableModel):
         )
 
     def features(self, columns: Columns) -> Columns:
-        """Compare each transaction with the card's earlier ones: how much, how soon, how many.
+        """Compare each transaction with the card's earlier ones: their amounts, times and number.
 
-        Only what lies before a transaction is used, as when it comes in.
+        Later transactions are not used: they are not known yet when a transaction is to be judged.
         """
         first = _first(columns)
         card, hours = columns["card_id"][first], columns["hours"][first]
@@ -81,15 +81,15 @@ class Model(TableModel):
         return {"ids": columns["transaction_id"][first], "features": features.astype(np.float32)}
 
     def class_weights(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Let fraud count more, but less than by its rarity: that would drown the sure cases in noise."""
+        """Give fraud the square root of its rarity as weight: the full rarity adds too much noise."""
         genuine, fraud = np.bincount(labels, minlength=2)
         return np.array([1, np.sqrt(genuine / max(fraud, 1))], dtype=np.float32)
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
-        """Two hidden layers."""
+        """Return a network of two hidden layers."""
         from trainyard_trainer.networks import perceptron
 
-        return perceptron(inputs, params, self.labels)
+        return perceptron(inputs, params, self.classes)
 
 
 class _History:
@@ -101,20 +101,21 @@ class _History:
         self._hours = hours
         self._amount = amount
         starts = np.flatnonzero(np.diff(card, prepend=-1))
-        self._start = np.repeat(starts, np.diff(starts, append=len(card)))  # of the row's card
+        # For each row, the index of its card's first transaction.
+        self._start = np.repeat(starts, np.diff(starts, append=len(card)))
 
     def earlier(self) -> npt.NDArray[np.float64]:
-        """Return the number of the card's earlier transactions, as logarithm."""
+        """Return the logarithm of the number of the card's earlier transactions."""
         return np.log1p(np.arange(len(self._start)) - self._start)
 
     def gap(self) -> npt.NDArray[np.float64]:
-        """Return the hours since the card's last transaction, as logarithm; much for its first."""
+        """Return the logarithm of the hours since the card's previous transaction, of _MAX_GAP at most."""
         gap = np.diff(self._hours, prepend=0)
-        gap[self._start == np.arange(len(gap))] = _LONGEST_GAP
-        return np.log(gap.clip(0, _LONGEST_GAP) + 0.1)
+        gap[self._start == np.arange(len(gap))] = _MAX_GAP
+        return np.log(gap.clip(0, _MAX_GAP) + 0.1)
 
     def surplus(self) -> npt.NDArray[np.float64]:
-        """Return the amount less the mean of the card's earlier ones; missing where there is none."""
+        """Return the amount minus the mean of the card's earlier ones; NaN where there is none."""
         known = np.isfinite(self._amount)
         total = np.concatenate([[0.0], np.cumsum(np.where(known, self._amount, 0))])
         count = np.concatenate([[0], np.cumsum(known)])
@@ -124,5 +125,5 @@ class _History:
 
 
 def _first(columns: Columns) -> npt.NDArray[np.intp]:
-    """Return the first row of each transaction: some are delivered twice."""
+    """Return the index of the first row of each transaction: some are delivered twice."""
     return np.unique(columns["transaction_id"], return_index=True)[1]

@@ -1,4 +1,4 @@
-"""Which items a user likes."""
+"""Recommendation of items to users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 _LIKED = 4  # stars
-_MOST_IDS = 10_000_000  # of users and of items: each has a vector
+_MAX_ID = 10_000_000  # of users and of items: each id has a vector
 
 
 class Model(TableModel):
@@ -25,12 +25,12 @@ class Model(TableModel):
 
     name = "recommendation"
     metric = "roc_auc"
-    label = "rating"
-    least_rows = 1000
+    label_column = "rating"
+    min_rows = 1000
     schema: Mapping[str, Field] = {
         "rating_id": Field("int"),
-        "user_id": Field("int", high=_MOST_IDS),
-        "item_id": Field("int", high=_MOST_IDS),
+        "user_id": Field("int", high=_MAX_ID),
+        "item_id": Field("int", high=_MAX_ID),
         "rating": Field("int", low=1, high=5),
     }
     params: Mapping[str, Param] = {
@@ -42,18 +42,18 @@ class Model(TableModel):
         "weight_decay": Param(0.0001, high=1.0),
     }
 
-    def targets(self, columns: Columns) -> npt.NDArray[np.int64]:
-        """Return 1 for an item that was liked."""
+    def labels(self, columns: Columns) -> npt.NDArray[np.int64]:
+        """Return 1 for an item that the user likes."""
         return (columns["rating"] >= _LIKED).astype(np.int64)
 
     def clean(self, columns: Columns) -> Rows:
         """Keep each rating once."""
         _, first = np.unique(columns["rating_id"], return_index=True)
         inputs = np.column_stack([columns["user_id"], columns["item_id"]]).astype(np.float32)
-        return Rows(inputs[first], self.targets(columns)[first], columns["rating_id"][first])
+        return Rows(inputs[first], self.labels(columns)[first], columns["rating_id"][first])
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
-        """A vector of `hidden` numbers for each user and each item."""
+        """Return a matrix factorization with `hidden` numbers for each user and item."""
         from trainyard_trainer.networks import Factors
 
         users, items = (int(known) + 1 for known in inputs.max(axis=0))

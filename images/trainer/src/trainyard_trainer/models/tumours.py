@@ -1,4 +1,4 @@
-"""Breast tumours: 569 of them, each with 30 measures of its cells' nuclei, which scikit-learn ships."""
+"""Breast tumours: the 569 cases in scikit-learn, each with 30 measures of cell nuclei."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import torch
 
 _SOURCE = "sklearn://breast_cancer"
-_LEAST_ROWS = 200
+_MIN_ROWS = 200
 
 
 class Model(BaseModel):
     """Whether a tumour is malignant (class 1)."""
 
     name = "tumours"
-    labels = 2
+    classes = 2
     metric = "roc_auc"
     params: Mapping[str, Param] = {
         **BaseModel.params,
@@ -49,10 +49,10 @@ class Model(BaseModel):
         if columns.keys() != {"measures", "labels"}:
             raise BadData(f"rule schema: the arrays are {sorted(columns)}, must be measures and labels")
         measures, labels = columns["measures"], columns["labels"]
-        if len(labels) < _LEAST_ROWS or measures.shape[:1] != labels.shape:
+        if len(labels) < _MIN_ROWS or measures.shape[:1] != labels.shape:
             raise BadData(
                 f"rule rows: there are {len(measures)} with {len(labels)} labels, "
-                f"must be at least {_LEAST_ROWS}"
+                f"must be at least {_MIN_ROWS}"
             )
         missing = np.flatnonzero(~np.isfinite(measures).all(axis=1))
         if len(missing):
@@ -62,12 +62,12 @@ class Model(BaseModel):
         tables.check_classes("labels", labels)
 
     def clean(self, columns: Columns) -> Rows:
-        """Take the measures as they are: the network scales them."""
+        """Use the measures unchanged: the network standardizes them."""
         labels = columns["labels"]
         return Rows(columns["measures"].astype(np.float32), labels, np.arange(len(labels)))
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
-        """Two small hidden layers."""
+        """Return a network of two small hidden layers."""
         from trainyard_trainer.networks import perceptron
 
-        return perceptron(inputs, params, self.labels)
+        return perceptron(inputs, params, self.classes)

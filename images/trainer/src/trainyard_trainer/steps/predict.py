@@ -1,4 +1,4 @@
-"""Ask a registered model about new data, and keep the answers by date and model version."""
+"""Predict new data with a registered model, and write the predictions by date and model version."""
 
 import csv
 import hashlib
@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from trainyard_contract import Tag
 
 from trainyard_trainer import artifact, compute, lake, log
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.errors import BadConfig, storage_error
-from trainyard_trainer.join import Features
+from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.splits import SPLITS
-from trainyard_trainer.steps.train import answers
+from trainyard_trainer.steps.train import batched_forward
 
 _PREDICTIONS = "predictions.csv"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -25,14 +26,14 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def run(context: Context) -> Result:
     """Write predictions.csv, then manifest.json; a second call writes the same bytes to the same place."""
-    model_uri = context.params["model_uri"] or context.tracker.newest_model()
+    model_uri = context.params["model_uri"] or context.tracker.latest_model()
     version = context.params["model_version"] or re.split("[/@]", model_uri)[-1]
     if not _VERSION.fullmatch(version):
         raise BadConfig(f"parameter 'model_version' is {version!r}; use at most 100 of A-Z a-z 0-9 . _ -")
     columns, dataset = lake.read(context.dataset)
     inputs, ids = _rows(context, columns)
-    features = Features(context.params["features_uri"])
-    probabilities = ask(context, model_uri, features.join(inputs, ids))
+    features = FeatureTable(context.params["features_uri"])
+    probabilities = infer(context, model_uri, features.join(inputs, ids))
     predictions = probabilities.argmax(axis=1)
     content = _csv(ids, predictions, probabilities)
 
@@ -56,7 +57,7 @@ def run(context: Context) -> Result:
     except OSError as error:
         raise storage_error("writing the predictions", directory, error) from error
     log.event("predicted", path=str(directory), rows=len(ids))
-    context.tracker.tag({"trainyard.predictions": lake.file_uri(directory)})
+    context.tracker.set_tags({Tag.PREDICTIONS: lake.file_uri(directory)})
     return {
         "output": lake.file_uri(directory),
         "rows": len(ids),
@@ -64,12 +65,12 @@ def run(context: Context) -> Result:
         "model_uri": model_uri,
         "model_version": version,
         "data_version": dataset.version,
-        **{f"class_{label}": int((predictions == label).sum()) for label in range(context.model.labels)},
+        **{f"class_{label}": int((predictions == label).sum()) for label in range(context.model.classes)},
     }
 
 
 def _rows(context: Context, columns: lake.Columns) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return inputs and ids of all rows of a raw dataset, or of a processed one's splits."""
+    """Return inputs and ids of all rows of a raw dataset, or of all splits of a processed one."""
     if "test_inputs" in columns:
         inputs = np.concatenate([columns[f"{split}_inputs"] for split in SPLITS])
         ids = np.concatenate([columns[f"{split}_ids"] for split in SPLITS])
@@ -81,13 +82,15 @@ def _rows(context: Context, columns: lake.Columns) -> tuple[npt.NDArray[np.float
     return inputs[order], ids[order]
 
 
-def ask(context: Context, model_uri: str, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the probabilities that a model in MLflow gives, shape (rows, classes). Raises BadData."""
+def infer(context: Context, model_uri: str, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the probabilities of a model in MLflow, shape (rows, classes). Raises BadData."""
     device = compute.device(context.settings.device, context.model.threads)
     with tempfile.TemporaryDirectory() as scratch:
-        network = artifact.load(context.tracker.download(model_uri, Path(scratch))).to(device)
-    found: npt.NDArray[np.float32] = answers(network, torch.from_numpy(inputs).to(device)).cpu().numpy()
-    return found
+        network = artifact.load(context.tracker.download_model(model_uri, Path(scratch))).to(device)
+    # A saved model ends with a softmax: its outputs are probabilities.
+    outputs = batched_forward(network, torch.from_numpy(inputs).to(device))
+    probabilities: npt.NDArray[np.float32] = outputs.cpu().numpy()
+    return probabilities
 
 
 def _csv(

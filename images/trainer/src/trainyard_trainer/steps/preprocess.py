@@ -1,11 +1,13 @@
-"""Turn a raw dataset into inputs and labels for training, validation and test."""
+"""Convert a raw dataset to inputs and labels for training, validation and test."""
+
+from trainyard_contract import Tag
 
 from trainyard_trainer import lake
 from trainyard_trainer.context import Context, Result
 
 
 def run(context: Context) -> Result:
-    """Write the dataset `processed` and return where it is and how many rows each split has."""
+    """Write the dataset `processed` and return its URI and the number of rows of each split."""
     columns, raw = lake.read(context.dataset)
     context.model.check(columns)
     splits = context.model.preprocess(columns, context.params)
@@ -23,7 +25,7 @@ def run(context: Context) -> Result:
         rows=sum(rows.values()),
         parent=raw.uri,
     )
-    context.tracker.tag({"trainyard.data": dataset.uri, "trainyard.data_version": dataset.version})
+    context.tracker.set_tags({Tag.DATA: dataset.uri, Tag.DATA_VERSION: dataset.version})
     return {
         "dataset": dataset.uri,
         "version": dataset.version,

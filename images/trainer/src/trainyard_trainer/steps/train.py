@@ -1,7 +1,7 @@
-"""Train the model's network, in such a way that it can be cut off anywhere and goes on from there.
+"""Train the model's network so that it can be interrupted at any time and resumed.
 
-Whatever happens in between, the final weights are bit for bit those of a run that was never cut off: the
-state that is saved holds the network, the optimizer, the random generators, and the place in the epoch.
+The final weights are bit for bit those of a training that was never interrupted: a checkpoint holds the
+network, the optimizer, the state of the random generators and the position in the epoch.
 """
 
 import json
@@ -12,22 +12,23 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, softmax
+from trainyard_contract import Tag
 
 from trainyard_trainer import artifact, compute, lake, log, scores
-from trainyard_trainer.checkpoint import Store
+from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.context import Context, Result
-from trainyard_trainer.distributed import Group, LostPeer, Place, join
+from trainyard_trainer.distributed import PeerLost, ProcessGroup, Worker, process_group
 from trainyard_trainer.errors import BadData, CodeError, Preempted
-from trainyard_trainer.join import Features
+from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.models.base import BaseModel
 from trainyard_trainer.preemption import Preemption
 
 _EVALUATION_BATCH = 1024  # rows
-_EXAMPLES = 3  # validation rows that are kept with the model
+_EXAMPLES = 3  # validation rows that are saved with the model
 
 
 class Trainer:
-    """The network in training; between two calls of its methods its state may be saved."""
+    """The network in training; its state can be saved between any two calls of its methods."""
 
     def __init__(
         self,
@@ -36,14 +37,14 @@ class Trainer:
         params: Mapping[str, Any],
         device: torch.device,
         batch_divisor: int = 1,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        """Put the data on the device and make the untrained network from the seed."""
+        """Copy the data to the device and initialize the network from the seed."""
         self._metric = model.metric
         self._params = params
         self._batch_divisor = batch_divisor
         self._device = device
-        self._group = group or Group(Place(), device, Preemption())
+        self._group = group or ProcessGroup(Worker(), device, Preemption())
         self._data = {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
         torch.manual_seed(params["seed"])
         self._class_weights = torch.from_numpy(model.class_weights(columns["train_labels"])).to(device)
@@ -53,14 +54,14 @@ class Trainer:
             lr=params["learning_rate"],
             weight_decay=params.get("weight_decay", 0.0),
         )
-        self.epoch = 0  # whole epochs behind us
-        self.batch = 0  # batches of the next epoch behind us
-        self.history: list[dict[str, Any]] = []  # one entry a whole epoch, as Tracker.epochs takes it
-        self._loss_sum = 0.0  # over the rows of the epoch so far
-        self._order = torch.empty(0, dtype=torch.int64)  # of the rows in the epoch that has begun
+        self.epoch = 0  # completed epochs
+        self.batch = 0  # completed batches of the next epoch
+        self.history: list[dict[str, Any]] = []  # one entry for each completed epoch, for Tracker.log_epochs
+        self._loss_sum = 0.0  # over the rows of the current epoch so far
+        self._order = torch.empty(0, dtype=torch.int64)  # of the rows in the current epoch
 
     def state(self) -> dict[str, Any]:
-        """Return all that `restore` needs: tensors, and as JSON what torch 1 refuses to load safely."""
+        """Return what `restore` needs: tensors, and as JSON what torch 1 does not load with weights_only."""
         optimizer = self._optimizer.state_dict()
         progress = {
             "epoch": self.epoch,
@@ -74,12 +75,12 @@ class Trainer:
             "order": self._order,
             "network": self.network.state_dict(),
             "optimizer": optimizer["state"],
-            # A GPU's need not be kept: `_own_random_numbers` sets it from this one for each batch.
+            # A GPU's generator is not saved: `_own_random_numbers` seeds it from this one for each batch.
             "random": torch.get_rng_state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state; on another kind of device the weights from here on differ in rounding."""
+        """Restore a state; on another kind of device later weights differ by rounding errors."""
         progress = json.loads(state["progress"])
         self.epoch, self.batch = progress["epoch"], progress["batch"]
         self.history = progress["history"]
@@ -93,15 +94,15 @@ class Trainer:
 
     @property
     def batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return -(-len(self._data["train_labels"]) // int(self._params["batch_size"]))
 
     def train_batch(self) -> None:
         """Take one step of the optimizer.
 
-        The batch is done in parts and their gradients added up, here and over the processes of the group,
-        which needs less memory and time and gives the gradient of the whole batch; only dropout draws
-        otherwise. A peer that is lost leaves the state as it was before.
+        The gradients of the parts of the batch are accumulated, and summed over the processes of the group.
+        This needs less memory and time, and gives the gradient of the whole batch, except that dropout
+        draws differently. When a peer is lost, the state is the one before the call.
         """
         before = torch.get_rng_state()
         if self.batch == 0:
@@ -112,12 +113,12 @@ class Trainer:
         weight = self._weight(self._data["train_labels"][rows])
         self.network.train()
         self._optimizer.zero_grad()
-        parts = self._group.share(rows).chunk(self._batch_divisor)
+        parts = self._group.shard(rows).chunk(self._batch_divisor)
         with self._own_random_numbers():
             own = sum(self._backward(part, weight) for part in parts if len(part))
         try:
-            (loss,) = self._group.add_up(list(self.network.parameters()), own)
-        except LostPeer:
+            (loss,) = self._group.all_reduce_gradients(list(self.network.parameters()), own)
+        except PeerLost:
             torch.set_rng_state(before)
             raise
         self._optimizer.step()
@@ -125,7 +126,7 @@ class Trainer:
         self.batch += 1
 
     def _backward(self, rows: torch.Tensor, weight: torch.Tensor) -> float:
-        """Add to the gradients, and return, what the rows add to the loss of a batch of that weight."""
+        """Accumulate the gradients of the rows, and return their part of the loss of the whole batch."""
         logits = self.network(self._data["train_inputs"][rows])
         loss = self._loss(logits, self._data["train_labels"][rows]) / weight
         loss.backward()
@@ -133,18 +134,18 @@ class Trainer:
 
     @contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
-        """Draw other numbers than the other processes in the block, and the same again after it.
+        """Seed the random generators for this process and batch, and restore them after the block.
 
-        So the order of the rows is the same for any number of processes.
+        So the order of the rows does not depend on the number of processes.
         """
         seed = int(torch.randint(2**62, ()))
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(seed + self._group.place.rank)
+            torch.manual_seed(seed + self._group.worker.rank)
             yield
 
     def validate(self) -> dict[str, Any]:
-        """Return the entry of the history for the epoch whose batches are all done; changes nothing."""
-        logits = answers(self.network, self._data["validation_inputs"])
+        """Return the history entry of the epoch whose batches are completed; change no state."""
+        logits = batched_forward(self.network, self._data["validation_inputs"])
         labels = self._data["validation_labels"]
         metrics = scores.metrics(labels.cpu().numpy(), softmax(logits, dim=1).cpu().numpy())
         return {
@@ -156,7 +157,7 @@ class Trainer:
         }
 
     def examples(self) -> torch.Tensor:
-        """Return a few validation inputs, without missing values, which JSON has no number for."""
+        """Return a few validation inputs without missing values, for which JSON has no number."""
         inputs = self._data["validation_inputs"]
         return inputs[torch.isfinite(inputs.flatten(1)).all(1)][:_EXAMPLES]
 
@@ -167,46 +168,46 @@ class Trainer:
         return self._class_weights[labels].sum()
 
     def end_epoch(self, entry: dict[str, Any]) -> None:
-        """Count the epoch as done."""
+        """Add the epoch to the history and start the next."""
         self.history.append(entry)
         self.epoch += 1
         self.batch = 0
 
 
-def answers(network: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Return what the network says of all inputs, without dropout and without touching random generators."""
+def batched_forward(network: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the network's outputs for all inputs, without dropout and without using random generators."""
     network.eval()
     with torch.no_grad():
         return torch.cat([network(part) for part in inputs.split(_EVALUATION_BATCH)])
 
 
 def run(context: Context) -> Result:
-    """Train, and return the validation scores of the last epoch; after all epochs also log the model."""
+    """Train, and return the validation scores of the last epoch; after all epochs, log the model."""
     params, tracker = context.params, context.tracker
     columns, dataset = lake.read(context.dataset)
     _require(columns, dataset.uri)
-    features = Features(params["features_uri"])
+    features = FeatureTable(params["features_uri"])
     columns = features.join_splits(columns)
-    config = {key: params[key] for key, param in context.known_params.items() if param.trains}
-    tracker.params(config)
-    tracker.tag({"trainyard.data": dataset.uri, "trainyard.data_version": dataset.version})
-    tracker.tag(context.place.tags())
+    config = {key: params[key] for key, param in context.known_params.items() if param.is_hyperparameter}
+    tracker.log_params(config)
+    tracker.set_tags({Tag.DATA: dataset.uri, Tag.DATA_VERSION: dataset.version})
+    tracker.set_tags(context.worker.tags())
 
-    device = compute.device(context.settings.device, context.model.threads, context.place.local_rank)
+    device = compute.device(context.settings.device, context.model.threads, context.worker.local_rank)
     identity = {**config, "data": dataset.sha256, "features": features.sha256}
-    store = Store(context.settings.checkpoint_dir, identity)
+    store = CheckpointStore(context.settings.checkpoint_dir, identity)
     last_epoch = min(params["stop_after"] or params["epochs"], params["epochs"])
-    with join(context.place, device, context.preemption) as group:
+    with process_group(context.worker, device, context.preemption) as group:
         trainer = Trainer(context.model, columns, params, device, context.settings.batch_divisor, group)
         resumed_from = _resume(context, trainer, store, group)
-        tracker.tag({"trainyard.resumed_from_epoch": str(resumed_from)})
+        tracker.set_tags({Tag.RESUMED_FROM_EPOCH: str(resumed_from)})
         _train(context, trainer, store, group, last_epoch)
-        weights = _agreed_weights(trainer, group)
-    if not group.place.leads:
-        return {"rank": group.place.rank, "epochs": last_epoch, "weights_sha256": weights}
-    tracker.epochs(trainer.history, patient=True)
+        weights = _require_equal_weights(trainer, group)
+    if not group.worker.is_leader:
+        return {"rank": group.worker.rank, "epochs": last_epoch, "weights_sha256": weights}
+    tracker.log_epochs(trainer.history, retry=True)
 
-    # An attempt that was repeated after a longer one finds more epochs there than it was asked for.
+    # An attempt that resumes from a longer training has more epochs than its last one.
     reached = trainer.history[last_epoch - 1]
     metric = f"val_{context.model.metric}"
     metrics: dict[str, Any] = {key: reached[key] for key in ("train_loss", "val_loss", metric)}
@@ -234,7 +235,7 @@ def _publish(
     metrics: Mapping[str, Any],
     weights: str,
 ) -> Result:
-    """Write the trained model to --output, log it, and return what names it."""
+    """Write the trained model to --output, log it to MLflow, and return its URI, name and weights."""
     params, commit = context.params, context.settings.git_commit
     directory = lake.local_path(context.output)
     artifact.save(
@@ -254,7 +255,7 @@ def _publish(
     metric = context.model.metric
     score = f"{metric}-{metrics[f'val_{metric}']:.4f}"
     name = artifact.name(context.model.name, params["date"], commit, params, score)
-    model_uri = context.tracker.model(name, directory, weights, step=trainer.epoch, params=config)
+    model_uri = context.tracker.log_model(name, directory, weights, step=trainer.epoch, params=config)
     log.event("model_logged", uri=model_uri, name=name, **metrics)
     return {
         "model_uri": model_uri,
@@ -270,11 +271,11 @@ def _require(columns: lake.Columns, uri: str) -> None:
         raise BadData(f"dataset {uri} lacks {', '.join(sorted(missing))}; train needs a processed dataset")
 
 
-def _resume(context: Context, trainer: Trainer, store: Store, group: Group) -> int:
-    """Restore the newest checkpoint if asked to, rank 0's everywhere; return the whole epochs it had."""
-    if group.place.leads and not context.resume:
+def _resume(context: Context, trainer: Trainer, store: CheckpointStore, group: ProcessGroup) -> int:
+    """Restore rank 0's newest checkpoint with --resume-if-exists; return the epochs completed in it."""
+    if group.worker.is_leader and not context.resume:
         store.clear()
-    state = group.from_leader(store.latest() if group.place.leads else None)
+    state = group.broadcast(store.latest() if group.worker.is_leader else None)
     if state is None:
         return 0
     trainer.restore(state)
@@ -282,22 +283,24 @@ def _resume(context: Context, trainer: Trainer, store: Store, group: Group) -> i
     return trainer.epoch
 
 
-def _agreed_weights(trainer: Trainer, group: Group) -> str:
-    """Return the SHA-256 of the weights, which all processes have alike, or something is very wrong."""
+def _require_equal_weights(trainer: Trainer, group: ProcessGroup) -> str:
+    """Return the SHA-256 of the weights. Raises CodeError when they differ from those of rank 0."""
     own = compute.weights_sha256(trainer.network)
-    leaders = group.from_leader({"weights": own})
+    leaders = group.broadcast({"weights": own})
     if not leaders or leaders["weights"] != own:
-        raise CodeError(f"rank {group.place.rank} trained other weights than rank 0")
+        raise CodeError(f"rank {group.worker.rank} trained other weights than rank 0")
     return own
 
 
-def _train(context: Context, trainer: Trainer, store: Store, group: Group, last_epoch: int) -> None:
-    """Train the epochs that are left up to the last one; when preempted, save and let `Preempted` pass."""
+def _train(
+    context: Context, trainer: Trainer, store: CheckpointStore, group: ProcessGroup, last_epoch: int
+) -> None:
+    """Train the remaining epochs up to the last one; when preempted, write a checkpoint and re-raise."""
     saved = (trainer.epoch, trainer.batch)
 
     def save() -> None:
         nonlocal saved
-        if group.place.leads and saved != (trainer.epoch, trainer.batch):
+        if group.worker.is_leader and saved != (trainer.epoch, trainer.batch):
             store.save(trainer.epoch, trainer.batch, trainer.state())
             saved = (trainer.epoch, trainer.batch)
 
@@ -311,7 +314,7 @@ def _train(context: Context, trainer: Trainer, store: Store, group: Group, last_
             entry = trainer.history[-1]
             shown = {key: round(value, 4) for key, value in entry.items() if key != "timestamp_ms"}
             log.event("epoch_done", **shown, seconds=round(time.monotonic() - started, 3))
-            context.tracker.epochs(trainer.history, patient=False)
+            context.tracker.log_epochs(trainer.history, retry=False)
         with context.preemption.deferred():
             save()
     except Preempted:
@@ -321,13 +324,13 @@ def _train(context: Context, trainer: Trainer, store: Store, group: Group, last_
         raise
 
 
-def _train_epoch(context: Context, trainer: Trainer, group: Group, started: float) -> None:
+def _train_epoch(context: Context, trainer: Trainer, group: ProcessGroup, started: float) -> None:
     while trainer.batch < trainer.batches:
         with context.preemption.deferred():
             trainer.train_batch()
-        group.stop_together()
+        group.raise_if_preempted()
     entry = trainer.validate()
-    group.pause(started + context.params["epoch_seconds"] - time.monotonic())
-    group.stop_together()
+    group.sleep(started + context.params["epoch_seconds"] - time.monotonic())
+    group.raise_if_preempted()
     with context.preemption.deferred():
         trainer.end_epoch(entry)

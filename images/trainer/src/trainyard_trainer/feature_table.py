@@ -7,11 +7,11 @@ from trainyard_trainer import lake
 from trainyard_trainer.errors import BadData
 
 
-class Features:
-    """The features dataset that a URI names; none for the URI ""."""
+class FeatureTable:
+    """The features dataset of a URI; the URI "" means no features."""
 
     def __init__(self, uri: str) -> None:
-        """Read it. Raises BadData when it is absent, damaged or no features dataset."""
+        """Read the dataset. Raises BadData when it is absent, damaged or not a features dataset."""
         self.uri = uri
         self.sha256 = self.version = ""
         if not uri:
@@ -25,7 +25,7 @@ class Features:
         self._features = columns["features"]
 
     def join(self, inputs: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return the inputs with each row's features behind them. Raises BadData where a row has none."""
+        """Return the inputs with the features of each row appended. Raises BadData where a row has none."""
         if not self.uri:
             return inputs
         found = np.searchsorted(self._ids, ids)
@@ -39,7 +39,7 @@ class Features:
         return np.hstack([inputs, self._features[self._order[found]]])
 
     def join_splits(self, columns: lake.Columns) -> lake.Columns:
-        """Return the columns of a processed dataset with the features behind each split's inputs."""
+        """Return the columns of a processed dataset with features appended to the inputs of each split."""
         joined = dict(columns)
         for name in columns:
             if name.endswith("_inputs"):
