@@ -31,7 +31,7 @@
 {{ $secret }}:
   access-key: {value: trainyard}
   secret-key: {generate: password}
-{{ .Values.secrets.objectStore.connectionSecretName }}:
+{{ include "trainyard.s3ConnectionSecretName" . }}:
   connection:
     template: |-
       {"conn_type": "aws", "login": "{{ printf "{%s/access-key}" $secret }}", "password": "{{ printf "{%s/secret-key}" $secret }}",
