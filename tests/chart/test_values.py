@@ -20,13 +20,24 @@ BAD: list[tuple[Object, str]] = [
     ({"gpuPools": {"spot": {"gpusPerNode": 0}}}, "gpuPools/spot/gpusPerNode"),
     ({"gpuPools": {"spot": {"resourceName": "gpu"}}}, "gpuPools/spot/resourceName"),
     ({"gpuPools": {"spot": {"taints": [{"key": "a", "effect": "Never"}]}}}, "gpuPools/spot/taints/0/effect"),
-    ({"gpuPools": {"spot": {"nodes": {"min": 2}}}}, r"gpuPools\.spot\.nodes: min 2 is over max 1"),
+    ({"gpuPools": {"spot": {"nodes": {"min": 0}}}}, r"gpuPools\.spot\.nodes\.min: is gone.*remove it"),
     ({"gpuPools": {"spot": {"kindNodes": 2}}}, r"gpuPools\.spot\.kindNodes"),
     (
         {"gpuPools": {"spot": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]}}},
         r"gpuPools\.spot\.taints",
     ),
     ({"gpuPools": {"spot": {"labels": {"trainyard.dev/pool": "x"}}}}, r"gpuPools\.spot\.labels"),
+    (
+        {"training": {"defaultPool": "a"}},
+        r"training\.defaultPool: .* no pool a .*\(there are: ondemand, spot\)",
+    ),
+    ({"training": {"defaultSpotPool": 9}}, r"training\.defaultSpotPool: .* no pool 9"),
+    ({"training": {"defaultSpotPool": "ondemand"}}, r"training\.defaultSpotPool: gpuPools\.ondemand\.spot"),
+    ({"gpuPools": None, "training": {"defaultPool": "a"}}, r"no pool a in gpuPools \(there are: none\)"),
+    ({"training": {"volumes": {"x": {"claimName": "a", "mountPath": "/a"}}}}, "training/volumes/x.*size"),
+    ({"training": {"volumes": {"datasets": None}}}, "training/volumes.*datasets"),
+    ({"training": {"volumes": {"checkpoints": {"mountPath": "/data"}}}}, r"volumes\.datasets\.mountPath"),
+    ({"training": {"volumes": {"checkpoints": {"claimName": "datasets"}}}}, r"volumes\.datasets\.claimName"),
     ({"training": {"gpuDevice": "tpu"}}, "training/gpuDevice"),
     ({"training": {"namespace": "trainyard"}}, r"training\.namespace"),
     ({"training": {"image": {"tag": ""}}}, r"training\.image: set a tag or a digest"),
@@ -58,6 +69,13 @@ BAD: list[tuple[Object, str]] = [
     ({"versitygw": {"namespace": "other"}}, r"versitygw\.namespace"),
     ({"versitygw": {"persistence": {"existingClaim": "x"}}}, r"versitygw\.persistence\.existingClaim"),
     ({"secrets": {"admin": {"username": ""}}}, "secrets/admin/username"),
+    (
+        {"externalAirflow": {"serviceAccounts": ["a"]}},
+        r"externalAirflow\.serviceAccounts: .*airflow\.enabled",
+    ),
+    ({"externalAirflow": {"serviceAccounts": ["A"]}}, "externalAirflow/serviceAccounts/0"),
+    ({"postgresql": {"auth": {"databases": ["mlflow"]}}}, r"postgresql\.auth\.databases: airflow is missing"),
+    ({"scriptJobs": {"image": {"repository": "python"}}}, r"scriptJobs\.image: set a tag or a digest"),
 ]
 
 
@@ -70,7 +88,7 @@ def test_a_bad_value_is_refused_by_name(values: Object, said: str) -> None:
 
 def test_all_bad_values_are_told_at_once() -> None:
     values = {
-        "gpuPools": {"spot": {"nodes": {"min": 2}}},
+        "gpuPools": {"spot": {"kindNodes": 2}},
         "training": {"namespace": "trainyard"},
         "mlflow": {"replicas": 2},
         "versitygw": {"namespace": "trainyard"},
