@@ -19,8 +19,8 @@ HEAD = """# Values
 
 Written by `docs/values.py` from `values.schema.json` and `values.yaml` of each chart: change it there.
 The umbrella's own keys come first. A subchart's keys are set under its name in the umbrella's values. Its
-table shows its own defaults; what the umbrella sets otherwise stands in the umbrella's table. A key that is not
-listed is refused.
+table shows its own defaults; what the umbrella sets otherwise stands in the umbrella's table. A key that is
+not listed is refused.
 """
 # What subcharts take from the umbrella, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
