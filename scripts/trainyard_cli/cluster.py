@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from . import host, node_image, paths, toolchain
+from . import chart, host, node_image, paths, toolchain
 from .errors import CliError
 from .shell import run
 from .stages import Stage
@@ -23,19 +22,11 @@ Json = dict[str, Any]
 NAME = "trainyard"
 CONFIG = paths.STATE / "kind.yaml"
 """The configuration of the cluster that was made last; absent while none is complete."""
-CHART = paths.ROOT / "charts/trainyard"
-KIND_VALUES = paths.ROOT / "values/kind.yaml"
-VALUES = (CHART / "values.yaml", KIND_VALUES)
 SHARED_VOLUMES = paths.ROOT / "manifests/kind/shared-volumes.yaml"
 
 CONTROL_PLANE = "control-plane"
 CPU = "cpu"
 ROLE_LABEL = "trainyard.dev/role"
-POOL_LABEL = "trainyard.dev/pool"
-GPU_TYPE_LABEL = "trainyard.dev/gpu-type"
-GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
-SPOT_TAINT = {"key": "trainyard.dev/spot", "value": "true", "effect": "NoSchedule"}
-TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 NODE_PORTS = {"airflow": 30080, "mlflow": 30500}
 DNS_PODS = ("-l", "k8s-app=kube-dns")
@@ -71,10 +62,10 @@ def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = (), *, remake: b
     ``values`` are files over the project's own: their gpuPools decide on the nodes. A cluster that cannot
     stay as it is holds somebody's runs and models: CliError then, unless ``remake`` gives them up.
     """
-    pools = gpu_pools(read_values((*VALUES, *values)))
+    tools = toolchain.ensure(stage)
+    pools = chart.gpu_pools(tools.helm, values)
     _make_shared_directories()
     image = node_image.ensure(stage)
-    tools = toolchain.ensure(stage)
     config = kind_config(pools, image, ports)
     cluster = Cluster(NAME, paths.KUBECONFIG, node_names(pools))
     complete = CONFIG.is_file() and bool(_containers())
@@ -124,96 +115,20 @@ def ports() -> Ports:
     return Ports(**{name: host_ports[port] for name, port in NODE_PORTS.items()})
 
 
-def read_values(files: Iterable[Path]) -> Json:
-    """Return the values files merged as Helm does it, the last one winning."""
-    merged: Json = {}
-    for file in files:
-        try:
-            values = yaml.safe_load(file.read_text())
-        except FileNotFoundError as error:
-            raise CliError(f"{file} is missing", "restore it from git") from error
-        except yaml.YAMLError as error:
-            raise CliError(f"{file} is not YAML: {error}", "correct the place that is named") from error
-        if values is None:
-            continue
-        if not isinstance(values, dict):
-            raise CliError(f"{file} holds no keys and values", "write it like charts/trainyard/values.yaml")
-        merged = merge(merged, values)
-    return merged
-
-
-def merge(base: Json, overlay: Json) -> Json:
-    """Return ``base`` overlaid: mappings merge, null removes a key, everything else replaces."""
-    result = dict(base)
-    for key, value in overlay.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, dict):
-            below = result.get(key)
-            result[key] = merge(below if isinstance(below, dict) else {}, value)
-        else:
-            result[key] = value
-    return result
-
-
-def gpu_pools(values: Json) -> dict[str, Json]:
-    """Return the checked ``gpuPools``, sorted by name. Raises CliError with the key that is wrong."""
-    pools = values.get("gpuPools")
-    if not isinstance(pools, dict) or not pools:
-        raise _bad("gpuPools", "is not a map of pools")
-    for name, pool in pools.items():
-        key = f"gpuPools.{name}"
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?", name):
-            raise _bad(key, "is no pool name: lower-case letters, digits and dashes")
-        if name in (CONTROL_PLANE, CPU):
-            raise _bad(key, f"is no pool name: {name} names another kind of node")
-        if not isinstance(pool, dict):
-            raise _bad(key, "is not a map")
-        _check_pool(key, pool)
-    return {name: pools[name] for name in sorted(pools)}
-
-
-def _check_pool(key: str, pool: Json) -> None:
-    nodes = pool.get("kindNodes", 1)
-    if not isinstance(nodes, int) or isinstance(nodes, bool) or not 0 <= nodes <= 10:
-        raise _bad(f"{key}.kindNodes", f"is {nodes!r}, not a number from 0 to 10")
-    if not isinstance(pool.get("spot", False), bool):
-        raise _bad(f"{key}.spot", f"is {pool['spot']!r}, not true or false")
-    labels = pool.get("labels") or {}
-    if not isinstance(labels, dict) or not all(isinstance(each, str) for each in (*labels, *labels.values())):
-        raise _bad(f"{key}.labels", "is not a map from text to text")
-    taints = pool.get("taints") or []
-    if not isinstance(taints, list):
-        raise _bad(f"{key}.taints", "is not a list")
-    for index, taint in enumerate(taints):
-        if not isinstance(taint, dict) or not taint.get("key") or taint.get("effect") not in TAINT_EFFECTS:
-            raise _bad(f"{key}.taints[{index}]", f"needs a key and an effect ({', '.join(TAINT_EFFECTS)})")
-
-
-def _bad(key: str, problem: str) -> CliError:
-    return CliError(f"values: {key} {problem}", f"correct it in {' or '.join(map(str, VALUES))}")
-
-
-def pool_labels(name: str, pool: Json) -> dict[str, str]:
-    """Return the labels of a pool's nodes."""
-    labels = {POOL_LABEL: name, **(pool.get("labels") or {})}
-    if pool.get("gpuType"):
-        labels[GPU_TYPE_LABEL] = str(pool["gpuType"])
-    return labels
-
-
-def pool_taints(pool: Json) -> list[Json]:
-    """Return the taints of a pool's nodes: the GPU's, the spot pools', the pool's own."""
-    return [GPU_TAINT, *([SPOT_TAINT] if pool.get("spot") else []), *(pool.get("taints") or [])]
+def check_names(pools: Iterable[str]) -> None:
+    """Refuse a pool that is named as another kind of node here."""
+    for name in {CONTROL_PLANE, CPU} & set(pools):
+        message = f"values: gpuPools.{name} is no pool name on kind: {name} names another kind of node"
+        raise CliError(message, "give the pool another name")
 
 
 def kind_config(pools: dict[str, Json], image: str, ports: Ports) -> Json:
-    """Return kind's configuration for the checked ``pools``."""
+    """Return kind's configuration for ``pools``, which the chart has rendered."""
     workers: list[Json] = [{"labels": {ROLE_LABEL: CPU}}]
-    for name, pool in pools.items():
-        join = {"kind": "JoinConfiguration", "nodeRegistration": {"taints": pool_taints(pool)}}
-        node = {"labels": pool_labels(name, pool), "kubeadmConfigPatches": [yaml.safe_dump(join)]}
-        workers += [node] * pool.get("kindNodes", 1)
+    for _, pool in sorted(pools.items()):
+        join = {"kind": "JoinConfiguration", "nodeRegistration": {"taints": pool["taints"]}}
+        node = {"labels": pool["nodeLabels"], "kubeadmConfigPatches": [yaml.safe_dump(join)]}
+        workers += [node] * pool["kindNodes"]
     mount = {"hostPath": str(paths.SHARED_VOLUMES), "containerPath": paths.NODE_SHARED_VOLUMES}
     forwarded = [
         {"containerPort": node_port, "hostPort": getattr(ports, name), "listenAddress": "127.0.0.1"}
@@ -235,7 +150,7 @@ def kind_config(pools: dict[str, Json], image: str, ports: Ports) -> Json:
 
 def node_names(pools: dict[str, Json]) -> dict[str, list[str]]:
     """Return the containers of the nodes in ``kind_config``, named as kind names them."""
-    groups = {CPU: 1, **{name: pool.get("kindNodes", 1) for name, pool in pools.items()}}
+    groups = {CPU: 1, **{name: pool["kindNodes"] for name, pool in sorted(pools.items())}}
     names: dict[str, list[str]] = {CONTROL_PLANE: [f"{NAME}-control-plane"]}
     number = 0
     for group, count in groups.items():

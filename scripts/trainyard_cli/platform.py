@@ -47,6 +47,8 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake
             raise CliError(
                 f"Airflow and MLflow cannot both have port {ports.mlflow}", "give one another port"
             )
+    with stages("values") as stage:
+        release.check_renders(toolchain.helm(stage), values)
     with stages("docker") as stage:
         host.ensure_docker(stage)
         if not _has_nodes():
@@ -56,7 +58,6 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake
         host.check_disk(DISK_GIB)
     with stages("tools") as stage:
         tools = toolchain.ensure(stage)
-        release.check_renders(tools, values)
     with stages("cluster") as stage:
         made = cluster.ensure(stage, ports, values, remake=remake)
         toolchain.forget_sources()

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from . import cluster, paths
+from . import chart, cluster, paths
+from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .kube import Kube, container_statuses, waiting_reason
 from .shell import run
@@ -19,8 +20,6 @@ from .toolchain import Tools
 
 Json = dict[str, Any]
 
-RELEASE = "trainyard"
-NAMESPACE = "trainyard"
 TRAINING_NAMESPACE = "ml-training"
 OWN_NAMESPACES = (NAMESPACE, TRAINING_NAMESPACE, "nvidia-device-plugin")
 # Which key of the chart's values takes which image.
@@ -72,17 +71,17 @@ def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) 
 
 
 def check_values(files: list[Path]) -> None:
-    """Refuse a values file that is missing, not YAML or not a mapping, and wrong pools; it takes no tool."""
+    """Refuse a values file that is missing, not YAML or not a mapping; it takes no tool."""
     for file in files:
         if not file.is_file():
             raise CliError(f"values file {file} does not exist", "name an existing file with --values")
-    cluster.gpu_pools(cluster.read_values((*cluster.VALUES, *files)))
+    chart.read_values((*chart.VALUES, *files))
 
 
-def check_renders(tools: Tools, files: list[Path]) -> None:
+def check_renders(helm: Path, files: list[Path]) -> None:
     """Render the chart with these values, so that a wrong key is told before anything slow."""
     names = dict.fromkeys(IMAGE_KEYS, "checked/values:only")
-    _helm(tools, "template", files, _values_options(names, cluster.Ports(), files))
+    cluster.check_names(chart.gpu_pools(helm, _with_generated(names, cluster.Ports(), files)))
 
 
 def install(
@@ -98,32 +97,17 @@ def install(
     _recover(kube, stage)
     stage.update("helm upgrade --install")
     options = ["--install", f"--kubeconfig={made.kubeconfig}", "--history-max=5"]
-    _helm(tools, "upgrade", files, options + _values_options(images, cluster.ports(), files))
+    chart.helm(tools.helm, "upgrade", _with_generated(images, cluster.ports(), files), options)
     _wait(kube, stage)
 
 
-def _helm(tools: Tools, command: str, files: list[Path], options: list[str]) -> None:
-    words: list[str | Path] = [
-        tools.helm,
-        command,
-        RELEASE,
-        cluster.CHART,
-        f"--namespace={NAMESPACE}",
-        *options,
-    ]
-    result = run(words, check=False, timeout=300)
-    if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line and not line.startswith("WARNING")]
-        cure = f"correct {', '.join(map(str, files)) or cluster.KIND_VALUES}, then run ./scripts/up again"
-        raise CliError("\n  ".join([f"helm {command} refuses the chart or its values:", *lines[-12:]]), cure)
-
-
-def _values_options(images: dict[str, str], ports: cluster.Ports, files: list[Path]) -> list[str]:
+def _with_generated(images: dict[str, str], ports: cluster.Ports, files: list[Path]) -> list[Path]:
+    """Write the values that are known here only; return ``files`` with that file after them."""
     generated = paths.STATE / "values.yaml"
     generated.parent.mkdir(parents=True, exist_ok=True)
-    given = cluster.read_values((*cluster.VALUES, *files))
+    given = chart.read_values((*chart.VALUES, *files))
     generated.write_text(yaml.safe_dump(generated_values(images, ports, given)))
-    return [f"--values={each}" for each in (cluster.KIND_VALUES, *files, generated)]
+    return [*files, generated]
 
 
 def _namespace() -> Json:

@@ -51,9 +51,14 @@ def ensure(stage: Stage) -> Tools:
     """Return the tools, downloaded or built where they are missing."""
     return Tools(
         kind=_tool(stage, "kind", "kind"),
-        helm=_tool(stage, "helm", "helm"),
+        helm=helm(stage),
         kubectl=_tool(stage, "kubernetes", "kubectl"),
     )
+
+
+def helm(stage: Stage) -> Path:
+    """Return helm alone, which reads the values before anything slow begins."""
+    return _tool(stage, "helm", "helm")
 
 
 def version(module: str) -> str:

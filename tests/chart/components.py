@@ -28,7 +28,7 @@ ALWAYS = [
     Component("Deployment", "trainyard-triggerer", "airflow", token=True),
     Component("Deployment", "trainyard-mlflow", "mlflow"),
     Component("Job", "trainyard-migrate-database", "airflow"),
-    Component("Job", "trainyard-bootstrap-secrets", "airflow", token=True),
+    Component("Job", "trainyard-bootstrap-secrets", "secrets", token=True),
     Component("Job", "trainyard-airflow-pools", "airflow"),
     Component("CronJob", "trainyard-database-cleanup", "airflow"),
     Component("CronJob", "trainyard-mlflow-garbage-collection", "mlflow"),

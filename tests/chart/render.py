@@ -19,6 +19,7 @@ CHART = ROOT / "charts/trainyard"
 KUBERNETES = re.search(
     r"k8s\.io/kubernetes v(\d+\.\d+)", (ROOT / "images/kind-node/go/kubernetes/go.mod").read_text()
 )
+HELM = os.environ.get("HELM", "helm")
 POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}
 
 Object = dict[str, Any]
@@ -34,18 +35,20 @@ def render_chart(
     values: Object | None = None,
     release: str = "trainyard",
     namespace: str = "trainyard",
+    chart: Path = CHART,
 ) -> list[Object]:
     """Return the objects of one render, each valid for the API.
 
-    `files` are names in values/ (kind.yaml), applied in order; `values` go on top of them. Raises ChartError.
+    `files` are names in values/ (kind.yaml), applied in order; `values` go on top of them. `chart` may be a
+    subchart, which then stands alone. Raises ChartError.
     """
-    return _objects(files, json.dumps(values or {}), release, namespace)
+    return _objects(files, json.dumps(values or {}), release, namespace, chart)
 
 
 @functools.cache
-def _objects(files: tuple[str, ...], values: str, release: str, namespace: str) -> list[Object]:
+def _objects(files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path) -> list[Object]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    objects = [one for one in yaml.load_all(_helm(files, values, release, namespace), loader) if one]
+    objects = [one for one in yaml.load_all(_helm(files, values, release, namespace, chart), loader) if one]
     for one in objects:
         _validate(json.dumps(one, sort_keys=True))
     return objects
@@ -57,6 +60,11 @@ def _validate(text: str) -> None:
     kubernetes_validate.validate(json.loads(text), kubernetes_version(), strict=True)
 
 
+def lint(chart: Path) -> subprocess.CompletedProcess[str]:
+    """Run `helm lint` on one chart."""
+    return subprocess.run([HELM, "lint", str(chart)], capture_output=True, text=True)
+
+
 def render_text(
     *,
     files: tuple[str, ...] = (),
@@ -66,13 +74,13 @@ def render_text(
     fresh: bool = False,
 ) -> str:
     """Return what `helm template` prints; `fresh` renders again what was rendered before."""
-    arguments = (files, json.dumps(values or {}), release, namespace)
+    arguments = (files, json.dumps(values or {}), release, namespace, CHART)
     return _helm.__wrapped__(*arguments) if fresh else _helm(*arguments)
 
 
 @functools.cache
-def _helm(files: tuple[str, ...], values: str, release: str, namespace: str) -> str:
-    command = [os.environ.get("HELM", "helm"), "template", release, str(CHART), "--namespace", namespace]
+def _helm(files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path) -> str:
+    command = [HELM, "template", release, str(chart), "--namespace", namespace]
     command += ["--kube-version", f"{kubernetes_version()}.0"]
     for file in files:
         command += ["--values", str(ROOT / "values" / file)]

@@ -101,6 +101,27 @@ def test_platform_and_logs_are_mounted(name: str | None) -> None:
     assert mounts["logs"] == "/opt/airflow/logs"
 
 
+@pytest.mark.parametrize(
+    ("logs", "claims"),
+    [
+        ({}, {"airflow-logs"}),
+        ({"existingClaim": "mine"}, {"mine"}),
+        ({"existingClaim": ""}, {"trainyard-logs"}),
+        ({"enabled": False}, set()),
+    ],
+)
+def test_the_claim_of_the_logs_is_named_once(logs: Object, claims: set[str]) -> None:
+    values = {"airflow": {"logs": {"persistence": logs}}}
+    if not claims:
+        values["airflow"]["config"] = {"common.io": {"xcom_objectstorage_path": "s3://bucket/xcom"}}
+    objects = render_chart(values=values)
+    made = {one["metadata"]["name"] for one in objects if one["kind"] == "PersistentVolumeClaim"}
+    assert made - {"datasets", "checkpoints", "trainyard-mlflow-artifacts"} == claims
+    volumes = pod_spec(find(objects, "Deployment", "trainyard-triggerer"))["volumes"]
+    used = {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
+    assert used == claims
+
+
 def airflow_cfg(objects: list[Object]) -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
     parser.read_string(find(objects, "ConfigMap", "trainyard-config")["data"]["airflow.cfg"])

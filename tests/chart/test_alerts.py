@@ -6,7 +6,7 @@ import json
 
 import pytest
 from components import VARIANTS
-from render import ChartError, find, pod_spec, render_chart, worker_pod
+from render import find, pod_spec, render_chart, worker_pod
 from trainyard.alerts.receivers import DIRECTORY
 
 SENDERS = ("trainyard-dag-processor", "trainyard-triggerer")
@@ -29,8 +29,3 @@ def test_nobody_else_has_it() -> None:
     for one in objects:
         if one["metadata"]["name"] not in SENDERS:
             assert "trainyard-alerts" not in json.dumps(one), one["metadata"]["name"]
-
-
-def test_it_cannot_be_lost_to_another_volume() -> None:
-    with pytest.raises(ChartError, match=r"airflow\.triggerer\.extraVolumeMounts: `alerts` is gone"):
-        render_chart(values={"airflow": {"triggerer": {"extraVolumes": [], "extraVolumeMounts": []}}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from render import Object, containers, environment, find, platform, pod_spec, render_chart
 
 ROOT = Path(__file__).parents[2]
@@ -16,9 +17,14 @@ A100 = {
     "spot": True,
     "labels": {"topology.kubernetes.io/zone": "a"},
     "taints": [{"key": "team", "value": "vision", "effect": "NoExecute"}],
-    "nodes": {"min": 0, "max": 3},
+    "nodes": {"max": 3},
     "costPerGpuHour": 2.5,
 }
+
+
+ONLY_A100 = {"ondemand": None, "spot": None, "a100": {**A100, "spot": False}}
+GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+SPOT_TAINT = {"key": "trainyard.dev/spot", "value": "true", "effect": "NoSchedule"}
 
 
 def airflow_pools(objects: list[Object]) -> dict[str, Object]:
@@ -57,11 +63,14 @@ def test_a_new_pool_is_everywhere() -> None:
         "spot": True,
         "costPerGpuHour": 2.5,
         "nodeSelector": {"trainyard.dev/pool": "a100", "topology.kubernetes.io/zone": "a"},
-        "tolerations": [
-            {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"},
-            {"key": "trainyard.dev/spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
-            {"key": "team", "operator": "Equal", "value": "vision", "effect": "NoExecute"},
-        ],
+        "nodeLabels": {
+            "trainyard.dev/pool": "a100",
+            "trainyard.dev/gpu-type": "nvidia-a100",
+            "topology.kubernetes.io/zone": "a",
+        },
+        "taints": [GPU_TAINT, SPOT_TAINT, *A100["taints"]],
+        "tolerations": [{**taint, "operator": "Equal"} for taint in (GPU_TAINT, SPOT_TAINT, *A100["taints"])],
+        "kindNodes": 1,
     }
     assert gpu_quota(objects) == {"requests.nvidia.com/gpu": str(2 + 1 + 24)}
     pool = airflow_pools(objects)["gpu-a100"]
@@ -71,8 +80,11 @@ def test_a_new_pool_is_everywhere() -> None:
     assert pod_spec(simulator)["nodeSelector"] == {"trainyard.dev/pool": "a100"}
 
 
-def test_a_removed_pool_is_nowhere() -> None:
-    objects = render_chart(values={"gpuPools": {"spot": None}})
+@pytest.mark.parametrize("files", [(), ("kind.yaml",)])
+def test_a_removed_pool_is_nowhere(files: tuple[str, ...]) -> None:
+    objects = render_chart(
+        files=files, values={"gpuPools": {"spot": None, "ondemand": {"kindNodes": 1, "nodes": {"max": 1}}}}
+    )
     assert list(platform(objects)["pools"]) == ["ondemand"]
     assert gpu_quota(objects) == {"requests.nvidia.com/gpu": "1"}
     assert list(airflow_pools(objects)) == ["gpu-ondemand"]
@@ -81,6 +93,67 @@ def test_a_removed_pool_is_nowhere() -> None:
 def test_resources_of_different_names_have_quotas_of_their_own() -> None:
     objects = render_chart(values={"gpuPools": {"amd": {**A100, "resourceName": "amd.com/gpu"}}})
     assert gpu_quota(objects) == {"requests.nvidia.com/gpu": "2", "requests.amd.com/gpu": "24"}
+
+
+@pytest.mark.parametrize(
+    ("values", "default", "spot"),
+    [
+        ({}, "ondemand", "spot"),
+        ({"gpuPools": {"ondemand": None}}, "spot", "spot"),
+        ({"gpuPools": {"spot": None}}, "ondemand", None),
+        ({"gpuPools": {"a100": {**A100, "spot": False}, "aspot": A100}}, "a100", "aspot"),
+        ({"gpuPools": ONLY_A100}, "a100", None),
+        ({"gpuPools": None}, None, None),
+        ({"training": {"defaultPool": "spot"}}, "spot", "spot"),
+        (
+            {"gpuPools": {"4090": A100}, "training": {"defaultPool": 4090, "defaultSpotPool": "4090"}},
+            "4090",
+            "4090",
+        ),
+    ],
+    ids=str,
+)
+def test_the_default_pools_are_named_or_derived(values: Object, default: object, spot: object) -> None:
+    training = platform(render_chart(values=values))["training"]
+    assert (training["defaultPool"], training["defaultSpotPool"]) == (default, spot)
+
+
+@pytest.mark.parametrize("files", [(), ("kind.yaml",)])
+def test_a_cluster_may_have_no_gpu_pool(files: tuple[str, ...]) -> None:
+    objects = render_chart(files=files, values={"gpuPools": None})
+    assert platform(objects)["pools"] == {}
+    assert gpu_quota(objects) == {}
+    names = {one["metadata"]["name"] for one in objects}
+    assert not [name for name in names if name.startswith("trainyard-airflow-pools")]
+
+
+@pytest.mark.parametrize("name", ["100", "4090"])
+def test_a_name_may_look_like_a_number(name: str) -> None:
+    pools = {"ondemand": None, "spot": None, name: {**A100, "gpuType": 4090}}
+    objects = render_chart(files=("kind.yaml",), values={"gpuPools": pools})
+    (pool,) = platform(objects)["pools"].values()
+    assert pool["gpuType"] == pool["nodeLabels"]["trainyard.dev/gpu-type"] == "4090"
+    assert pool["nodeSelector"]["trainyard.dev/pool"] == pool["nodeLabels"]["trainyard.dev/pool"] == name
+    assert list(airflow_pools(objects)) == [pool["airflowPool"]] == [f"gpu-{name}"]
+    simulator = find(objects, "DaemonSet", f"trainyard-nvidia-device-plugin-{name}")
+    assert pod_spec(simulator)["nodeSelector"] == {"trainyard.dev/pool": name}
+
+
+def test_training_may_have_volumes_of_its_own() -> None:
+    volume = {"claimName": "team-data", "mountPath": "/team", "size": "1Gi"}
+    values = {"training": {"volumes": {"team": volume, "old": {**volume, "create": False}}}}
+    values["training"]["volumes"]["old"] |= {"claimName": "archive", "mountPath": "/archive"}
+    objects = render_chart(values=values)
+    mounted = platform(objects)["training"]["volumes"]
+    assert set(mounted) == {"datasets", "checkpoints", "team", "old"}
+    assert mounted["team"] == {"claimName": "team-data", "mountPath": "/team"}
+    claim = find(objects, "PersistentVolumeClaim", "team-data")
+    assert claim["metadata"]["namespace"] == "ml-training"
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    assert "archive" not in {one["metadata"]["name"] for one in objects}
 
 
 def test_training_section_follows_the_values() -> None:

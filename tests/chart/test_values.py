@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from render import CHART, ChartError, Object, render_chart, render_text
+from render import CHART, ChartError, Object, lint, render_chart, render_text
+from test_scripts import load
 
 CHARTS = [CHART, *(path.parent for path in sorted(CHART.glob("charts/*/values.yaml")))]
 each_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)
@@ -20,13 +23,24 @@ BAD: list[tuple[Object, str]] = [
     ({"gpuPools": {"spot": {"gpusPerNode": 0}}}, "gpuPools/spot/gpusPerNode"),
     ({"gpuPools": {"spot": {"resourceName": "gpu"}}}, "gpuPools/spot/resourceName"),
     ({"gpuPools": {"spot": {"taints": [{"key": "a", "effect": "Never"}]}}}, "gpuPools/spot/taints/0/effect"),
-    ({"gpuPools": {"spot": {"nodes": {"min": 2}}}}, r"gpuPools\.spot\.nodes: min 2 is over max 1"),
+    ({"gpuPools": {"spot": {"nodes": {"min": 0}}}}, r"gpuPools\.spot\.nodes\.min: is gone.*remove it"),
     ({"gpuPools": {"spot": {"kindNodes": 2}}}, r"gpuPools\.spot\.kindNodes"),
     (
         {"gpuPools": {"spot": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]}}},
         r"gpuPools\.spot\.taints",
     ),
     ({"gpuPools": {"spot": {"labels": {"trainyard.dev/pool": "x"}}}}, r"gpuPools\.spot\.labels"),
+    (
+        {"training": {"defaultPool": "a"}},
+        r"training\.defaultPool: .* no pool a .*\(there are: ondemand, spot\)",
+    ),
+    ({"training": {"defaultSpotPool": 9}}, r"training\.defaultSpotPool: .* no pool 9"),
+    ({"training": {"defaultSpotPool": "ondemand"}}, r"training\.defaultSpotPool: gpuPools\.ondemand\.spot"),
+    ({"gpuPools": None, "training": {"defaultPool": "a"}}, r"no pool a in gpuPools \(there are: none\)"),
+    ({"training": {"volumes": {"x": {"claimName": "a", "mountPath": "/a"}}}}, "training/volumes/x.*size"),
+    ({"training": {"volumes": {"datasets": None}}}, "training/volumes.*datasets"),
+    ({"training": {"volumes": {"checkpoints": {"mountPath": "/data"}}}}, r"volumes\.datasets\.mountPath"),
+    ({"training": {"volumes": {"checkpoints": {"claimName": "datasets"}}}}, r"volumes\.datasets\.claimName"),
     ({"training": {"gpuDevice": "tpu"}}, "training/gpuDevice"),
     ({"training": {"namespace": "trainyard"}}, r"training\.namespace"),
     ({"training": {"image": {"tag": ""}}}, r"training\.image: set a tag or a digest"),
@@ -41,9 +55,9 @@ BAD: list[tuple[Object, str]] = [
     ({"airflow": {"schedular": {}}}, "schedular"),
     ({"airflow": {"scheduler": {"replica": 2}}}, "scheduler.*replica"),
     ({"airflow": {"scheduler": {"priorityClassName": "high"}}}, r"airflow\.scheduler\.priorityClassName"),
-    ({"airflow": {"env": []}}, r"airflow\.env: TRAINYARD_PLATFORM"),
-    ({"airflow": {"volumeMounts": []}}, r"airflow\.volumeMounts"),
-    ({"airflow": {"logs": {"persistence": {"existingClaim": "x"}}}}, r"airflow\.logs\.persistence\."),
+    ({"airflow": {"extraEnv": "A: 1"}}, r"airflow\.extraEnv: not a list"),
+    ({"airflowLogs": {"claimName": "x"}}, r"airflowLogs\.claimName: is gone.*airflow\.logs\.persistence"),
+    ({"secrets": {"objectStore": {}}}, r"secrets\.objectStore: is gone.*airflow\.apiServer\.env"),
     ({"airflow": {"logs": {"persistence": {"enabled": False}}}}, r"common\.io\.xcom_objectstorage_path"),
     ({"airflow": {"images": {"airflow": {"pullPolicy": "Sometimes"}}}}, "images/airflow/pullPolicy"),
     ({"mlflow": {"enabled": False}}, r"training\.trackingUri"),
@@ -53,12 +67,18 @@ BAD: list[tuple[Object, str]] = [
     ({"mlflow": {"service": {"nodePort": 80}}}, "service/nodePort"),
     ({"postgresql": {"auth": {"databases": ["Air flow"]}}}, "auth/databases/0"),
     ({"nvidia-device-plugin": {"migStrategy": "some"}}, "migStrategy"),
-    ({"airflow": {"apiServer": {"env": []}}}, r"airflow\.apiServer\.env: AIRFLOW_CONN_TRAINYARD_S3"),
     ({"versitygw": {"buckets": ["Incoming"]}}, "buckets/0"),
     ({"versitygw": {"metadata": "none"}}, "metadata"),
     ({"versitygw": {"namespace": "other"}}, r"versitygw\.namespace"),
     ({"versitygw": {"persistence": {"existingClaim": "x"}}}, r"versitygw\.persistence\.existingClaim"),
     ({"secrets": {"admin": {"username": ""}}}, "secrets/admin/username"),
+    (
+        {"externalAirflow": {"serviceAccounts": ["a"]}},
+        r"externalAirflow\.serviceAccounts: .*airflow\.enabled",
+    ),
+    ({"externalAirflow": {"serviceAccounts": ["A"]}}, "externalAirflow/serviceAccounts/0"),
+    ({"postgresql": {"auth": {"databases": ["mlflow"]}}}, r"postgresql\.auth\.databases: airflow is missing"),
+    ({"scriptJobs": {"image": {"repository": "python"}}}, r"scriptJobs\.image: set a tag or a digest"),
 ]
 
 
@@ -71,7 +91,7 @@ def test_a_bad_value_is_refused_by_name(values: Object, said: str) -> None:
 
 def test_all_bad_values_are_told_at_once() -> None:
     values = {
-        "gpuPools": {"spot": {"nodes": {"min": 2}}},
+        "gpuPools": {"spot": {"kindNodes": 2}},
         "training": {"namespace": "trainyard"},
         "mlflow": {"replicas": 2},
         "versitygw": {"namespace": "trainyard"},
@@ -80,66 +100,193 @@ def test_all_bad_values_are_told_at_once() -> None:
         render_text(values=values)
 
 
+@pytest.mark.parametrize("chart", [*CHARTS, CHART / "charts/common"], ids=lambda chart: chart.name)
+def test_helm_lint_has_nothing_against_it(chart: Path) -> None:
+    """Each chart by itself, too."""
+    linted = lint(chart)
+    assert linted.returncode == 0, linted.stdout
+
+
 @each_chart
-def test_every_key_is_documented(chart: Path) -> None:
-    """Each key has a `# --` comment above it, or stands for children that have."""
-    assert undocumented((chart / "values.yaml").read_text()) == []
+def test_the_schema_describes_every_key(chart: Path) -> None:
+    """A `# --` comment in values.yaml is the description in the schema; other keys have one there alone."""
+    text, schema = (chart / "values.yaml").read_text(), Schema(chart)
+    written = comments(text)
+    assert written
+    for path in schema.paths(yaml.safe_load(text)):
+        described = schema.description(path)
+        assert described, f"{'.'.join(path)} has no description in values.schema.json"
+        if path in written and not schema.is_entry(path):
+            assert described == written[path], ".".join(path)
 
 
-def undocumented(text: str) -> list[str]:
-    """Return the keys of a values file without a comment of their own or above them."""
-    missing = []
-    documented_above: list[int] = []  # indents of open keys that have a comment
-    comment = False
-    lines = text.splitlines()
-    for number, line in enumerate(lines):
-        if line.strip().startswith("# --"):
-            comment = True
-        elif re.match(r"\s*#", line) and comment:
+# Keys that have no default, with the reason.
+NO_DEFAULT = {
+    "minAvailable": "the default is maxUnavailable, and there can be one of them only",
+    "pod": "a component's own, in place of the chart's",
+    "container": "a component's own, in place of the chart's",
+}
+
+
+@each_chart
+def test_the_values_have_every_key_of_the_schema(chart: Path) -> None:
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    for path, node in Schema(chart).properties():
+        if path[0] in ("global", "common") or path[-1] in NO_DEFAULT or "deprecated" in node:
             continue
-        elif found := re.match(r"( *)([\w.-]+):(.*)$", line):
-            indent, key, value = len(found[1]), found[2], found[3].strip()
-            documented_above = [one for one in documented_above if one < indent]
-            is_parent = not value and any(re.match(r"\s", later) for later in lines[number + 1 : number + 2])
-            if comment:
-                documented_above.append(indent)
-            elif not documented_above and not is_parent:
-                missing.append(key)
-            comment = False
-    return missing
-
-
-def test_the_documentation_test_can_fail() -> None:
-    text = "# -- Good.\ngood:\n  child: 1\nparent:\n  # -- Good.\n  good: 1\n  bad: 2\nworse: 3\n"
-    assert undocumented(text) == ["bad", "worse"]
+        found: Any = values
+        for key in path:
+            assert key in found, ".".join(path)
+            found = found[key]
 
 
 @each_chart
-def test_schemas_are_closed_and_know_every_key(chart: Path) -> None:
-    schema = json.loads((chart / "values.schema.json").read_text())
-    assert schema["additionalProperties"] is False
-    check_closed(schema, "")
-    check_keys(yaml.safe_load((chart / "values.yaml").read_text()), schema, "")
-
-
-def check_closed(schema: Object, path: str) -> None:
+def test_schemas_are_closed_and_described_throughout(chart: Path) -> None:
     """An object whose keys the schema lists takes no others."""
-    if "properties" in schema:
-        assert schema.get("additionalProperties") is False, path
-    for key, child in schema.get("properties", {}).items():
-        check_closed(child, f"{path}.{key}")
-    for child in (schema.get("items"), schema.get("additionalProperties")):
-        if isinstance(child, dict):
-            check_closed(child, f"{path}[]")
+    schema = Schema(chart)
+    for node in nodes(schema.root):
+        if "properties" in node:
+            assert node.get("additionalProperties") is False, node
+            for key, child in node["properties"].items():
+                assert schema.text(child), key
 
 
-def check_keys(values: object, schema: Object, path: str) -> None:
-    """Every key of the values is in the schema, unless the schema leaves that level to Kubernetes."""
-    if not isinstance(values, dict) or "properties" not in schema:
-        return
-    for key, value in values.items():
-        assert key in schema["properties"], f"{path}.{key}"
-        check_keys(value, schema["properties"][key], f"{path}.{key}")
+@each_chart
+def test_a_pattern_stands_once(chart: Path) -> None:
+    patterns = [node["pattern"] for node in nodes(Schema(chart).root) if isinstance(node.get("pattern"), str)]
+    assert len(patterns) == len(set(patterns)), patterns
+
+
+class Schema:
+    """A chart's values.schema.json, by paths of keys."""
+
+    def __init__(self, chart: Path) -> None:
+        self.root: Object = json.loads((chart / "values.schema.json").read_text())
+
+    def resolve(self, node: Object) -> Object:
+        while "$ref" in node:
+            node = self.root["definitions"][node["$ref"].rpartition("/")[2]]
+        return node
+
+    def text(self, node: Object) -> str:
+        """The description of a node: beside its reference, or that of the definition."""
+        return str(node.get("description") or self.resolve(node).get("description", ""))
+
+    def child(self, node: Object, key: str) -> Object | None:
+        """The schema of a key; None where the schema leaves that level to Kubernetes."""
+        node = self.resolve(node)
+        others = node.get("additionalProperties")
+        return node.get("properties", {}).get(key) or (others if isinstance(others, dict) else None)
+
+    def at(self, path: tuple[str, ...]) -> Object:
+        node: Object | None = self.root
+        for key in path:
+            assert node is not None
+            node = self.child(node, key)
+        assert node is not None, ".".join(path)
+        return node
+
+    def description(self, path: tuple[str, ...]) -> str:
+        return self.text(self.at(path))
+
+    def is_entry(self, path: tuple[str, ...]) -> bool:
+        """Whether the last key is a name of the user's own choice, such as a GPU pool's."""
+        return path[-1] not in self.resolve(self.at(path[:-1])).get("properties", {})
+
+    def paths(self, values: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        """The paths of all keys that the values have and that the schema knows; an unknown key fails."""
+        if not isinstance(values, dict):
+            return
+        node = self.resolve(self.at(path))
+        others = node.get("additionalProperties")
+        if "properties" not in node and not (isinstance(others, dict) and self.resolve(others) != SCALAR):
+            return
+        for key, value in values.items():
+            yield (*path, key)
+            yield from self.paths(value, (*path, key))
+
+    def properties(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Object]]:
+        """Every key that the schema names, but for those in lists and in maps of the user's own names."""
+        for key, child in self.resolve(self.at(path)).get("properties", {}).items():
+            yield (*path, key), child
+            if "deprecated" not in child:
+                yield from self.properties((*path, key))
+
+
+SCALAR = {"type": ["string", "number", "boolean"]}
+
+
+def nodes(node: Any) -> Iterator[Object]:
+    """Every JSON object of a schema, but for conditions."""
+    if isinstance(node, list):
+        for child in node:
+            yield from nodes(child)
+    elif isinstance(node, dict):
+        yield node
+        for key, child in node.items():
+            if key not in ("if", "then"):
+                yield from nodes(child)
+
+
+def comments(text: str) -> dict[tuple[str, ...], str]:
+    """Return the text of each `# --` comment of a values file, by the path of the key below it."""
+    found: dict[tuple[str, ...], str] = {}
+    above: list[tuple[int, str]] = []  # indents and names of open keys
+    comment: list[str] = []
+    for line in text.splitlines():
+        words = line.strip()
+        if words.startswith("# -- "):
+            comment = [words.removeprefix("# -- ")]
+        elif words.startswith("# ") and comment:
+            comment.append(words.removeprefix("# "))
+        elif key := re.match(r"( *)([\w.-]+):", line):
+            above = [
+                *((indent, name) for indent, name in above if indent < len(key[1])),
+                (len(key[1]), key[2]),
+            ]
+            if comment:
+                found[tuple(name for _, name in above)] = " ".join(comment)
+            comment = []
+    return found
+
+
+def test_comments_are_found() -> None:
+    text = "# -- One,\n# two.\na:\n  # Not this.\n  b: 1\n  # -- Three.\n  c: {d: 1}\ne: 2\n"
+    assert comments(text) == {("a",): "One, two.", ("a", "c"): "Three."}
+
+
+# Objects that go to Kubernetes as they are.
+WHOLE = {
+    "config",
+    "livenessProbe",
+    "readinessProbe",
+    "resources",
+    "startupProbe",
+    "strategy",
+    "waitForMigrationsResources",
+    "cpu",
+    "gpu",
+}
+
+
+@each_chart
+def test_every_key_is_read(chart: Path) -> None:
+    """By name in some template, or as a part of an object that goes to Kubernetes as it is."""
+    folders = {chart, CHART, CHART / "charts/common"}
+    files = [
+        file for folder in folders for part in ("templates", "files") for file in (folder / part).glob("*")
+    ]
+    text = "".join(file.read_text() for file in files)
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    for path in Schema(chart).paths(values):
+        if not (WHOLE & set(path[:-1])) and not Schema(chart).is_entry(path):
+            assert re.search(rf"\b{re.escape(path[-1])}\b", text), f"nothing reads {'.'.join(path)}"
+
+
+def test_the_reference_is_what_the_schemas_say() -> None:
+    """docs/values.md is generated: ./scripts/_python --dev python docs/values.py."""
+    generator = load("../../docs/values.py")
+    assert generator.page() == generator.FILE.read_text()
 
 
 def test_charts_are_where_the_umbrella_says() -> None:
@@ -150,6 +297,16 @@ def test_charts_are_where_the_umbrella_says() -> None:
         versions[chart["name"]] = chart["version"]
     assert {one["name"]: one["version"] for one in umbrella["dependencies"]} == versions
     assert not [one for one in umbrella["dependencies"] if "repository" in one]
+
+
+def test_names_of_secrets_may_have_dots() -> None:
+    objects = render_chart(values={"airflow": {"fernetKeySecretName": "airflow.fernet"}})
+    (server,) = [
+        one
+        for one in objects
+        if one["metadata"]["name"] == "trainyard-api-server" and one["kind"] == "Deployment"
+    ]
+    assert "airflow.fernet" in json.dumps(server)
 
 
 def test_another_release_and_namespace_render() -> None:

@@ -1,21 +1,20 @@
 """The cluster's pure logic: kind's configuration from values, capability trimming, content hashes."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import yaml
-from trainyard_cli import bounded_runc, cluster, node_image, toolchain
+from trainyard_cli import bounded_runc, chart, cluster, node_image, toolchain
 from trainyard_cli.errors import CliError
 
-POOLS = {
-    "ondemand": {"gpuType": "nvidia-l4", "spot": False, "kindNodes": 1},
-    "spot": {"spot": True, "labels": {"zone": "a"}, "kindNodes": 2},
-}
-GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+POOLS = json.loads((Path(__file__).parents[1] / "dags/platform.json").read_text())["pools"]
+"""The pools as the chart renders them with values/kind.yaml; tests/chart compares the file with a render."""
 
 
 def config(pools=POOLS, ports=None):
-    return cluster.kind_config(cluster.gpu_pools({"gpuPools": pools}), "node:tag", ports or cluster.Ports())
+    return cluster.kind_config(pools, "node:tag", ports or cluster.Ports())
 
 
 def taints(node):
@@ -24,8 +23,7 @@ def taints(node):
 
 
 def test_the_repository_values_give_the_five_nodes():
-    pools = cluster.gpu_pools(cluster.read_values(cluster.VALUES))
-    assert cluster.node_names(pools) == {
+    assert cluster.node_names(POOLS) == {
         "control-plane": ["trainyard-control-plane"],
         "cpu": ["trainyard-worker"],
         "ondemand": ["trainyard-worker2", "trainyard-worker3"],
@@ -34,27 +32,41 @@ def test_the_repository_values_give_the_five_nodes():
 
 
 def test_each_pool_has_its_labelled_and_tainted_nodes():
-    control_plane, cpu, ondemand, *spot = config()["nodes"]
+    control_plane, cpu, *ondemand, spot = config()["nodes"]
     assert control_plane["role"] == "control-plane"
     assert cpu["labels"] == {"trainyard.dev/role": "cpu"}
     assert "kubeadmConfigPatches" not in cpu
-    assert ondemand["labels"] == {"trainyard.dev/pool": "ondemand", "trainyard.dev/gpu-type": "nvidia-l4"}
-    assert taints(ondemand) == [GPU_TAINT]
-    assert len(spot) == 2
-    assert spot[0]["labels"] == {"trainyard.dev/pool": "spot", "zone": "a"}
-    assert taints(spot[0]) == [GPU_TAINT, {**GPU_TAINT, "key": "trainyard.dev/spot", "value": "true"}]
-
-
-def test_a_pool_adds_its_own_taints():
-    own = {"key": "team", "value": "vision", "effect": "NoExecute"}
-    node = config({"big": {"taints": [own]}})["nodes"][-1]
-    assert taints(node) == [GPU_TAINT, own]
+    assert len(ondemand) == POOLS["ondemand"]["kindNodes"] == 2
+    for node in ondemand:
+        assert node["labels"] == {"trainyard.dev/pool": "ondemand", "trainyard.dev/gpu-type": "nvidia-l4"}
+        assert taints(node) == POOLS["ondemand"]["taints"]
+    assert spot["labels"]["trainyard.dev/pool"] == "spot"
+    assert {taint["key"] for taint in taints(spot)} == {"nvidia.com/gpu", "trainyard.dev/spot"}
 
 
 def test_a_pool_may_have_no_kind_nodes():
-    pools = cluster.gpu_pools({"gpuPools": {"cloud-only": {"kindNodes": 0}}})
+    pools = {"cloud-only": {**POOLS["spot"], "kindNodes": 0}}
     assert cluster.node_names(pools)["cloud-only"] == []
-    assert len(config({"cloud-only": {"kindNodes": 0}})["nodes"]) == 2
+    assert len(config(pools)["nodes"]) == 2
+
+
+def test_a_cluster_may_have_no_gpu_pool():
+    assert set(cluster.node_names({})) == {"control-plane", "cpu"}
+    assert len(config({})["nodes"]) == 2
+
+
+def test_a_pool_may_be_named_like_a_number():
+    pools = {"4090": {**POOLS["spot"], "nodeLabels": {"trainyard.dev/pool": "4090"}}}
+    written = yaml.safe_load(yaml.safe_dump(config(pools)))
+    assert written["nodes"][-1]["labels"] == {"trainyard.dev/pool": "4090"}
+
+
+@pytest.mark.parametrize("name", ["cpu", "control-plane"])
+def test_a_pool_is_not_named_as_another_kind_of_node(name):
+    with pytest.raises(CliError, match=rf"values: gpuPools\.{name} is no pool name") as error:
+        cluster.check_names({"spot": {}, name: {}})
+    assert error.value.cure
+    cluster.check_names(POOLS)
 
 
 def test_ports_are_forwarded_on_loopback_only():
@@ -84,45 +96,22 @@ def test_the_configuration_survives_being_written_and_read():
     assert yaml.safe_load(written) == config()
 
 
-@pytest.mark.parametrize(
-    ("pools", "key"),
-    [
-        (None, "gpuPools"),
-        ([], "gpuPools"),
-        ({"Bad_Name": {}}, "gpuPools.Bad_Name"),
-        ({"cpu": {}}, "gpuPools.cpu"),
-        ({"a": "text"}, "gpuPools.a"),
-        ({"a": {"kindNodes": "two"}}, "gpuPools.a.kindNodes"),
-        ({"a": {"kindNodes": -1}}, "gpuPools.a.kindNodes"),
-        ({"a": {"kindNodes": True}}, "gpuPools.a.kindNodes"),
-        ({"a": {"spot": "yes"}}, "gpuPools.a.spot"),
-        ({"a": {"labels": {"b": 1}}}, "gpuPools.a.labels"),
-        ({"a": {"taints": {"key": "b"}}}, "gpuPools.a.taints"),
-        ({"a": {"taints": [{"key": "b", "effect": "Never"}]}}, r"gpuPools.a.taints\[0\]"),
-    ],
-)
-def test_malformed_pools_are_refused_by_the_keys_name(pools, key):
-    with pytest.raises(CliError, match=f"values: {key} ") as error:
-        cluster.gpu_pools({"gpuPools": pools})
-    assert error.value.cure
-
-
 @pytest.mark.parametrize("text", ["a: [", "- a list"])
 def test_a_malformed_values_file_is_named(tmp_path, text):
     file = tmp_path / "values.yaml"
     file.write_text(text)
     with pytest.raises(CliError, match=str(file)):
-        cluster.read_values([file])
+        chart.read_values([file])
 
 
 def test_a_missing_values_file_is_named(tmp_path):
     with pytest.raises(CliError, match=r"absent\.yaml is missing"):
-        cluster.read_values([tmp_path / "absent.yaml"])
+        chart.read_values([tmp_path / "absent.yaml"])
 
 
 def test_values_merge_as_helm_merges_them():
     base = {"a": {"b": 1, "c": [1, 2]}, "d": 1}
-    assert cluster.merge(base, {"a": {"c": [3], "e": {"f": 2}}, "d": None}) == {
+    assert chart.merge(base, {"a": {"c": [3], "e": {"f": 2}}, "d": None}) == {
         "a": {"b": 1, "c": [3], "e": {"f": 2}}
     }
 

@@ -8,73 +8,38 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- end -}}
 {{- end }}
 
-{{/* Taints of a GPU pool's nodes: two that every pool derives, then its own. Returns {taints: [...]}. Params: pool */}}
-{{- define "trainyard.poolTaints" -}}
-taints:
-  - {key: nvidia.com/gpu, value: present, effect: NoSchedule}
-  {{- if .pool.spot }}
-  - {key: trainyard.dev/spot, value: "true", effect: NoSchedule}
-  {{- end }}
-  {{- with .pool.taints }}{{ toYaml . | nindent 2 }}{{ end }}
-{{- end }}
-
-{{/* A GPU pool as DAGs need it. Params: name, pool */}}
-{{- define "trainyard.poolPlacement" -}}
-airflowPool: gpu-{{ .name }}
-resourceName: {{ .pool.resourceName }}
-gpusPerNode: {{ .pool.gpusPerNode }}
-gpuType: {{ .pool.gpuType }}
-spot: {{ .pool.spot }}
-costPerGpuHour: {{ .pool.costPerGpuHour }}
-nodeSelector:
-  trainyard.dev/pool: {{ .name }}
-  {{- with .pool.labels }}{{ toYaml . | nindent 2 }}{{ end }}
-tolerations:
-  {{- range (include "trainyard.poolTaints" . | fromYaml).taints }}
-  - {key: {{ .key }}, operator: Equal, value: {{ .value | default "" | quote }}, effect: {{ .effect }}}
-  {{- end }}
-{{- end }}
-
 {{/* platform.json: what the DAG library knows of the cluster, and the only place it knows it from.
      Params: the root context */}}
 {{- define "trainyard.platform" -}}
-{{- $training := .Values.training -}}
-training:
-  namespace: {{ $training.namespace }}
-  serviceAccountName: {{ $training.serviceAccountName }}
-  image: {{ include "common.image" (dict "key" "training.image" "image" $training.image) }}
-  imagePullPolicy: {{ $training.image.pullPolicy }}
-  imagePullSecrets: {{ toJson $training.imagePullSecrets }}
-  trackingUri: {{ include "trainyard.trackingUri" . }}
-  trackingUiUrl: {{ $training.trackingUiUrl | quote }}
-  gpuDevice: {{ $training.gpuDevice }}
-  priorityClassName: {{ $training.priorityClassName }}
-  spotPriorityClassName: {{ $training.spotPriorityClassName }}
-  checkpointFreq: {{ $training.checkpointFreq }}
-  keepFailedPods: {{ $training.keepFailedPods }}
-  resources: {{ toJson $training.resources }}
-  podSecurityContext: {{ toJson $training.podSecurityContext }}
-  containerSecurityContext: {{ toJson $training.containerSecurityContext }}
-  volumes:
-    {{- range $name, $volume := $training.volumes }}
-    {{ $name }}: {claimName: {{ $volume.claimName }}, mountPath: {{ $volume.mountPath }}}
-    {{- end }}
-{{- with .Values.serving }}
-{{- if .enabled }}
-serving: {{ pick . "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" | toJson }}
+{{- $training := pick .Values.training "namespace" "serviceAccountName" "imagePullSecrets" "trackingUiUrl" "gpuDevice"
+    "priorityClassName" "spotPriorityClassName" "checkpointFreq" "keepFailedPods" "resources" "podSecurityContext"
+    "containerSecurityContext" }}
+{{- $volumes := dict }}
+{{- range $name, $volume := .Values.training.volumes }}
+{{- $_ := set $volumes $name (pick $volume "claimName" "mountPath") }}
 {{- end }}
+{{- $derived := dict
+    "image" (include "common.image" (dict "key" "training.image" "image" .Values.training.image))
+    "imagePullPolicy" .Values.training.image.pullPolicy
+    "trackingUri" (include "trainyard.trackingUri" .)
+    "volumes" $volumes
+    "defaultPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultPool" "spot" false) | default nil)
+    "defaultSpotPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultSpotPool" "spot" true) | default nil) }}
+{{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson) }}
+{{- if .Values.serving.enabled }}
+{{- $_ := set $platform "serving" (pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources") }}
 {{- end }}
-{{- include "trainyard.maintenance" . }}
+{{- with include "trainyard.maintenance" . }}
+{{- $_ := set $platform "maintenance" (fromJson .) }}
+{{- end }}
 {{- if .Values.openlineage.url }}
-openlineage: {{ toJson .Values.openlineage }}
+{{- $_ := set $platform "openlineage" .Values.openlineage }}
 {{- end }}
-pools:
-  {{- range $name, $pool := .Values.gpuPools }}
-  {{ $name }}: {{- include "trainyard.poolPlacement" (dict "name" $name "pool" $pool) | nindent 4 }}
-  {{- end }}
+{{- toPrettyJson $platform }}
 {{- end }}
 
-{{/* What the DAG `maintenance` may start: the names of CronJobs, one where it is made. Params: the root context */}}
+{{/* What the DAG `maintenance` may start: the names of CronJobs, one where it is made. JSON, or nothing.
+     Params: the root context */}}
 {{- define "trainyard.maintenance" -}}
 {{- $cronJobs := dict }}
 {{- if and .Values.airflow.enabled (.Values.airflow.databaseCleanup).enabled }}
@@ -84,26 +49,14 @@ pools:
 {{- $_ := set $cronJobs "mlflowGarbage" (include "mlflow.garbageCollectionName" .Subcharts.mlflow) }}
 {{- end }}
 {{- with $cronJobs }}
-maintenance: {{ toJson (dict "namespace" $.Release.Namespace "cronJobs" .) }}
+{{- dict "namespace" $.Release.Namespace "cronJobs" . | toJson }}
 {{- end }}
 {{- end }}
 
-{{/* Airflow pools, one for each GPU pool: as many slots as it can have GPUs. A task that waits in the triggerer
-     holds its slot, or pools would not cap GPUs. Params: the root context */}}
-{{- define "trainyard.airflowPools" -}}
-{{- range $name, $pool := .Values.gpuPools }}
-- name: gpu-{{ $name }}
-  slots: {{ mul $pool.gpusPerNode $pool.nodes.max }}
-  description: {{ printf "GPUs (%s) of the node pool %s" $pool.gpuType $name | quote }}
-  include_deferred: true
-{{- end }}
-{{- end }}
-
-{{/* A small Job of the platform that runs one script with Airflow's image, named after all that it runs.
+{{/* A small Job of the platform that runs one script, named after all that it runs.
      Params: root, name, script (in files/), env (a list), serviceAccountName, token (mount it?) */}}
 {{- define "trainyard.scriptJob" -}}
 {{- $root := .root -}}
-{{- $airflow := $root.Subcharts.airflow -}}
 {{- $script := $root.Files.Get (printf "files/%s" .script) -}}
 {{- $pod := include "trainyard.scriptPod" . -}}
 apiVersion: batch/v1
@@ -118,7 +71,7 @@ spec:
 {{- end }}
 
 {{- define "trainyard.scriptPod" -}}
-{{- $airflow := .root.Subcharts.airflow -}}
+{{- $runtime := include "trainyard.scriptRuntime" .root | fromJson -}}
 metadata:
   labels: {{- include "common.podLabels" (dict "root" .root "component" .name) | nindent 4 }}
 spec:
@@ -126,16 +79,16 @@ spec:
   serviceAccountName: {{ .serviceAccountName }}
   automountServiceAccountToken: {{ .token }}
   enableServiceLinks: false
-  securityContext: {{- toYaml $airflow.Values.securityContexts.pod | nindent 4 }}
-  {{- with include "common.imagePullSecrets" $airflow.Values.imagePullSecrets | trim }}{{ . | nindent 2 }}{{ end }}
+  securityContext: {{- toYaml $runtime.podSecurityContext | nindent 4 }}
+  {{- with include "common.imagePullSecrets" $runtime.imagePullSecrets | trim }}{{ . | nindent 2 }}{{ end }}
   {{- with include "common.scheduling" (dict "priorityClassName" .root.Values.scriptJobs.priorityClassName
-      "nodeSelector" $airflow.Values.nodeSelector "tolerations" $airflow.Values.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
+      "nodeSelector" $runtime.nodeSelector "tolerations" $runtime.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: script
-      image: {{ include "airflow.image" $airflow }}
-      imagePullPolicy: {{ $airflow.Values.images.airflow.pullPolicy }}
+      image: {{ $runtime.image }}
+      imagePullPolicy: {{ $runtime.pullPolicy }}
       command: [python, /scripts/{{ .script }}]
-      securityContext: {{- toYaml $airflow.Values.securityContexts.containers | nindent 8 }}
+      securityContext: {{- toYaml $runtime.securityContext | nindent 8 }}
       resources: {{- toYaml .root.Values.scriptJobs.resources | nindent 8 }}
       env: {{- toYaml .env | nindent 8 }}
       volumeMounts:
@@ -143,4 +96,34 @@ spec:
   volumes:
     - name: scripts
       configMap: {name: trainyard-platform-scripts}
+{{- end }}
+
+{{/* With what the script Jobs run, which need no more than Python's standard library: Airflow's image and settings,
+     where it is off MLflow's, where that is off as well the trainer's. scriptJobs.image goes before all of them.
+     JSON. Params: the root context */}}
+{{- define "trainyard.scriptRuntime" -}}
+{{- $runtime := dict }}
+{{- if .Values.airflow.enabled }}
+{{- $airflow := .Subcharts.airflow }}
+{{- $runtime = merge (dict "image" (include "airflow.image" $airflow) "pullPolicy" $airflow.Values.images.airflow.pullPolicy
+    "podSecurityContext" $airflow.Values.securityContexts.pod "securityContext" $airflow.Values.securityContexts.containers)
+    (pick $airflow.Values "imagePullSecrets" "nodeSelector" "tolerations") }}
+{{- else if .Values.mlflow.enabled }}
+{{- $mlflow := .Subcharts.mlflow.Values }}
+{{- $runtime = merge (dict "image" (include "common.image" (dict "key" "mlflow.image" "image" $mlflow.image)) "pullPolicy" $mlflow.image.pullPolicy)
+    (pick $mlflow "podSecurityContext" "securityContext" "imagePullSecrets" "nodeSelector" "tolerations") }}
+{{- else }}
+{{- $training := .Values.training }}
+{{- $runtime = dict "image" (include "common.image" (dict "key" "training.image" "image" $training.image)) "pullPolicy" $training.image.pullPolicy
+    "podSecurityContext" $training.podSecurityContext "securityContext" $training.containerSecurityContext
+    "imagePullSecrets" $training.imagePullSecrets }}
+{{- end }}
+{{- with .Values.scriptJobs.image }}
+{{- if .repository }}
+{{- $_ := set $runtime "image" (include "common.image" (dict "key" "scriptJobs.image" "image" .)) }}
+{{- $_ := set $runtime "pullPolicy" .pullPolicy }}
+{{- end }}
+{{- end }}
+{{- with .Values.scriptJobs.imagePullSecrets }}{{ $_ := set $runtime "imagePullSecrets" . }}{{ end }}
+{{- toJson $runtime }}
 {{- end }}

@@ -7,13 +7,11 @@
 {{ include "airflow.fullname" . }}-database-cleanup
 {{- end }}
 
-{{/* The image of every pod. Params: the chart's root context */}}
+{{/* The image of every pod; without a tag or digest, that of this chart's Airflow. Params: the chart's root context */}}
 {{- define "airflow.image" -}}
 {{- $image := .Values.images.airflow -}}
-{{- include "common.image" (dict "key" "airflow.images.airflow" "image" (dict
-    "repository" ($image.repository | default .Values.defaultAirflowRepository)
-    "tag" ($image.tag | default .Values.defaultAirflowTag)
-    "digest" $image.digest)) -}}
+{{- if not (or $image.tag $image.digest) }}{{ $image = merge (dict "tag" .Chart.AppVersion) $image }}{{ end -}}
+{{- include "common.image" (dict "key" "airflow.images.airflow" "image" $image) -}}
 {{- end }}
 
 {{/* Params: root, name (scheduler, ...), serviceAccount (its values) */}}
@@ -59,22 +57,31 @@ release: {{ .root.Release.Name }}
 {{- end }}
 {{- end }}
 
-{{/* A container's environment. Params: root, secrets, env (the component's own) */}}
+{{/* A container's environment. Of variables with the same name the last one stays: a user's own wins.
+     Params: root, name, component (its values), secrets */}}
 {{- define "airflow.env" -}}
+{{- $own := concat (include "airflow.ownEnv" . | fromYamlArray) (include "airflow.platformEnv" . | fromYamlArray) }}
+{{- $extra := list }}
+{{- with .root.Values.extraEnv }}
+{{- $extra = tpl . $.root | fromYamlArray }}
+{{- if and $extra (kindIs "string" (first $extra)) }}{{ fail (printf "airflow.extraEnv: not a list of {name, value}: %s" (first $extra)) }}{{ end }}
+{{- end }}
+{{- $names := dict }}
+{{- $kept := list }}
+{{- range concat $own (.root.Values.env | default list) (.component.env | default list) $extra | reverse }}
+{{- if not (hasKey $names .name) }}{{ $kept = prepend $kept . }}{{ end }}
+{{- $_ := set $names .name true }}
+{{- end }}
+{{- toYaml $kept }}
+{{- end }}
+
+{{- define "airflow.ownEnv" -}}
 - {name: AIRFLOW__CORE__EXECUTOR, value: {{ .root.Values.executor }}}
 - {name: AIRFLOW_HOME, value: {{ .root.Values.airflowHome }}}
 - {name: HOME, value: /tmp}
 {{- include "airflow.builtInSecrets" . }}
 {{- range .root.Values.secret }}
 {{ include "airflow.secretEnv" (dict "name" .envName "secret" .secretName "key" .secretKey) }}
-{{- end }}
-{{- range list .root.Values.env .env }}
-{{- with . }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-{{- with .root.Values.extraEnv }}
-{{ tpl . $.root }}
 {{- end }}
 {{- end }}
 
@@ -83,48 +90,6 @@ release: {{ .root.Release.Name }}
 {{- with .root.Values.extraEnvFrom }}
 envFrom: {{- tpl . $.root | nindent 2 }}
 {{- end }}
-{{- end }}
-
-{{/* Mounts of every Airflow container; the root file system is read-only. Params: root */}}
-{{- define "airflow.volumeMounts" -}}
-{{- $home := .root.Values.airflowHome -}}
-- {name: tmp, mountPath: /tmp}
-- {name: logs, mountPath: {{ $home }}/logs}
-- {name: config, mountPath: {{ $home }}/airflow.cfg, subPath: airflow.cfg, readOnly: true}
-{{- if .root.Values.airflowLocalSettings }}
-- {name: config, mountPath: {{ $home }}/config/airflow_local_settings.py, subPath: airflow_local_settings.py, readOnly: true}
-{{- end }}
-{{- with .root.Values.volumeMounts }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{/* Params: root */}}
-{{- define "airflow.volumes" -}}
-- name: tmp
-  emptyDir: {sizeLimit: 1Gi}
-- name: logs
-  {{- if .root.Values.logs.persistence.enabled }}
-  persistentVolumeClaim:
-    claimName: {{ .root.Values.logs.persistence.existingClaim | default (printf "%s-logs" (include "airflow.fullname" .root)) }}
-  {{- else }}
-  emptyDir: {{- toYaml .root.Values.logs.emptyDirConfig | nindent 4 }}
-  {{- end }}
-- name: config
-  configMap: {name: {{ include "airflow.fullname" .root }}-config}
-{{- with .root.Values.volumes }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{/* Mount of the chart's own scripts (files/). Params: root */}}
-{{- define "airflow.scriptsMount" -}}
-- {name: scripts, mountPath: {{ .root.Values.airflowHome }}/scripts, readOnly: true}
-{{- end }}
-
-{{- define "airflow.scriptsVolume" -}}
-- name: scripts
-  configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
 {{- end }}
 
 {{/* Security contexts: the component's own, else the chart's. Params: root, component (values) */}}
@@ -154,7 +119,8 @@ envFrom: {{- tpl . $.root | nindent 2 }}
   securityContext: {{- include "airflow.containerSecurityContext" (dict "root" .root) | nindent 4 }}
   resources: {{- toYaml .root.Values.waitForMigrationsResources | nindent 4 }}
   env: {{- include "airflow.builtInSecrets" (dict "root" .root "secrets" (list "database")) | nindent 4 }}
-  volumeMounts: {{- include "airflow.scriptsMount" . | nindent 4 }}
+  volumeMounts:
+    - {{ include "airflow.scriptsMount" .root }}
 {{- end }}
 
 {{/* A probe. Params: root, probe (values), handler (a dict, used unless the values give a command) */}}
@@ -166,8 +132,8 @@ envFrom: {{- tpl . $.root | nindent 2 }}
 {{- end }}
 
 {{/* One Airflow component as a Deployment.
-     Params: root, name (api-server, ...), component (its values), args (default arguments), secrets (those it
-     holds), probe (the handler of its probes), strategy, ports, volumes and volumeMounts (beyond the usual) */}}
+     Params: root, name (api-server, ...), key (of its values), component (its values), args (default arguments),
+     secrets (those it holds), probe (the handler of its probes), ports */}}
 {{- define "airflow.deployment" -}}
 {{- $root := .root -}}
 {{- $component := .component -}}
@@ -216,7 +182,7 @@ spec:
           args: {{- toYaml ($component.args | default .args) | nindent 12 }}
           securityContext: {{- include "airflow.containerSecurityContext" . | nindent 12 }}
           resources: {{- toYaml $component.resources | nindent 12 }}
-          env: {{- include "airflow.env" (dict "root" $root "secrets" .secrets "env" $component.env) | nindent 12 }}
+          env: {{- include "airflow.env" . | nindent 12 }}
           {{- with include "airflow.envFrom" . | trim }}{{ . | nindent 10 }}{{ end }}
           {{- with .ports }}
           ports: {{- toYaml . | nindent 12 }}
@@ -226,17 +192,9 @@ spec:
           {{- with $component.readinessProbe }}
           readinessProbe: {{- include "airflow.probe" (dict "probe" . "handler" $.probe) | nindent 12 }}
           {{- end }}
-          volumeMounts:
-            {{- include "airflow.volumeMounts" . | nindent 12 }}
-            {{- include "airflow.scriptsMount" . | nindent 12 }}
-            {{- with .volumeMounts }}{{ toYaml . | nindent 12 }}{{ end }}
-            {{- with $component.extraVolumeMounts }}{{ toYaml . | nindent 12 }}{{ end }}
+          volumeMounts: {{- include "airflow.volumeMounts" . | nindent 12 }}
         {{- with $component.extraContainers }}{{ toYaml . | nindent 8 }}{{ end }}
-      volumes:
-        {{- include "airflow.volumes" . | nindent 8 }}
-        {{- include "airflow.scriptsVolume" . | nindent 8 }}
-        {{- with .volumes }}{{ toYaml . | nindent 8 }}{{ end }}
-        {{- with $component.extraVolumes }}{{ toYaml . | nindent 8 }}{{ end }}
+      volumes: {{- include "airflow.volumes" . | nindent 8 }}
 {{- end }}
 
 {{/* What stands beside a component's Deployment: ServiceAccount and PodDisruptionBudget. Params: as above */}}

@@ -3,6 +3,8 @@
 {{- define "airflow.migrateDatabasePod" -}}
 {{- $root := .root -}}
 {{- $user := $root.Values.createUserJob -}}
+{{- $pod := dict "root" $root "name" "migrate-database" "key" "migrateDatabaseJob" "component" .component
+    "secrets" (list "database" "fernet") -}}
 metadata:
   labels: {{- include "airflow.podLabels" (dict "root" $root "component" "migrate-database") | nindent 4 }}
 spec:
@@ -21,7 +23,7 @@ spec:
       securityContext: {{- include "airflow.containerSecurityContext" . | nindent 8 }}
       resources: {{- toYaml .component.resources | nindent 8 }}
       env:
-        {{- include "airflow.env" (dict "root" $root "secrets" (list "database" "fernet") "env" .component.env) | nindent 8 }}
+        {{- include "airflow.env" $pod | nindent 8 }}
         {{- with $user.defaultUser }}
         {{- if .enabled }}
         - {name: ADMIN_ROLE, value: {{ .role | quote }}}
@@ -32,10 +34,6 @@ spec:
         {{- end }}
         {{- end }}
       {{- with include "airflow.envFrom" . | trim }}{{ . | nindent 6 }}{{ end }}
-      volumeMounts:
-        {{- include "airflow.volumeMounts" . | nindent 8 }}
-        {{- include "airflow.scriptsMount" . | nindent 8 }}
-  volumes:
-    {{- include "airflow.volumes" . | nindent 4 }}
-    {{- include "airflow.scriptsVolume" . | nindent 4 }}
+      volumeMounts: {{- include "airflow.volumeMounts" $pod | nindent 8 }}
+  volumes: {{- include "airflow.volumes" $pod | nindent 4 }}
 {{- end }}

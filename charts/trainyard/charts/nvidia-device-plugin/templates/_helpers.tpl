@@ -7,7 +7,7 @@
 {{- end }}
 
 {{/* The DaemonSet, for all GPU nodes or for one pool's.
-     Params: root, pool (optional: the nodes labelled trainyard.dev/pool=<pool>), env (beyond the values') */}}
+     Params: root, pool (optional: its name), nodeSelector (of its nodes), env (beyond the values') */}}
 {{- define "nvidia-device-plugin.daemonset" -}}
 {{- $values := .root.Values -}}
 {{- $labels := dict "root" .root "component" (printf "device-plugin%s" (ternary "" (printf "-%s" .pool) (empty .pool))) -}}
@@ -37,8 +37,7 @@ spec:
       {{- end }}
       securityContext: {{- toYaml $values.podSecurityContext | nindent 8 }}
       {{- with include "common.imagePullSecrets" $values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
-      {{- $selector := $values.nodeSelector }}
-      {{- with .pool }}{{ $selector = merge (dict "trainyard.dev/pool" .) $selector }}{{ end }}
+      {{- $selector := merge (deepCopy (.nodeSelector | default dict)) $values.nodeSelector }}
       {{- with include "common.scheduling" (merge (dict "nodeSelector" $selector) $values) | trim }}{{ . | nindent 6 }}{{ end }}
       containers:
         - name: device-plugin

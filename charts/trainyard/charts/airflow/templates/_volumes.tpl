@@ -1,0 +1,102 @@
+{{/* One list out of several. An entry that is there already, to the letter, is left out; another one with the same
+     identity is a problem. Returns {items: [...], problems: [...]}.
+     Params: identity (the field that is unique), what (its name in messages),
+     lists (each {key, items}; the chart's own first, without a key) */}}
+{{- define "airflow.mergeLists" -}}
+{{- $items := list }}
+{{- $problems := list }}
+{{- $known := dict }}
+{{- range $list := .lists }}
+{{- range $list.items }}
+{{- $id := get . $.identity }}
+{{- if not (hasKey $known $id) }}
+{{- $items = append $items . }}
+{{- $_ := set $known $id (dict "item" . "owner" ($list.key | default "the chart")) }}
+{{- else if not (deepEqual . (get $known $id).item) }}
+{{- $problems = append $problems (printf "%s: the %s %q is %s's already; choose another one" $list.key $.what $id (get $known $id).owner) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- dict "items" $items "problems" $problems | toYaml }}
+{{- end }}
+
+{{/* Volumes of a component's pods: the chart's, the platform's and the user's. Returns {items, problems}.
+     Params: root, name, key (of its values), component (its values) */}}
+{{- define "airflow.mergedVolumes" -}}
+{{- $own := concat (include "airflow.ownVolumes" . | fromYamlArray) (include "airflow.platformVolumes" . | fromYamlArray) }}
+{{- include "airflow.mergeLists" (dict "identity" "name" "what" "volume" "lists" (list
+    (dict "items" $own)
+    (dict "key" "airflow.volumes" "items" .root.Values.volumes)
+    (dict "key" (printf "airflow.%s.extraVolumes" .key) "items" (.component.extraVolumes | default list)))) }}
+{{- end }}
+
+{{/* Mounts of a component's container, in the same way. */}}
+{{- define "airflow.mergedVolumeMounts" -}}
+{{- $own := concat (include "airflow.ownVolumeMounts" . | fromYamlArray) (include "airflow.platformVolumeMounts" . | fromYamlArray) }}
+{{- include "airflow.mergeLists" (dict "identity" "mountPath" "what" "mountPath" "lists" (list
+    (dict "items" $own)
+    (dict "key" "airflow.volumeMounts" "items" .root.Values.volumeMounts)
+    (dict "key" (printf "airflow.%s.extraVolumeMounts" .key) "items" (.component.extraVolumeMounts | default list)))) }}
+{{- end }}
+
+{{- define "airflow.volumes" -}}
+{{ toYaml (include "airflow.mergedVolumes" . | fromYaml).items }}
+{{- end }}
+
+{{- define "airflow.volumeMounts" -}}
+{{ toYaml (include "airflow.mergedVolumeMounts" . | fromYaml).items }}
+{{- end }}
+
+{{/* Volumes and mounts of the user that clash with others, one line each. Params: the chart's root context */}}
+{{- define "airflow.volumeProblems" -}}
+{{- $root := . }}
+{{- $problems := list }}
+{{- range $key, $name := dict "apiServer" "api-server" "scheduler" "scheduler" "dagProcessor" "dag-processor" "triggerer" "triggerer" "workers" "worker" }}
+{{- $params := dict "root" $root "name" $name "key" $key "component" (index $root.Values $key) }}
+{{- range list "airflow.mergedVolumes" "airflow.mergedVolumeMounts" }}
+{{- $problems = concat $problems (include . $params | fromYaml).problems }}
+{{- end }}
+{{- end }}
+{{- $problems | uniq | join "\n" }}
+{{- end }}
+
+{{/* The chart's own volumes; the root file system is read-only. Params: root, name */}}
+{{- define "airflow.ownVolumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 1Gi}
+- name: logs
+  {{- if .root.Values.logs.persistence.enabled }}
+  persistentVolumeClaim:
+    claimName: {{ .root.Values.logs.persistence.existingClaim | default (printf "%s-logs" (include "airflow.fullname" .root)) }}
+  {{- else }}
+  emptyDir: {{- toYaml .root.Values.logs.emptyDirConfig | nindent 4 }}
+  {{- end }}
+- name: config
+  configMap: {name: {{ include "airflow.fullname" .root }}-config}
+{{- if ne .name "worker" }}
+- name: scripts
+  configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
+{{- end }}
+{{- end }}
+
+{{/* Where they are mounted. Params: root, name */}}
+{{- define "airflow.ownVolumeMounts" -}}
+{{- $home := .root.Values.airflowHome -}}
+- {name: tmp, mountPath: /tmp}
+- {name: logs, mountPath: {{ $home }}/logs}
+- {name: config, mountPath: {{ $home }}/airflow.cfg, subPath: airflow.cfg, readOnly: true}
+{{- if .root.Values.airflowLocalSettings }}
+- {name: config, mountPath: {{ $home }}/config/airflow_local_settings.py, subPath: airflow_local_settings.py, readOnly: true}
+{{- end }}
+{{- if eq .name "scheduler" }}
+- {name: config, mountPath: {{ $home }}/pod_templates/pod_template_file.yaml, subPath: pod_template_file.yaml, readOnly: true}
+{{- end }}
+{{- if ne .name "worker" }}
+- {{ include "airflow.scriptsMount" .root }}
+{{- end }}
+{{- end }}
+
+{{/* The mount of the chart's own scripts (files/). Params: the chart's root context */}}
+{{- define "airflow.scriptsMount" -}}
+{name: scripts, mountPath: {{ .Values.airflowHome }}/scripts, readOnly: true}
+{{- end }}

@@ -1,0 +1,44 @@
+{{/* What the platform adds to Airflow's pods. These are definitions of the airflow chart, made again here: see
+     charts/airflow/templates/_platform.tpl. */}}
+
+{{- define "airflow.platformEnv" -}}
+- {name: TRAINYARD_PLATFORM, value: /opt/airflow/platform/platform.json}
+{{- /* Only the api-server holds the connection: workers and the triggerer ask it, through the Execution API. */}}
+{{- if eq .name "api-server" }}
+- name: AIRFLOW_CONN_TRAINYARD_S3
+  valueFrom:
+    secretKeyRef: {name: {{ include "trainyard.s3ConnectionSecretName" . }}, key: connection}
+{{- end }}
+{{- end }}
+
+{{- define "airflow.platformVolumes" -}}
+- name: platform
+  configMap: {name: {{ include "trainyard.platformConfigMapName" . }}}
+{{- if include "trainyard.sendsAlerts" . }}
+- name: alerts
+  secret: {secretName: trainyard-alerts, optional: true}
+{{- end }}
+{{- end }}
+
+{{- define "airflow.platformVolumeMounts" -}}
+- {name: platform, mountPath: /opt/airflow/platform, readOnly: true}
+{{- if include "trainyard.sendsAlerts" . }}
+- {name: alerts, mountPath: /opt/airflow/alerts, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{/* Who sends alerts: the Secret trainyard-alerts, which is the user's, says to whom. It may come, change and go at
+     any time. Its keys: slack-webhook-url, pagerduty-routing-key (and pagerduty-url), webhook-url. Params: name */}}
+{{- define "trainyard.sendsAlerts" -}}
+{{- if has .name (list "dag-processor" "triggerer") }}true{{ end }}
+{{- end }}
+
+{{/* The ConfigMap with platform.json. */}}
+{{- define "trainyard.platformConfigMapName" -}}
+trainyard-platform
+{{- end }}
+
+{{/* The Secret whose key `connection` is Airflow's connection trainyard_s3. */}}
+{{- define "trainyard.s3ConnectionSecretName" -}}
+trainyard-s3-connection
+{{- end }}

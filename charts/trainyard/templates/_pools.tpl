@@ -1,0 +1,95 @@
+{{/* What follows from an entry of gpuPools: the only place where labels, taints and names are made of it. What is more
+     than a name is JSON. */}}
+
+{{/* A name as text: YAML reads 4090 as a number. Params: the value */}}
+{{- define "trainyard.text" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ int64 . }}{{ end }}
+{{- end }}
+
+{{/* The Airflow pool that caps a GPU pool's tasks. Params: name */}}
+{{- define "trainyard.airflowPoolName" -}}
+gpu-{{ .name }}
+{{- end }}
+
+{{/* The label that every pod of a pool selects its nodes by. Params: name */}}
+{{- define "trainyard.poolSelector" -}}
+{{- dict "trainyard.dev/pool" .name | toJson }}
+{{- end }}
+
+{{/* Labels that nodes have beside the pool's own. Params: name, pool */}}
+{{- define "trainyard.derivedLabels" -}}
+{{- $gpuType := dict "trainyard.dev/gpu-type" (include "trainyard.text" .pool.gpuType) }}
+{{- merge (include "trainyard.poolSelector" . | fromJson) $gpuType | toJson }}
+{{- end }}
+
+{{/* Taints that nodes have beside the pool's own. Params: pool */}}
+{{- define "trainyard.derivedTaints" -}}
+{{- $taints := list (dict "key" "nvidia.com/gpu" "value" "present" "effect" "NoSchedule") }}
+{{- if .pool.spot }}
+{{- $taints = append $taints (dict "key" "trainyard.dev/spot" "value" "true" "effect" "NoSchedule") }}
+{{- end }}
+{{- toJson $taints }}
+{{- end }}
+
+{{/* A pool as DAGs and the tools that make nodes need it. Params: name, pool */}}
+{{- define "trainyard.pool" -}}
+{{- $own := .pool.labels | default dict }}
+{{- $taints := include "trainyard.derivedTaints" . | fromJsonArray }}
+{{- $tolerations := list }}
+{{- range .pool.taints }}
+{{- $taints = append $taints (dict "key" .key "value" (.value | default "") "effect" .effect) }}
+{{- end }}
+{{- range $taints }}
+{{- $tolerations = append $tolerations (merge (dict "operator" "Equal") .) }}
+{{- end }}
+{{- dict
+    "airflowPool" (include "trainyard.airflowPoolName" .)
+    "resourceName" .pool.resourceName
+    "gpusPerNode" (int .pool.gpusPerNode)
+    "gpuType" (include "trainyard.text" .pool.gpuType)
+    "spot" .pool.spot
+    "costPerGpuHour" .pool.costPerGpuHour
+    "nodeSelector" (merge (include "trainyard.poolSelector" . | fromJson) $own)
+    "tolerations" $tolerations
+    "nodeLabels" (merge (include "trainyard.derivedLabels" . | fromJson) $own)
+    "taints" $taints
+    "kindNodes" (int (ternary .pool.kindNodes 1 (hasKey .pool "kindNodes"))) | toJson }}
+{{- end }}
+
+{{/* All pools, by name. Params: the root context */}}
+{{- define "trainyard.pools" -}}
+{{- $pools := dict }}
+{{- range $name, $pool := .Values.gpuPools }}
+{{- $_ := set $pools $name (include "trainyard.pool" (dict "name" $name "pool" $pool) | fromJson) }}
+{{- end }}
+{{- toJson $pools }}
+{{- end }}
+
+{{/* The pool of tasks that name none: what `key` of training says, else the first by name whose spot is as asked,
+     else for on demand the first of all; nothing where there is none. Params: root, key, spot */}}
+{{- define "trainyard.defaultPool" -}}
+{{- $pools := .root.Values.gpuPools | default dict }}
+{{- $chosen := include "trainyard.text" (get .root.Values.training .key) }}
+{{- $names := keys $pools | sortAlpha }}
+{{- if not $chosen }}
+{{- range $names }}
+{{- if and (not $chosen) (eq $.spot (get $pools .).spot) }}{{ $chosen = . }}{{ end }}
+{{- end }}
+{{- end }}
+{{- if and (not $chosen) (not .spot) $names }}{{ $chosen = first $names }}{{ end }}
+{{- $chosen }}
+{{- end }}
+
+{{/* Airflow pools, one for each GPU pool: as many slots as it can have GPUs. A task that waits in the triggerer
+     holds its slot, or pools would not cap GPUs. Params: the root context */}}
+{{- define "trainyard.airflowPools" -}}
+{{- $pools := list }}
+{{- range $name, $pool := .Values.gpuPools }}
+{{- $pools = append $pools (dict
+    "name" (include "trainyard.airflowPoolName" (dict "name" $name))
+    "slots" (mul $pool.gpusPerNode $pool.nodes.max)
+    "description" (printf "GPUs (%s) of the node pool %s" (include "trainyard.text" $pool.gpuType) $name)
+    "include_deferred" true) }}
+{{- end }}
+{{- toJson $pools }}
+{{- end }}

@@ -1,0 +1,84 @@
+"""The chart's values files, and what helm makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import paths
+from .errors import CliError
+from .shell import run
+
+Json = dict[str, Any]
+
+RELEASE = "trainyard"
+NAMESPACE = "trainyard"
+CHART = paths.ROOT / "charts/trainyard"
+KIND_VALUES = paths.ROOT / "values/kind.yaml"
+VALUES = (CHART / "values.yaml", KIND_VALUES)
+HELM_SECONDS = 300
+SHOWN_LINES = 12
+
+
+def helm(program: Path, command: str, values: Iterable[Path], options: Sequence[str] = ()) -> str:
+    """Run a helm command on the chart with values/kind.yaml and ``values``; return what it prints.
+
+    Raises CliError with helm's words, which name the wrong key.
+    """
+    files = [KIND_VALUES, *values]
+    words: list[str | Path] = [program, command, RELEASE, CHART, f"--namespace={NAMESPACE}", *options]
+    result = run(
+        [*words, *(f"--values={file}" for file in files)],
+        check=False,
+        timeout=HELM_SECONDS,
+    )
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line and not line.startswith("WARNING")]
+        message = "\n  ".join([f"helm {command} refuses the chart or its values:", *lines[-SHOWN_LINES:]])
+        cure = f"correct {' or '.join(str(file) for file in files if file.parent != paths.STATE)}"
+        raise CliError(message, f"{cure}, then run the command again")
+    return result.stdout
+
+
+def gpu_pools(program: Path, values: Iterable[Path]) -> dict[str, Json]:
+    """Return the GPU pools by name, as the chart's platform.json has them; CliError for wrong values."""
+    manifests = helm(program, "template", values, ["--show-only=templates/platform-configmap.yaml"])
+    config_map = next(yaml.safe_load_all(manifests))
+    pools: dict[str, Json] = json.loads(config_map["data"]["platform.json"])["pools"]
+    return pools
+
+
+def read_values(files: Iterable[Path]) -> Json:
+    """Return the values files merged as Helm does it, the last one winning."""
+    merged: Json = {}
+    for file in files:
+        try:
+            values = yaml.safe_load(file.read_text())
+        except FileNotFoundError as error:
+            raise CliError(f"{file} is missing", "restore it from git") from error
+        except yaml.YAMLError as error:
+            raise CliError(f"{file} is not YAML: {error}", "correct the place that is named") from error
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise CliError(f"{file} holds no keys and values", "write it like charts/trainyard/values.yaml")
+        merged = merge(merged, values)
+    return merged
+
+
+def merge(base: Json, overlay: Json) -> Json:
+    """Return ``base`` overlaid: mappings merge, null removes a key, everything else replaces."""
+    result = dict(base)
+    for key, value in overlay.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            below = result.get(key)
+            result[key] = merge(below if isinstance(below, dict) else {}, value)
+        else:
+            result[key] = value
+    return result
