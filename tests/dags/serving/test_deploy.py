@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk import DAG, task
 from airflow.serialization.serialized_objects import DagSerialization
 from conftest import PLATFORM_FILE
+from trainyard.failures import Cause
 from trainyard.platform import Platform, PlatformError, load_platform
 from trainyard.serving import manifests as serving
 from trainyard.serving.manifests import DeployRequest, Record
@@ -134,23 +135,31 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
 @pytest.mark.parametrize(
     ("state", "restarts", "last", "seconds", "cause", "retry", "said"),
     [
-        (ended(65, LOG), 0, None, 0, "bad_data", False, "bad zip"),
-        (BACK_OFF, 1, ended(65, LOG), 0, "bad_data", False, "bad zip"),
-        (BACK_OFF, 1, ended(64), 0, "bad_config", False, "exit code 64"),
-        (BACK_OFF, 1, ended(137, reason="OOMKilled"), 0, "oom", False, "limits.memory"),
-        (BACK_OFF, 3, ended(1, "Traceback\nBoom"), 0, "code", False, "Boom"),
-        (BACK_OFF, 3, ended(75, LOG), 0, "temporary", True, "bad zip"),
+        (ended(65, LOG), 0, None, 0, Cause.BAD_DATA, False, "bad zip"),
+        (BACK_OFF, 1, ended(65, LOG), 0, Cause.BAD_DATA, False, "bad zip"),
+        (BACK_OFF, 1, ended(64), 0, Cause.BAD_CONFIG, False, "exit code 64"),
+        (BACK_OFF, 1, ended(137, reason="OOMKilled"), 0, Cause.OOM, False, "limits.memory"),
+        (BACK_OFF, 3, ended(1, "Traceback\nBoom"), 0, Cause.CODE, False, "Boom"),
+        (BACK_OFF, 3, ended(75, LOG), 0, Cause.TEMPORARY, True, "bad zip"),
         (
             {"waiting": {"reason": "ErrImagePull", "message": "no such host"}},
             0,
             None,
             121,
-            "image",
+            Cause.IMAGE,
             False,
             "no such",
         ),
-        ({"waiting": {"reason": "InvalidImageName"}}, 0, None, 0, "image", False, "trainer:1"),
-        ({"waiting": {"reason": "CreateContainerConfigError"}}, 0, None, 121, "bad_config", False, "made"),
+        ({"waiting": {"reason": "InvalidImageName"}}, 0, None, 0, Cause.IMAGE, False, "trainer:1"),
+        (
+            {"waiting": {"reason": "CreateContainerConfigError"}},
+            0,
+            None,
+            121,
+            Cause.BAD_CONFIG,
+            False,
+            "created",
+        ),
     ],
 )
 def test_a_server_that_will_never_be_ready(state, restarts, last, seconds, cause, retry, said) -> None:
@@ -181,8 +190,8 @@ def test_why_a_pod_waits() -> None:
     assert serving.why_not_ready(pod({"running": {}})) == "on node n1: the model is loading"
     assert "CrashLoopBackOff" in serving.why_not_ready(pod(BACK_OFF))
     quota = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
-    assert serving.refused({"status": {"conditions": [quota]}}) == "exceeded quota"
-    assert serving.refused({}) == ""
+    assert serving.replica_failure({"status": {"conditions": [quota]}}) == "exceeded quota"
+    assert serving.replica_failure({}) == ""
 
 
 @pytest.fixture

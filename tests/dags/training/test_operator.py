@@ -49,7 +49,7 @@ def test_its_mlflow_run_is_the_owners() -> None:
         ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
         trigger = TrainingPodTrigger({})
         trigger.task_instance = ti
-        assert trigger._origin() == {
+        assert trigger._origin_env() == {
             "TRAINYARD_AIRFLOW_URL": "http://localhost:8080/dags/d/runs/r",
             "TRAINYARD_USER": "risk-team",
         }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from trainyard.failures import Cause
-from trainyard.kube.logs import LogPosition, readable
+from trainyard.kube.logs import LogPosition, parse_log_line
 from trainyard.training.outcomes import (
     POLICY,
     Action,
@@ -133,7 +133,7 @@ def test_a_log_is_read_on_without_losses_or_duplicates() -> None:
         position, seen = LogPosition(), []
         for stream in (lines[:cut], lines, lines[-1:] if cut else lines, lines):
             position.resume()
-            seen += [text for stamp, text in stream if position.is_new(stamp)]
+            seen += [text for stamp, text in stream if position.advance(stamp)]
         assert "".join(seen) == "abcdef", f"cut after {cut} lines"
 
 
@@ -141,7 +141,7 @@ def test_lines_out_of_order_within_a_stream_are_kept() -> None:
     position = LogPosition()
     position.resume()
     stamps = ["2026-11-21T07:00:01.2Z", "2026-11-21T07:00:01.1Z", "2026-11-21T07:00:01.3Z"]
-    assert all(position.is_new(stamp) for stamp in stamps)
+    assert all(position.advance(stamp) for stamp in stamps)
 
 
 @pytest.mark.parametrize(
@@ -159,4 +159,4 @@ def test_lines_out_of_order_within_a_stream_are_kept() -> None:
     ],
 )
 def test_log_lines_become_readable(line: str, expected: tuple[int, str]) -> None:
-    assert readable(line) == expected
+    assert parse_log_line(line) == expected

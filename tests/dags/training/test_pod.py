@@ -231,7 +231,7 @@ def test_run_keys_are_shared_by_a_run_and_split_by_mapping() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step": "deploy"}, "step 'deploy'"),
+        ({"step": "deploy"}, "step is 'deploy'"),
         ({"dataset": None}, "dataset must be a URI"),
         ({"output_uri": "/tmp/x"}, "output_uri must be a URI"),
         ({"step_params": "[]"}, "step_params must be an object"),
