@@ -110,14 +110,14 @@ def test_a_receiver_that_stumbles_is_tried_again(secret: Path) -> None:
 def test_one_that_refuses_is_given_up(secret: Path, status: int, tries: int) -> None:
     with listening(status) as receiver:
         (secret / "webhook-url").write_text(receiver.url)
-        assert receivers.send(ALERT) == {"webhook": f"answered {status}"}
+        assert receivers.send(ALERT) == {"webhook": f"HTTP {status}"}
     assert len(receiver.got) == tries
 
 
 def test_a_redirect_is_not_followed(secret: Path) -> None:
     with listening() as elsewhere, listening(302, location=f"{elsewhere.url}/x") as receiver:
         (secret / "webhook-url").write_text(receiver.url)
-        assert "final address" in receivers.send(ALERT)["webhook"]
+        assert "final URL" in receivers.send(ALERT)["webhook"]
     assert len(receiver.got) == 1 and not elsewhere.got
 
 
@@ -157,7 +157,7 @@ def test_what_is_down_or_hangs_costs_a_bounded_time_and_keeps_up_nobody_else(
         assert time.monotonic() - started < 7
     assert results["webhook"] == "sent"
     assert results["slack"] == "Connection refused"
-    assert "no answer" in results["pagerduty"]
+    assert "no response" in results["pagerduty"]
     assert not [word for word in ("T0KEN", "R0UTE", "S3CRET") if word in caplog.text]
 
 
@@ -168,7 +168,7 @@ def test_not_even_a_lookup_that_hangs_holds_up_the_caller(
     with listening("hang") as hanging:
         (secret / "webhook-url").write_text(hanging.url)
         started = time.monotonic()
-        assert "no answer" in receivers.send(ALERT)["webhook"]
+        assert "no response" in receivers.send(ALERT)["webhook"]
         assert time.monotonic() - started < 5
 
 
