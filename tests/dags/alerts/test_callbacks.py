@@ -38,7 +38,7 @@ FAILURE = {
 
 
 class Supervisor:
-    """Airflow's side of a callback: answers what the dag-processor does, with its own models."""
+    """Airflow's side of a callback: responds as the dag-processor does, with Airflow's own models."""
 
     def __init__(self, states: dict[str, str], xcoms: dict[tuple[str, int, str], Any]) -> None:
         self.states = states

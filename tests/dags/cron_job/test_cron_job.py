@@ -1,4 +1,4 @@
-"""`RunCronJobOperator`: the Job that it makes of a CronJob, and how that ends, on an API server over HTTP."""
+"""`RunCronJobOperator`: the Job that it creates and how the Job ends, on an API server over HTTP."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FAILED = [{"type": "Failed", "status": "True", "message": "Job has reached the s
 
 
 class Cluster:
-    """One CronJob, and Jobs of one pod each, which go through `states` as they are looked at."""
+    """One CronJob, and Jobs of one pod each; each request for a Job gets the next of `states`."""
 
     def __init__(self, *states: list[dict[str, str]], cron_job: dict[str, Any] | None = CRON_JOB) -> None:
         self.cron_job = cron_job
@@ -114,7 +114,7 @@ class Cluster:
 
 
 class Trigger(CronJobTrigger):
-    """The trigger under test: it talks to `url`, and keeps its XComs."""
+    """The trigger under test, connected to `url`; it keeps its XComs."""
 
     url = ""
 

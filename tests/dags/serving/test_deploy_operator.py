@@ -1,4 +1,4 @@
-"""`DeployModelOperator`: what it hands to its trigger."""
+"""`DeployModelOperator`: the arguments that it passes to its trigger."""
 
 from __future__ import annotations
 

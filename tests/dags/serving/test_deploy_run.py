@@ -1,4 +1,4 @@
-"""The course of a deploy, against a cluster in memory whose roll-outs end at once, or never."""
+"""`DeployRun` against a cluster in memory whose roll-outs complete at once, or never."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STUCK = {"waiting": {"reason": "ContainerCreating"}}
 
 
 class Cluster:
-    """What `ServingKube` and `ModelServer` do, with versions that never get ready: version -> their state."""
+    """`ServingKube` and `ModelServer` in memory; `states` are those of versions that never become ready."""
 
     def __init__(self, states: dict[str, dict[str, Any]] | None = None) -> None:
         self.namespace = "ml-serving"
@@ -216,6 +216,6 @@ def test_a_deploy_that_a_user_ends_is_rolled_back(platform: Platform) -> None:
 
 
 def test_spec_does_not_change_by_itself(platform: Platform) -> None:
-    """Or the same version again would restart its servers."""
+    """Otherwise a deploy of the same version would restart its servers."""
     request = DeployRequest("fraud", "1")
     assert serving.build_spec(platform, request) == serving.build_spec(platform, request)

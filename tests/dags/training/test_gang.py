@@ -1,4 +1,4 @@
-"""Gangs: the Job and its Service against the Kubernetes schema, and what many pods mean together."""
+"""Gangs: the Job and its Service against the Kubernetes schema, and the common state of the pods."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_it_is_over_with_rank_0_or_with_the_first_loss(looks: list[list[dict]], 
 
 
 OOM = {"code": 137, "reason": "OOMKilled"}
-STOPPED = {"code": 143}  # by SIGTERM, or because a peer is gone
+STOPPED = {"code": 143}  # by SIGTERM, or because it lost a peer
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What `TrainingPodOperator` hands to the trigger, plain and mapped."""
+"""The arguments that `TrainingPodOperator` passes to its trigger, plain and mapped."""
 
 from __future__ import annotations
 

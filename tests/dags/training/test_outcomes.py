@@ -1,4 +1,4 @@
-"""Causes: what the kubelet and the scheduler say about a pod, and what follows."""
+"""The cause of each way in which a pod can end or fail to start, and the action that follows."""
 
 from __future__ import annotations
 

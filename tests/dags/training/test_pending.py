@@ -1,4 +1,4 @@
-"""What the scheduler, the quota and the kubelet say about a pod that waits becomes a sentence."""
+"""Messages of the scheduler, the quota and the kubelet about a waiting pod, explained in a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`PodRun` against an API server which speaks HTTP: what becomes of a try when its pods end in all ways."""
+"""`PodRun` against an API server over HTTP: the outcome of a try for each way in which its pods can end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def play(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> Callable[..., Story]:
-    """Plays a try. `fates` decide the pods in turn; `before` prepares the server."""
+    """Runs a try. Each of `fates` decides what happens to one pod; `before` prepares the server."""
 
     def _play(
         *fates: Callable[..., Any],
