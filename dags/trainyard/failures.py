@@ -1,4 +1,4 @@
-"""Why a task fails: the causes that all kinds of tasks share, and the error that carries one."""
+"""Why a task fails: the causes, which all kinds of tasks share, and the exception that holds one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Cause(StrEnum):
-    """Why a pod ended, or never started."""
+    """Why a task's work ended, or never started."""
 
     SUCCESS = "success"
     BAD_CONFIG = "bad_config"
@@ -23,16 +23,17 @@ class Cause(StrEnum):
     DEADLINE = "deadline"
     UNSCHEDULABLE = "unschedulable"
     PLATFORM = "platform"
+    SUPERSEDED = "superseded"  # a later deploy of the same model took over
 
 
 class TaskFailed(Exception):
-    """A task that did not succeed.
+    """The task did not succeed.
 
     Args:
-        cause: a `Cause`, or another word for it.
+        cause: a `Cause`; tasks outside this library may use a string of their own.
         message: what happened, and the cure.
         retry: whether another try may succeed.
-        details: what else the XCom `failure` is to tell.
+        details: more keys of the XCom `failure`.
     """
 
     def __init__(self, cause: str, message: str, *, retry: bool = False, **details: Any) -> None:

@@ -1,4 +1,4 @@
-"""Questions about the graph of a DAG."""
+"""Helpers that read a DAG's graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def last_tasks(dag: DAG) -> list[Any]:
-    """The tasks with which a DAG ends, a clean-up aside: they decide what becomes of a run."""
+    """The last tasks of a DAG, without teardowns. Their states decide the state of a run."""
     return [
         task
         for task in dag.tasks

@@ -1,4 +1,4 @@
-"""Names and labels: what a task is called in Kubernetes, on volumes and in MLflow."""
+"""Names, labels and keys of a task in Kubernetes, on volumes and in MLflow."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 LABEL_PREFIX = "trainyard.dev"
 CONTAINER = "trainer"  # the one container of a training pod
 MAX_LABEL = 63  # characters, for label values and pod names alike
-MAX_RUN_KEY = 120  # it becomes a directory name, with room left for suffixes
+MAX_RUN_KEY = 120  # it becomes a directory name, and suffixes are added
 
 
 @dataclass(frozen=True)
 class TaskIdentity:
-    """One try of one task instance; `map_index` is -1 for a task which is not mapped."""
+    """One try of one task instance; `map_index` is -1 for a task that is not mapped."""
 
     dag_id: str
     run_id: str
@@ -23,7 +23,7 @@ class TaskIdentity:
     try_number: int
 
     def labels(self) -> dict[str, str]:
-        """Labels which all pods of this task instance carry, whatever the try."""
+        """The labels of all pods of this task instance, for every try."""
         return {
             "app.kubernetes.io/managed-by": "trainyard",
             f"{LABEL_PREFIX}/dag-id": label_safe(self.dag_id),
@@ -37,12 +37,12 @@ class TaskIdentity:
         return ",".join(f"{key}={value}" for key, value in self.labels().items())
 
     def run_key(self) -> str:
-        """The key of the MLflow run and of the checkpoints; mapped instances have one each."""
+        """The key of the MLflow run and of the checkpoints; each mapped instance has its own."""
         key = run_key(self.dag_id, self.run_id)
         return key if self.map_index < 0 else safe_key(f"{key}__{self.task_id}-{self.map_index}")
 
     def pod_name(self, attempt: int) -> str:
-        """The pod's name: the same again after a restart of the triggerer, so that it finds its pod."""
+        """The pod's name. It is deterministic, so that a restarted triggerer finds the pod."""
         identity = "\n".join(map(str, (*self.labels().values(), self.run_id, self.try_number)))
         tail = f"-{_digest(identity)}-{attempt}"
         head = re.sub(r"[^a-z0-9]+", "-", f"{self.dag_id}-{self.task_id}".lower()).strip("-")
@@ -50,12 +50,12 @@ class TaskIdentity:
 
 
 def run_key(dag_id: str, run_id: str) -> str:
-    """Return the key which all steps of a DAG run share: one MLflow run, one checkpoint directory."""
+    """Return the key that all steps of a DAG run share: one MLflow run, one checkpoint directory."""
     return safe_key(f"{dag_id}__{run_id}")
 
 
 def safe_key(text: str) -> str:
-    """Make `text` usable as a directory name; a hash keeps apart what would become the same."""
+    """Make `text` a valid directory name; a hash keeps the names of different texts distinct."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")
     if safe == text and len(safe) <= MAX_RUN_KEY:
         return safe
@@ -64,7 +64,7 @@ def safe_key(text: str) -> str:
 
 def label_safe(text: str) -> str:
     """Make `text` a valid label value (63 characters, alphanumeric at both ends)."""
-    # "-1", the map index of a task which is not mapped, loses its dash here: 'n' keeps it apart from 1.
+    # "-1", the map index of a task that is not mapped, would lose its dash and become "1".
     text = "none" if text == "-1" else text
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
     if safe == text and len(safe) <= MAX_LABEL:

@@ -1,4 +1,4 @@
-"""Addresses of Airflow's pages, for people."""
+"""URLs of pages of the Airflow UI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 
 def run_url(dag_id: str, run_id: str) -> str:
-    """The run's page in Airflow."""
+    """The URL of a DAG run."""
     from airflow.configuration import conf
 
     base = conf.get("api", "base_url", fallback="http://localhost:8080").rstrip("/")
@@ -14,6 +14,6 @@ def run_url(dag_id: str, run_id: str) -> str:
 
 
 def task_url(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str:
-    """A task instance's log in Airflow."""
+    """The URL of a task instance's log."""
     mapped = f"/mapped/{map_index}" if map_index >= 0 else ""
     return f"{run_url(dag_id, run_id)}/tasks/{quote(task_id, safe='')}{mapped}"

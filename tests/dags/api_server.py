@@ -1,4 +1,4 @@
-"""A Kubernetes API server of a few calls, over HTTP: pods of one namespace, and who decides their fate.
+"""A Kubernetes API server for the pods of one namespace, over HTTP.
 
 A `Fate` stands for scheduler and kubelet: it gets every pod that is created and changes it.
 """
@@ -23,7 +23,7 @@ CREATED = "2026-11-21T07:00:00Z"
 
 
 class LocalKube(Kube):
-    """The client under test, which talks to the server below instead of to a cluster."""
+    """The client under test, connected to the server below instead of a cluster."""
 
     def __init__(self, url: str) -> None:
         super().__init__(NAMESPACE)
@@ -42,7 +42,7 @@ class ApiServer:
         self.created: list[Pod] = []
         self.refusals: list[str] = []
         self.alive_at_once = 0
-        self.before_deletion: Callable[[], Any] | None = None  # what comes in between, once
+        self.before_deletion: Callable[[], Any] | None = None  # called once, before the next deletion
         self._fate = fate
         self._versions = itertools.count(1)
         self._changed = asyncio.Condition()
@@ -58,14 +58,14 @@ class ApiServer:
             self._changed.notify_all()
 
     async def run(self, name: str, *, exit_code: int, message: str = "", reason: str = "Error") -> None:
-        """Let a pod's container run and end."""
+        """Run a pod's container and end it."""
         ended = {"exitCode": exit_code, "message": message, "reason": reason}
         status = [{"name": "trainer", "state": {"terminated": ended}}]
         phase = "Succeeded" if exit_code == 0 else "Failed"
         await self.change(name, node="node-1", phase=phase, containerStatuses=status)
 
     async def vanish(self, name: str) -> None:
-        """Take a pod away, as a drained node does."""
+        """Delete a pod, as a drained node does."""
         async with self._changed:
             self.pods.pop(name, None)
             self._changed.notify_all()
@@ -133,8 +133,8 @@ class ApiServer:
         name = request.match_info["name"]
         body = json.loads(await request.text() or "{}")
         if self.before_deletion:
-            comes_between, self.before_deletion = self.before_deletion, None
-            await comes_between()
+            before_deletion, self.before_deletion = self.before_deletion, None
+            await before_deletion()
         pod = self.pods.get(name)
         if not pod:
             return status(404, "NotFound", "no such pod")
@@ -155,5 +155,5 @@ class ApiServer:
 
 
 def status(code: int, reason: str, message: str) -> web.Response:
-    """An answer that is no success."""
+    """An error response."""
     return web.json_response({"reason": reason, "message": message}, status=code)

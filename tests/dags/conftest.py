@@ -19,6 +19,7 @@ os.environ["TRAINYARD_PLATFORM"] = str(PLATFORM_FILE)
 # The image's airflow_local_settings.py, which makes Airflow read model files.
 sys.path.append(str(Path(__file__).parents[2] / "images/airflow"))
 
+from trainyard.alerts import receivers  # noqa: E402
 from trainyard.naming import TaskIdentity  # noqa: E402
 from trainyard.platform import Platform, load_platform  # noqa: E402
 from trainyard.training.pod import TrainingRequest  # noqa: E402
@@ -56,3 +57,12 @@ def receive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
 
     return _receive
+
+
+@pytest.fixture
+def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory where the Secret is mounted; empty without one."""
+    monkeypatch.setattr(receivers, "DIRECTORY", tmp_path / "alerts")
+    monkeypatch.setattr(receivers, "PAUSES", (0.01, 0.01))
+    (tmp_path / "alerts").mkdir()
+    return tmp_path / "alerts"

@@ -1,4 +1,4 @@
-"""A real HTTP server that gets messages, or gives trouble."""
+"""A real HTTP server that receives messages, or fails as told."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 @dataclass
 class Receiver:
-    """What a server got. Each request takes the next of `answers`, of which the last one stays.
+    """What a server received. Each request gets the next of `answers`; the last one is repeated.
 
-    An answer is a status, or `hang` for none before the server ends.
+    An answer is an HTTP status, or `hang` for no response until the server stops.
     """
 
     answers: list[int | str] = field(default_factory=lambda: [204])

@@ -1,1 +1,1 @@
-"""Alerts: what people should hear of, who hears it, and the callbacks of DAGs."""
+"""Alerts: their content, their receivers, and the callbacks of DAGs that send them."""

@@ -1,4 +1,4 @@
-"""`Alert`: something that people should hear of."""
+"""`Alert`: a message to people about a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Severity = Literal["info", "warning", "error"]
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that people should hear of.
+    """A message to people about a run.
 
     Args:
         severity: `error` also pages whoever is on call; `warning` and `info` do not.
         title: one line.
-        text: what happened, for people; plain text.
-        details: the same for machines; anything JSON can hold.
-        links: where to look, from the link's name to its URL.
-        key: alerts of one key are one incident; the title unless given.
+        text: what happened, as plain text.
+        details: the same as JSON.
+        links: URLs by the link's name.
+        key: alerts with the same key are one incident; defaults to the title.
     """
 
     severity: Severity

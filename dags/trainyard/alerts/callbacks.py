@@ -1,7 +1,7 @@
-"""Callbacks of DAGs: a run that failed is reported once, with what failed where, and where to look.
+"""Callbacks of DAGs: one alert for each failed run, with the failed tasks, their causes and links.
 
-`on_failure` is the `on_failure_callback` of a DAG. Airflow runs it in the dag-processor after the last
-attempt of whatever failed: tasks have no callbacks here, as those that start in the triggerer call none.
+`on_failure` is the `on_failure_callback` of a DAG, which Airflow runs in the dag-processor when the run has
+failed. Tasks have no callbacks: Airflow does not call those of tasks that start in the triggerer.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 MAX_TASKS = 10  # failed tasks that an alert describes; a big sweep may have hundreds
 MAX_LINES = 20  # of a pod's log, and of its events
 MAX_LINE = 300  # characters of a line
-LOG_TAIL = 64 * 1024  # bytes of a worker's log in which to look for the error
+LOG_TAIL = 64 * 1024  # bytes at the end of a worker's log that are searched for the error
 MLFLOW_LINK = "_link_mlflow_run"  # the XCom of a training task's link to its MLflow run
 _REASONS = {
     "timed_out": "it took longer than its dagrun_timeout",
-    "all_tasks_deadlocked": "no task left can run",
+    "all_tasks_deadlocked": "none of the remaining tasks can run",
 }
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A task instance that failed, with as much as is known of why."""
+    """A failed task instance, with what is known about the cause."""
 
     task_id: str
     map_index: int
@@ -48,47 +48,47 @@ class Failure:
 
     @property
     def name(self) -> str:
-        """The task's id, with the index of a mapped one."""
+        """The task's id, with the map index of a mapped task."""
         return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
 
     def describe(self) -> str:
-        """The failure in a few lines."""
-        where = [f"pod {self.pod}"] if self.pod else []
-        where += [f"node {self.node}"] if self.node else []
-        where += [f"attempt {self.attempts}"] if self.attempts else []
+        """The failure as a few lines of text."""
+        place = [f"pod {self.pod}"] if self.pod else []
+        place += [f"node {self.node}"] if self.node else []
+        place += [f"attempt {self.attempts}"] if self.attempts else []
         lines = [f"{self.name}: {self.cause}: {self.message}"]
-        lines += [f"  {', '.join(where)}"] if where else []
+        lines += [f"  {', '.join(place)}"] if place else []
         lines += [f"  event: {event}" for event in self.events]
         lines += [f"  | {line}" for line in self.log]
         return "\n".join(lines)
 
 
 def on_failure(context: Mapping[str, Any]) -> None:
-    """Tell that a run failed: the `on_failure_callback` of a DAG."""
+    """Send an alert that a run failed: the `on_failure_callback` of a DAG."""
     dag_id, run_id = _run_of(context)
     try:
         failures = list(_failures(context, dag_id, run_id))
-    except Exception:  # Airflow answers no questions: the alert still goes out
-        log.exception("what failed in %s / %s cannot be read", dag_id, run_id)
+    except Exception:  # send the alert without them
+        log.exception("the failed tasks of %s / %s cannot be read", dag_id, run_id)
         failures = []
     send(run_failed(dag_id, run_id, str(context.get("reason", "")), failures))
 
 
 def on_success(context: Mapping[str, Any]) -> None:
-    """Tell that a run succeeded, in the words of its last task: for a DAG that wants it."""
+    """Send an alert that a run succeeded, with the result of its last task: an `on_success_callback`."""
     dag_id, run_id = _run_of(context)
     try:
         last = [task.task_id for task in last_tasks(context["dag"])]
         results = [read_xcom(dag_id, run_id, task_id, "return_value") for task_id in last]
-        said = [result for result in results if isinstance(result, str)]
-    except Exception:
-        log.exception("what came of %s / %s cannot be read", dag_id, run_id)
-        said = []
+        texts = [result for result in results if isinstance(result, str)]
+    except Exception:  # send the alert without them
+        log.exception("the results of %s / %s cannot be read", dag_id, run_id)
+        texts = []
     send(
         Alert(
             severity="info",
             title=f"{dag_id} succeeded",
-            text="\n".join(said),
+            text="\n".join(texts),
             details={"dag_id": dag_id, "run_id": run_id},
             links={"run": run_url(dag_id, run_id)},
             key=f"{dag_id}/{run_id}",
@@ -99,12 +99,12 @@ def on_success(context: Mapping[str, Any]) -> None:
 def run_failed(dag_id: str, run_id: str, reason: str, failures: Iterable[Failure]) -> Alert:
     """The alert for a failed run."""
     failures = list(failures)
-    told = failures[:MAX_TASKS]
+    described = failures[:MAX_TASKS]
     text = [f"run {run_id}", _REASONS.get(reason, "")]
-    text += [failure.describe() for failure in told]
-    text += [f"and {len(failures) - len(told)} more"] if len(failures) > len(told) else []
+    text += [failure.describe() for failure in described]
+    text += [f"and {len(failures) - len(described)} more"] if len(failures) > len(described) else []
     links = {"run": run_url(dag_id, run_id)}
-    for one in told:
+    for one in described:
         links[f"log of {one.name}"] = task_url(dag_id, run_id, one.task_id, one.map_index)
         links |= {f"MLflow run of {one.name}": one.mlflow} if one.mlflow else {}
     what = ", ".join(f"{one.name} ({one.cause})" for one in failures[:3])
@@ -117,7 +117,7 @@ def run_failed(dag_id: str, run_id: str, reason: str, failures: Iterable[Failure
             "run_id": run_id,
             "reason": reason,
             "failed_tasks": len(failures),
-            "failures": [{**vars(one), "url": links[f"log of {one.name}"]} for one in told],
+            "failures": [{**vars(one), "url": links[f"log of {one.name}"]} for one in described],
         },
         links=links,
         key=f"{dag_id}/{run_id}",
@@ -125,46 +125,46 @@ def run_failed(dag_id: str, run_id: str, reason: str, failures: Iterable[Failure
 
 
 def _run_of(context: Mapping[str, Any]) -> tuple[str, str]:
-    """DAG and run: all that the context is sure to hold."""
+    """DAG id and run id, which every callback's context has."""
     return context["dag"].dag_id, context["run_id"]
 
 
 def _failures(context: Mapping[str, Any], dag_id: str, run_id: str) -> Iterator[Failure]:
-    """The failed task instances of a run, those that others only follow left out."""
-    for task_id, map_index in _failed(context["dag"].task_ids, dag_id, run_id):
-        known = read_xcom(dag_id, run_id, task_id, "failure", map_index)
+    """The failed task instances of a run, without those that are `upstream_failed`."""
+    for task_id, map_index in _failed_tasks(context["dag"].task_ids, dag_id, run_id):
+        details = read_xcom(dag_id, run_id, task_id, "failure", map_index)
         mlflow = str(read_xcom(dag_id, run_id, task_id, MLFLOW_LINK, map_index) or "")
-        if isinstance(known, Mapping):
+        if isinstance(details, Mapping):
             yield Failure(
                 task_id,
                 map_index,
-                cause=str(known.get("cause", "unknown")),
-                message=str(known.get("message", "")),
-                log=_lines(known.get("log")),
-                events=_lines(known.get("events")),
-                pod=str(known.get("pod") or ""),
-                node=str(known.get("node") or ""),
-                attempts=known.get("attempts"),
+                cause=str(details.get("cause", "unknown")),
+                message=str(details.get("message", "")),
+                log=_last_lines(details.get("log")),
+                events=_last_lines(details.get("events")),
+                pod=str(details.get("pod") or ""),
+                node=str(details.get("node") or ""),
+                attempts=details.get("attempts"),
                 mlflow=mlflow,
             )
         else:
             error, lines = _worker_log(dag_id, run_id, task_id, map_index)
             message = error or "see its log"
-            yield Failure(task_id, map_index, "failed", message, log=_lines(lines), mlflow=mlflow)
+            yield Failure(task_id, map_index, "failed", message, log=_last_lines(lines), mlflow=mlflow)
 
 
-def _failed(task_ids: Iterable[str], dag_id: str, run_id: str) -> Iterator[tuple[str, int]]:
+def _failed_tasks(task_ids: Iterable[str], dag_id: str, run_id: str) -> Iterator[tuple[str, int]]:
     states = task_states(dag_id, run_id)
     known = set(task_ids)
     for name, state in states.items():
         if state == "failed":
-            # Mapped instances come as TASK_INDEX.
+            # Mapped instances are named TASK_INDEX.
             task_id, _, index = name.rpartition("_")
             yield (name, -1) if name in known or not index.isdigit() else (task_id, int(index))
 
 
 def _worker_log(dag_id: str, run_id: str, task_id: str, map_index: int) -> tuple[str, list[str]]:
-    """Error and last lines of a task that ran on a worker: from its log, if that is on the shared volume."""
+    """Error and last log lines of a task that ran on a worker, if its log is on the shared volume."""
     from airflow.configuration import conf
 
     folder = Path(conf.get("logging", "base_log_folder"), f"dag_id={dag_id}", f"run_id={run_id}")
@@ -179,7 +179,7 @@ def _worker_log(dag_id: str, run_id: str, task_id: str, map_index: int) -> tuple
         stream.seek(max(0, last.stat().st_size - LOG_TAIL))
         raw = stream.read().decode(errors="replace").splitlines()
     records = [record for record in map(_record, raw) if record]
-    # The exception comes first, what it was raised from after it.
+    # The exception comes first, its cause after it.
     errors = [record["error_detail"][0] for record in records if record.get("error_detail")]
     error = f"{errors[-1].get('exc_type')}: {errors[-1].get('exc_value')}" if errors else ""
     lines = [str(record["event"]) for record in records if "event" in record]
@@ -194,7 +194,7 @@ def _record(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _lines(value: Any) -> tuple[str, ...]:
-    """The last of `value`'s lines, each cut to a length that a message bears."""
+def _last_lines(value: Any) -> tuple[str, ...]:
+    """The last `MAX_LINES` lines of `value`, each cut to `MAX_LINE` characters."""
     lines = value.splitlines() if isinstance(value, str) else [str(line) for line in value or []]
     return tuple(line[:MAX_LINE] for line in lines[-MAX_LINES:])

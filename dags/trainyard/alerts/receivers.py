@@ -1,7 +1,7 @@
-"""Who hears alerts: Slack, PagerDuty and a webhook of your own, each one file of a mounted Secret.
+"""The receivers of alerts: Slack, PagerDuty and a webhook, each configured by a file of a mounted Secret.
 
-A receiver that is down, hangs or refuses costs a bounded time and a line in the log, never the run. Addresses
-and keys are secrets: nothing here logs more of them than the host.
+A receiver that fails or hangs costs a bounded time and a line in the log, but never fails the run. URLs and
+keys are secrets: they are never logged.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from urllib.parse import urlsplit
 from trainyard.alerts.alert import Alert
 
 log = logging.getLogger(__name__)
-# Where the chart mounts the Secret `trainyard-alerts`; a mounted Secret follows its changes by itself.
+# Where the chart mounts the Secret `trainyard-alerts`. The kubelet updates the files when the Secret changes.
 DIRECTORY = Path("/opt/airflow/alerts")
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 POST_SECONDS = 2.0  # for one try
 PAUSES = (0.3, 0.9)  # before the second and the third try
-TOTAL_SECONDS = 8.0  # for everything, name lookups that hang included
-# What the receivers take at most, with room to spare: Slack's blocks, PagerDuty's summary.
+TOTAL_SECONDS = 8.0  # for all receivers, including DNS lookups that hang
+# Maximum lengths, a little below the receivers' limits.
 SLACK_HEADER, SLACK_SECTION, PAGERDUTY_SUMMARY = 150, 2900, 1000
 
 
 @dataclass(frozen=True)
 class Post:
-    """One message on its way: `body` as JSON to `url`."""
+    """A message to send: `body` as JSON to `url`."""
 
     receiver: str
     url: str
@@ -43,15 +43,15 @@ class Post:
 
 
 class DeliveryError(Exception):
-    """A receiver did not take the message; the text holds no secret."""
+    """A message could not be delivered; the text holds no secret."""
 
-    def __init__(self, reason: str, *, again: bool) -> None:
+    def __init__(self, reason: str, *, retry: bool) -> None:
         super().__init__(reason)
-        self.again = again  # another try may go better
+        self.retry = retry  # whether another try may succeed
 
 
 def send(alert: Alert) -> dict[str, str]:
-    """Tell `alert` to the receivers in the Secret `trainyard-alerts`; return what became of it, by receiver.
+    """Send `alert` to the receivers in the Secret `trainyard-alerts`; return the result by receiver.
 
     Never raises, and takes at most a few seconds. Only the triggerer and the dag-processor have the Secret.
     """
@@ -65,35 +65,37 @@ def send(alert: Alert) -> dict[str, str]:
     for receiver, result in results.items():
         log.log(logging.INFO if result == "sent" else logging.WARNING, "alert to %s: %s", receiver, result)
     if not results:
-        log.info("nobody hears of it: the Secret trainyard-alerts names no receiver")
+        log.info("the alert was not sent: the Secret trainyard-alerts names no receiver")
     return results
 
 
 async def asend(alert: Alert) -> dict[str, str]:
-    """`send` for triggers, whose event loop it does not hold up."""
+    """`send` for triggers: does not block the event loop."""
     return await asyncio.to_thread(send, alert)
 
 
 def posts(alert: Alert, directory: Path) -> list[Post]:
-    """What to send for `alert`, to whom the Secret's files in `directory` name."""
-    found = []
+    """The messages for `alert` to the receivers that the Secret's files in `directory` name."""
+    messages = []
     if url := _setting(directory, "slack-webhook-url"):
-        found.append(Post("slack", url, slack_body(alert)))
-    # PagerDuty wakes people up: it hears of errors only.
+        messages.append(Post("slack", url, slack_body(alert)))
+    # PagerDuty pages people: it gets errors only.
     if alert.severity == "error" and (key := _setting(directory, "pagerduty-routing-key")):
         url = _setting(directory, "pagerduty-url") or PAGERDUTY_URL
-        found.append(Post("pagerduty", url, pagerduty_body(alert, key)))
+        messages.append(Post("pagerduty", url, pagerduty_body(alert, key)))
     if url := _setting(directory, "webhook-url"):
-        found.append(Post("webhook", url, webhook_body(alert)))
-    return found
+        messages.append(Post("webhook", url, webhook_body(alert)))
+    return messages
 
 
 def deliver(messages: Sequence[Post]) -> dict[str, str]:
-    """Send all at once; return what became of each, by receiver: `sent`, or why not."""
+    """Send all messages in parallel; return for each receiver `sent` or the error."""
     results: dict[str, str] = {}
-    # Daemons, and no pool: neither a lookup that hangs nor the interpreter's end may wait for them.
+    # Daemon threads rather than a pool: a DNS lookup that hangs must not delay the exit of the process.
     threads = [
-        threading.Thread(target=_deliver, args=(post, results), name=f"alert-{post.receiver}", daemon=True)
+        threading.Thread(
+            target=_deliver_with_retries, args=(post, results), name=f"alert-{post.receiver}", daemon=True
+        )
         for post in messages
     ]
     until = time.monotonic() + TOTAL_SECONDS
@@ -101,22 +103,22 @@ def deliver(messages: Sequence[Post]) -> dict[str, str]:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    late = f"no answer within {TOTAL_SECONDS:.0f} s"
-    return {post.receiver: results.get(post.receiver, late) for post in messages}
+    timed_out = f"no response within {TOTAL_SECONDS:.0f} s"
+    return {post.receiver: results.get(post.receiver, timed_out) for post in messages}
 
 
 def host(url: str) -> str:
-    """The host of `url`, which is all of it that may be logged."""
+    """The host of `url`, the only part that may be logged; "?" if it is no valid http(s) URL."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises on nonsense
+        _ = parts.port  # raises if it is invalid
     except ValueError:
         return "?"
     return parts.hostname if parts.scheme in ("http", "https") and parts.hostname else "?"
 
 
 def slack_body(alert: Alert) -> dict[str, Any]:
-    """An incoming webhook's message: blocks, and plain text for what cannot show those."""
+    """The message for a Slack incoming webhook: blocks, and plain text for notifications."""
 
     def section(text: str) -> dict[str, Any]:
         return {"type": "section", "text": {"type": "mrkdwn", "text": text}}
@@ -126,7 +128,7 @@ def slack_body(alert: Alert) -> dict[str, Any]:
         {"type": "header", "text": {"type": "plain_text", "text": _cut(title, SLACK_HEADER)}}
     ]
     if alert.text:
-        # Escaping makes it longer, and nothing may be cut in the middle of an escape.
+        # Escaping makes the text longer, and an escape sequence must not be cut.
         blocks.append(section(f"```{_cut(alert.text, SLACK_SECTION, _slack_escaped)}```"))
     if alert.links:
         links = [f"<{url}|{_slack_escaped(name)}>" for name, url in alert.links.items() if len(url) < 900]
@@ -135,7 +137,7 @@ def slack_body(alert: Alert) -> dict[str, Any]:
 
 
 def pagerduty_body(alert: Alert, routing_key: str) -> dict[str, Any]:
-    """An event of PagerDuty's Events API v2: all alerts of one run are one incident."""
+    """An event for PagerDuty's Events API v2: all alerts of one run are one incident."""
     return {
         "routing_key": routing_key,
         "event_action": "trigger",
@@ -152,7 +154,7 @@ def pagerduty_body(alert: Alert, routing_key: str) -> dict[str, Any]:
 
 
 def webhook_body(alert: Alert) -> dict[str, Any]:
-    """Everything, by the names of `Alert`."""
+    """All fields of `Alert` by their names."""
     return {
         "severity": alert.severity,
         "title": alert.title,
@@ -173,25 +175,25 @@ def _setting(directory: Path, name: str) -> str:
         return ""
 
 
-def _deliver(post: Post, results: dict[str, str]) -> None:
+def _deliver_with_retries(post: Post, results: dict[str, str]) -> None:
     for pause in (*PAUSES, None):
         try:
-            _send(post)
+            _post(post)
             results[post.receiver] = "sent"
             return
         except DeliveryError as error:
             results[post.receiver] = str(error)
-            if not error.again or pause is None:
+            if not error.retry or pause is None:
                 return
-        except Exception as error:  # the message of an unknown one may hold the address
+        except Exception as error:  # its message may contain the URL
             results[post.receiver] = type(error).__name__
             return
         time.sleep(pause)
 
 
-def _send(post: Post) -> None:
+def _post(post: Post) -> None:
     if host(post.url) == "?":
-        raise DeliveryError("its address is no http(s) URL; correct it in the Secret", again=False)
+        raise DeliveryError("its URL is no valid http(s) URL; correct it in the Secret", retry=False)
     body = json.dumps(post.body, default=str).encode()
     try:
         request = urllib.request.Request(post.url, body, {"Content-Type": "application/json"})
@@ -201,34 +203,34 @@ def _send(post: Post) -> None:
         error.close()
         if 300 <= error.code < 400:
             raise DeliveryError(
-                f"redirects ({error.code}), which alerts do not follow; give its final address", again=False
+                f"redirects ({error.code}) are not followed; set its final URL in the Secret", retry=False
             ) from None
-        raise DeliveryError(f"answered {error.code}", again=error.code >= 500 or error.code == 429) from None
+        raise DeliveryError(f"HTTP {error.code}", retry=error.code >= 500 or error.code == 429) from None
     except urllib.error.URLError as error:
-        raise DeliveryError(_why(error.reason), again=True) from None
+        raise DeliveryError(_error_text(error.reason), retry=True) from None
     except OSError as error:
-        raise DeliveryError(_why(error), again=True) from None
+        raise DeliveryError(_error_text(error), retry=True) from None
     except (http.client.InvalidURL, ValueError):
-        raise DeliveryError("its address is malformed; correct it in the Secret", again=False) from None
+        raise DeliveryError("its URL is malformed; correct it in the Secret", retry=False) from None
     except http.client.HTTPException as error:
-        raise DeliveryError(type(error).__name__, again=True) from None
+        raise DeliveryError(type(error).__name__, retry=True) from None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """What was meant for one receiver goes to no other."""
+    """Follows no redirect: an alert must not reach another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
-def _why(error: object) -> str:
+def _error_text(error: object) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer within {POST_SECONDS:.0f} s"
+        return f"no response within {POST_SECONDS:.0f} s"
     return (isinstance(error, OSError) and error.strerror) or type(error).__name__
 
 
 def _cut(text: str, limit: int, escape: Callable[[str], str] = str) -> str:
-    """`text`, escaped and no longer than `limit`; its beginning stays."""
+    """The beginning of `text`, escaped, at most `limit` characters."""
     while len(escape(text)) > limit:
         text = text[: min(int(len(text) * 0.9), limit) - 1] + "…"
     return escape(text)

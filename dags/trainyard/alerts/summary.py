@@ -1,19 +1,16 @@
-"""What a run says at its end, in its last task's log. Alerts of what failed are `trainyard.alerts.alert`."""
+"""The summary of a successful run, which its last task logs and returns."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 
 def summary(*, dag_id: str, run_id: str, promotion: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """A run's result in a few lines."""
+    """A run's result as a few lines of text."""
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
     return (
         f"{promotion['model']} v{promotion['version']} is now {promotion['alias']}: {promotion['reason']}\n"
@@ -23,6 +20,6 @@ def summary(*, dag_id: str, run_id: str, promotion: Mapping[str, Any], metrics: 
 
 
 def notify(text: str) -> str:
-    """Log `text` and return it: as the last task's result it is what `alerts.on_success` tells."""
+    """Log `text` and return it: `on_success` sends the result of the last task."""
     log.info("%s", text)
     return text

@@ -1,1 +1,1 @@
-"""Running a CronJob of the chart once, now: operator and trigger."""
+"""Running a CronJob of the chart once, outside its schedule: operator and trigger."""

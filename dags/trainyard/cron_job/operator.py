@@ -1,4 +1,4 @@
-"""`RunCronJobOperator`: run once, and now, what a CronJob of the chart runs by its schedule."""
+"""`RunCronJobOperator`: run a CronJob of the chart once, outside its schedule."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ TRIGGER = "trainyard.cron_job.trigger.CronJobTrigger"
 
 
 class RunCronJobOperator(TriggererOperator):
-    """Start a Job from a CronJob's template, as `kubectl create job --from` does, and wait until it ends.
+    """Create a Job from a CronJob, as `kubectl create job --from` does, and wait until it ends.
 
-    It starts and ends in the triggerer. The Job's log becomes the task's. A Job that fails fails the try with
-    its last words; the next try starts another. A try that a user ends leaves its Job to its own deadline.
+    It starts and ends in the triggerer. The Job's log is copied to the task's log. If the Job fails, the try
+    fails with the Job's error, and the next try creates another Job. If a user ends the task, the Job
+    continues until its own deadline.
 
-    Text in `env` may hold templates. The XCom `return_value` is `{"job": NAME}`.
+    Strings in `env` may be templates. The XCom `return_value` is `{"job": NAME}`.
 
     Args:
-        namespace: where the CronJob is.
-        cron_job: its name. It may be suspended, which only concerns its schedule.
-        env: values for environment variables that its container has; None leaves the container's.
-        deadline: how long the Job may take, the wait for its pod included.
+        namespace: the CronJob's namespace.
+        cron_job: its name. It may be suspended, which only affects its schedule.
+        env: values for environment variables that its container has; None keeps the container's value.
+        deadline: how long the Job may take, including the wait for its pod.
         kwargs: as for any operator.
     """
 

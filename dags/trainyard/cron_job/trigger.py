@@ -1,4 +1,4 @@
-"""`CronJobTrigger`: the triggerer's side of `RunCronJobOperator`."""
+"""`CronJobTrigger`: runs a Job in the triggerer for `RunCronJobOperator`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from trainyard.kube.status import condition
 from trainyard.naming import TaskIdentity
 from trainyard.triggerer.base import TriggererTask
 
-LOOK_SECONDS = 2
+POLL_SECONDS = 2
 
 Object = dict[str, Any]
 
 
 class CronJobTrigger(TriggererTask):
-    """Run one Job from a CronJob's template, and copy its log."""
+    """Create a Job from a CronJob, copy its log and wait until it ends."""
 
     async def work(self) -> dict[str, str]:
-        """Start the Job, or find the one that this try started before, and wait for it."""
+        """Create the Job, or reattach to the one that this try created before, and wait for it."""
         async with self.connect() as kube:
             job = await self._start(kube)
             await self._follow(kube, job)
         return {"job": job["metadata"]["name"]}
 
     def connect(self) -> JobKube:
-        """A client for the CronJob's namespace."""
+        """A client of the CronJob's namespace."""
         return JobKube(self.request["namespace"])
 
     async def _start(self, kube: JobKube) -> Object:
@@ -49,7 +49,7 @@ class CronJobTrigger(TriggererTask):
         return job
 
     async def _follow(self, kube: JobKube, job: Object) -> None:
-        """Copy the log until the Job ends. Raises TaskFailed if it does not end well."""
+        """Copy the log until the Job ends. Raises TaskFailed if it does not succeed."""
         name, container = job["metadata"]["name"], _container(job)["name"]
         until = time.monotonic() + self.request["deadline_seconds"]
         positions: dict[str, LogPosition] = {}
@@ -61,29 +61,29 @@ class CronJobTrigger(TriggererTask):
                 await self._copy_log(kube, pod, container, position)
             if current is None:
                 raise TaskFailed(Cause.PLATFORM, f"the Job {name} was deleted", retry=True)
-            if _ended(current, "Complete"):
+            if _has_condition(current, "Complete"):
                 return
-            if _ended(current, "Failed"):
-                raise TaskFailed(Cause.CODE, why_failed(current, pods), retry=True)
+            if _has_condition(current, "Failed"):
+                raise TaskFailed(Cause.CODE, failure_message(current, pods), retry=True)
             if time.monotonic() > until:
                 seconds = self.request["deadline_seconds"]
                 raise TaskFailed(
                     Cause.DEADLINE, f"the Job {name} has not ended within {seconds} s", retry=True
                 )
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _copy_log(self, kube: JobKube, pod: Object, container: str, position: LogPosition) -> None:
-        """Copy what is new in a pod's log, until it ends or the stream breaks."""
+        """Copy the new lines of a pod's log, until it ends or the stream breaks."""
         try:
             async for line in kube.log_lines(pod["metadata"]["name"], position, container):
                 self.log.info("%s", line)
         except KubeError as error:
-            if pod.get("status", {}).get("phase") != "Pending":  # which has none yet
-                self.log.warning("its log cannot be read: %s", error.message)
+            if pod.get("status", {}).get("phase") != "Pending":  # a pending pod has no log
+                self.log.warning("the pod's log cannot be read: %s", error.message)
 
 
 def job_from(cron_job: Mapping[str, Any], task: TaskIdentity, env: Mapping[str, Any]) -> Object:
-    """The Job that a try of a task makes of a CronJob: of the same name again after a triggerer's restart.
+    """The Job for a try of a task; its name is deterministic, so that a restarted triggerer finds it.
 
     Raises:
         ValueError: the container has no such environment variable.
@@ -97,7 +97,7 @@ def job_from(cron_job: Mapping[str, Any], task: TaskIdentity, env: Mapping[str, 
             "name": task.pod_name(1),
             "labels": metadata.get("labels", {}),
             "annotations": {**metadata.get("annotations", {}), "cronjob.kubernetes.io/instantiate": "manual"},
-            # Not as its controller: the CronJob then leaves it alone, as one that a person started.
+            # Without `controller`: the CronJob does not manage the Job, like one that kubectl created.
             "ownerReferences": [
                 {
                     "apiVersion": "batch/v1",
@@ -120,15 +120,14 @@ def job_from(cron_job: Mapping[str, Any], task: TaskIdentity, env: Mapping[str, 
     return job
 
 
-def why_failed(job: Mapping[str, Any], pods: list[Object]) -> str:
-    """What a failed Job says, and the last words of its container."""
-    words = []
+def failure_message(job: Mapping[str, Any], pods: list[Object]) -> str:
+    """The failure message of a Job and the termination messages of its containers."""
+    messages = [condition(job, "Failed").get("message", "")]
     for pod in pods:
         for status in pod.get("status", {}).get("containerStatuses") or []:
             terminated = status.get("state", {}).get("terminated") or {}
-            words.append(terminated.get("message", "").strip() or terminated.get("reason", ""))
-    said = condition(job, "Failed").get("message", "")
-    return ": ".join(filter(None, [f"the Job {job['metadata']['name']} failed", said, *words]))
+            messages.append(terminated.get("message", "").strip() or terminated.get("reason", ""))
+    return ": ".join(filter(None, [f"the Job {job['metadata']['name']} failed", *messages]))
 
 
 def _container(job: Mapping[str, Any]) -> Object:
@@ -136,5 +135,5 @@ def _container(job: Mapping[str, Any]) -> Object:
     return container
 
 
-def _ended(job: Mapping[str, Any], how: str) -> bool:
-    return condition(job, how).get("status") == "True"
+def _has_condition(job: Mapping[str, Any], kind: str) -> bool:
+    return condition(job, kind).get("status") == "True"

@@ -1,1 +1,1 @@
-"""Kubernetes over HTTP for triggers: clients, readers of objects, logs."""
+"""The Kubernetes API for triggers: clients, helpers that read objects, container logs."""

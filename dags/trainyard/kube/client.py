@@ -1,7 +1,7 @@
-"""The few Kubernetes calls that the trigger makes, over kubernetes_asyncio, with plain dicts.
+"""The Kubernetes API calls that triggers make, over kubernetes_asyncio, with plain dicts.
 
-Calls are repeated while the API server cannot answer (429, 5xx, no connection), for up to
-`PATIENCE_SECONDS`: an upgrade of the control plane must not end a training run.
+Calls are retried for up to `RETRY_SECONDS` while the API server is not available (429, 5xx, no connection):
+an upgrade of the control plane must not end a training run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,17 +23,17 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from trainyard.kube.logs import LogPosition
 from trainyard.naming import CONTAINER
 
-PATIENCE_SECONDS = 600
+RETRY_SECONDS = 600
 CALL_SECONDS = 30
-# A silent stream is opened again after this long: a dead node leaves a connection open for ever.
+# A stream without data is reopened after this long: a dead node leaves its connection open for ever.
 STREAM_SILENCE_SECONDS = 60
-# The one kind of patch in use: server-side apply, of JSON, which is YAML as well.
+# The only kind of patch in use is server-side apply. JSON is valid YAML.
 APPLY = "application/apply-patch+yaml"
-_UNANSWERED = (aiohttp.ClientError, TimeoutError, ConnectionError, OSError)
+_CONNECTION_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError, OSError)
 
 
 class KubeError(Exception):
-    """An answer of the API server which is not a success."""
+    """The API server returned an error."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"Kubernetes API: {status} {reason}: {message}")
@@ -44,19 +44,19 @@ class KubeError(Exception):
     @property
     def temporary(self) -> bool:
         """Whether the same call may succeed later."""
-        # A conflict means that two creations met on one ResourceQuota.
+        # A conflict here means that two requests updated the same ResourceQuota at once.
         return self.status == 429 or self.status >= 500 or self.reason == "Conflict"
 
 
 class Kube:
-    """Pods of one namespace. Use as an async context manager."""
+    """Client for the pods of one namespace. Use as an async context manager."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
 
     async def __aenter__(self) -> Self:
-        """Connect: with the pod's ServiceAccount, or outside a cluster with KUBECONFIG."""
+        """Connect with the pod's ServiceAccount; outside a cluster, with KUBECONFIG."""
         configuration = Configuration()
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(configuration)
@@ -72,7 +72,7 @@ class Kube:
         await self._api.close()
 
     async def create(self, pod: dict[str, Any]) -> dict[str, Any]:
-        """Create a pod; one which is there already, under the same name, is returned as it is."""
+        """Create a pod. If a pod of that name exists, return it unchanged."""
         try:
             return await self._call("POST", self._pods, body=pod)
         except KubeError as error:
@@ -81,25 +81,20 @@ class Kube:
             return await self.get(pod["metadata"]["name"]) or await self.create(pod)
 
     async def get(self, name: str) -> dict[str, Any] | None:
-        """The pod, or None when there is none."""
-        return await self._get_if_there(f"{self._pods}/{name}")
+        """The pod, or None if it does not exist."""
+        return await self._get_or_none(f"{self._pods}/{name}")
 
     async def find(self, selector: str) -> list[dict[str, Any]]:
-        """All pods with these labels."""
-        answer = await self._call("GET", self._pods, {"labelSelector": selector})
-        return list(answer["items"])
+        """All pods that match the label selector."""
+        return list((await self._call("GET", self._pods, {"labelSelector": selector}))["items"])
 
     async def delete(self, name: str, *, force: bool = False) -> None:
-        """Delete a pod if it is there. `force` also forgets one whose node does not answer."""
+        """Delete a pod if it exists. `force` does not wait for its node, which may be lost."""
         query = {"gracePeriodSeconds": "0"} if force else {}
-        try:
-            await self._call("DELETE", f"{self._pods}/{name}", query)
-        except KubeError as error:
-            if error.status != 404:
-                raise
+        await self._delete_if_exists(f"{self._pods}/{name}", query)
 
-    async def delete_unchanged(self, pod: dict[str, Any]) -> bool:
-        """Delete the pod if it is still as it was read here; False when it has changed since."""
+    async def delete_if_unchanged(self, pod: dict[str, Any]) -> bool:
+        """Delete the pod unless it has changed since it was read; return whether it was deleted."""
         meta = pod["metadata"]
         only_if = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
         try:
@@ -113,33 +108,33 @@ class Kube:
                 raise
         return True
 
-    async def quota_change(self, seconds: float) -> None:
-        """Return as soon as a quota of the namespace changes, for instance because a pod ended."""
+    async def wait_for_quota_change(self, seconds: float) -> None:
+        """Wait for at most `seconds` until a quota of the namespace changes, such as when a pod ends."""
         query = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds)))}
         path = f"/api/v1/namespaces/{self.namespace}/resourcequotas"
         try:
             async with asyncio.timeout(seconds), aclosing(self._stream(path, query)) as lines:
                 async for line in lines:
-                    if json.loads(line)["type"] == "MODIFIED":  # ADDED only says what is there
+                    if json.loads(line)["type"] == "MODIFIED":  # ADDED lists what exists already
                         return
         except TimeoutError:
             return
-        except (*_UNANSWERED, KubeError):
+        except (*_CONNECTION_ERRORS, KubeError):
             await asyncio.sleep(seconds)
 
     async def events(self, name: str, kind: str = "Pod") -> list[dict[str, Any]]:
         """The events of a pod (or of another kind of object), oldest first."""
-        answer = await self._call(
+        response = await self._call(
             "GET",
             f"/api/v1/namespaces/{self.namespace}/events",
             {"fieldSelector": f"involvedObject.kind={kind},involvedObject.name={name}"},
         )
-        return sorted(answer["items"], key=_event_time)
+        return sorted(response["items"], key=_event_time)
 
     async def wait(
         self, name: str, until: Callable[[dict[str, Any]], bool], seconds: float
     ) -> dict[str, Any] | None:
-        """The pod as soon as `until` holds, or as it is after `seconds`; None once it is gone."""
+        """The pod as soon as `until` is true, or after `seconds`; None if the pod does not exist any more."""
         end = time.monotonic() + seconds
         while True:
             pod = await self.get(name)
@@ -151,9 +146,9 @@ class Kube:
     async def log_lines(
         self, name: str, position: LogPosition, container: str = CONTAINER
     ) -> AsyncGenerator[str, None]:
-        """A container's log lines after `position`, until it ends or the stream breaks.
+        """A container's log lines after `position`, until the container ends or the stream breaks.
 
-        A stream that breaks just ends: call again with the same position.
+        A broken stream is no error: call again with the same position.
         """
         query = {"container": container, "follow": "true", "timestamps": "true"}
         if position.timestamp:
@@ -163,17 +158,30 @@ class Kube:
             async with aclosing(self._stream(f"{self._pods}/{name}/log", query)) as lines:
                 async for line in lines:
                     timestamp, _, text = line.partition(" ")
-                    if not timestamp[:1].isdigit():  # the kubelet's own words, such as why it has no log
+                    if not timestamp[:1].isdigit():  # from the kubelet, such as why there is no log
                         yield line
-                    elif position.is_new(timestamp):
+                    elif position.advance(timestamp):
                         yield text
-        except _UNANSWERED:
+        except _CONNECTION_ERRORS:
             return
+
+    async def tail(
+        self, name: str, lines: int, container: str = CONTAINER, *, previous: bool = False
+    ) -> list[str]:
+        """The last lines of a container's log, or of the `previous` container's; [] if there is no log."""
+        query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
+        found = []
+        # The log explains a failure; reading it must not cause another one.
+        with suppress(*_CONNECTION_ERRORS, KubeError):
+            async with aclosing(self._stream(f"{self._pods}/{name}/log", query)) as stream:
+                async for line in stream:
+                    found.append(line)
+        return found
 
     async def _watch_until(
         self, pod: dict[str, Any], until: Callable[[dict[str, Any]], bool], seconds: float
     ) -> None:
-        """Return on the first change that `until` likes, on deletion, or when the watch ends."""
+        """Return when `until` is true, when the pod is deleted, or when the watch ends."""
         query = {
             "watch": "true",
             "fieldSelector": f"metadata.name={pod['metadata']['name']}",
@@ -186,10 +194,10 @@ class Kube:
                     change = json.loads(line)
                     if change["type"] in ("DELETED", "ERROR") or until(change["object"]):
                         return
-        except _UNANSWERED:
+        except _CONNECTION_ERRORS:
             await asyncio.sleep(min(1, seconds))
         except KubeError as error:
-            if not error.temporary and error.status != 410:  # 410: the version to watch from is gone
+            if not error.temporary and error.status != 410:  # 410: the resource version has expired
                 raise
             await asyncio.sleep(min(1, seconds))
 
@@ -209,14 +217,22 @@ class Kube:
         finally:
             response.close()
 
-    async def _get_if_there(self, path: str) -> dict[str, Any] | None:
-        """What is at the path, or None when there is nothing."""
+    async def _get_or_none(self, path: str) -> dict[str, Any] | None:
+        """The object at the path, or None if it does not exist."""
         try:
             return await self._call("GET", path)
         except KubeError as error:
             if error.status == 404:
                 return None
             raise
+
+    async def _delete_if_exists(self, path: str, query: dict[str, str]) -> None:
+        """Delete the object at the path; do nothing if it does not exist."""
+        try:
+            await self._call("DELETE", path, query)
+        except KubeError as error:
+            if error.status != 404:
+                raise
 
     async def _call(
         self,
@@ -226,8 +242,8 @@ class Kube:
         body: dict[str, Any] | None = None,
         final: tuple[str, ...] = (),
     ) -> dict[str, Any]:
-        """The API's answer, asked again while it is temporary; reasons in `final` are an answer as well."""
-        end, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+        """Call the API and retry after temporary errors, except those whose reason is in `final`."""
+        end, pause = time.monotonic() + RETRY_SECONDS, 0.5
         while True:
             try:
                 timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
@@ -238,7 +254,7 @@ class Kube:
             except KubeError as error:
                 if not error.temporary or error.reason in final or time.monotonic() > end:
                     raise
-            except _UNANSWERED as error:
+            except _CONNECTION_ERRORS as error:
                 if time.monotonic() > end:
                     raise KubeError(503, "NoAnswer", f"{method} {path}: {error!r}") from error
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))

@@ -1,4 +1,4 @@
-"""Logs of containers: how far one was read, and what a line of it says."""
+"""Container logs: how far a log was read, and how to read one line."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ _LEVELS = {
 
 @dataclass
 class LogPosition:
-    """How far a container's log was read: the newest time stamp and how many lines carried it."""
+    """How far a container's log was read: the newest timestamp and how many lines had it."""
 
     timestamp: str = ""
     lines: int = 0
-    _known: int = 0
+    _to_skip: int = 0
     _resuming: bool = False
 
     def resume(self) -> None:
-        """Prepare for a stream which begins at, or a little before, the newest time stamp."""
-        self._known, self._resuming = self.lines, bool(self.timestamp)
+        """Prepare for a stream that begins at, or a little before, the newest timestamp."""
+        self._to_skip, self._resuming = self.lines, bool(self.timestamp)
 
-    def is_new(self, timestamp: str) -> bool:
-        """Whether a line is read for the first time; moves on when it is."""
-        here, newest = _sortable(timestamp), _sortable(self.timestamp)
-        if self._resuming and (here < newest or (here == newest and self._known)):
-            self._known -= here == newest
+    def advance(self, timestamp: str) -> bool:
+        """Whether a line with this timestamp is new; if it is, the position moves on."""
+        current, newest = _sort_key(timestamp), _sort_key(self.timestamp)
+        if self._resuming and (current < newest or (current == newest and self._to_skip)):
+            self._to_skip -= current == newest
             return False
         self._resuming = False
-        # Lines of stdout and stderr may come a little out of order: never lose one for that.
-        if here >= newest:
-            self.lines = self.lines + 1 if here == newest else 1
+        # Lines of stdout and stderr may be slightly out of order: none may be lost for that.
+        if current >= newest:
+            self.lines = self.lines + 1 if current == newest else 1
             self.timestamp = timestamp
         return True
 
 
-def readable(line: str) -> tuple[int, str]:
-    """Level and text of one line of the trainer's log: JSON becomes `message key=value ...`."""
+def parse_log_line(line: str) -> tuple[int, str]:
+    """Level and text of a log line: a JSON object becomes `message key=value ...`."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -56,7 +56,7 @@ def readable(line: str) -> tuple[int, str]:
     return _LEVELS.get(str(record.get("level", "")).lower(), logging.INFO), f"{message} {rest}".strip()
 
 
-def _sortable(timestamp: str) -> str:
-    """RFC 3339 in UTC drops trailing zeros of the fraction: pad, so that text order is time order."""
+def _sort_key(timestamp: str) -> str:
+    """RFC 3339 drops trailing zeros of the fraction: pad them, so that text order is time order."""
     seconds, _, fraction = timestamp.removesuffix("Z").partition(".")
     return f"{seconds}.{fraction:0<9}" if timestamp else ""

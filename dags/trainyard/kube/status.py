@@ -1,4 +1,4 @@
-"""Reading Kubernetes objects: conditions, container states, the kubelet's reasons, events."""
+"""Helpers that read Kubernetes objects: conditions, container states, the kubelet's reasons, events."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from trainyard.naming import CONTAINER
 
 Pod = Mapping[str, Any]
-BROKEN_IMAGE = {"InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-UNPULLED_IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
-BROKEN_CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+IMAGE_ERRORS = {"InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+IMAGE_PULL_ERRORS = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
+CONTAINER_ERRORS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 
 def container_status(pod: Pod, container: str = CONTAINER) -> Mapping[str, Any]:
-    """What the kubelet says about a container of the pod; {} before it says anything."""
+    """The status of a container of the pod; {} before the kubelet has set it."""
     statuses = pod.get("status", {}).get("containerStatuses") or []
     return next((status for status in statuses if status.get("name") == container), {})
 
 
 def condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The condition of that type of a pod, Job, Deployment, ...; {} if it has none."""
+    """The condition of type `kind` of a pod, Job, Deployment, ...; {} if it has none."""
     conditions = obj.get("status", {}).get("conditions") or []
     return next((condition for condition in conditions if condition.get("type") == kind), {})
 
 
 def event_line(event: Mapping[str, Any]) -> str:
-    """One event as one line."""
+    """An event as one line, with how often it occurred."""
     count = (event.get("series") or {}).get("count") or event.get("count") or 1
     times = f" (x{count})" if count > 1 else ""
     return event_text(event) + times

@@ -1,1 +1,1 @@
-"""Model servers: roll a registered version out, test it, or roll it back."""
+"""Model servers: roll out a registered version, test it, roll it back if it fails."""

@@ -1,4 +1,4 @@
-"""The two servers which a deploy asks over HTTP: MLflow for the version, and the model server itself."""
+"""HTTP requests of a deploy: to MLflow for the version, and to the model server itself."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ MLFLOW_PATIENCE_SECONDS = 120
 CALL_SECONDS = 20
 LOOK_SECONDS = 2
 VERSION_HEADER = "trainyard-model-version"
-# MLflow's answers that stay the same however often it is asked: what it has not, or cannot read.
+# HTTP statuses of MLflow after which a retry is useless.
 FINAL = (400, 404)
 
 
 class NoAnswer(Exception):
-    """The server did not answer, or not with a success; the message says what came.
-
-    `status` is the HTTP status of an answer that was no success; None where none came.
-    """
+    """The request failed; `status` is the HTTP status of the response, None if there was none."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -32,19 +29,19 @@ class NoAnswer(Exception):
 
 
 class ModelServer:
-    """The model server behind one address."""
+    """Client of a model server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     async def version(self) -> dict[str, Any]:
         """Which model and version it serves. Raises NoAnswer."""
-        return await self._ask("GET", "/version")
+        return await self._request("GET", "/version")
 
     async def example(self) -> dict[str, Any] | None:
-        """A request that it can answer; None when the model came without one. Raises NoAnswer."""
+        """An example of a valid request; None if the model has none. Raises NoAnswer."""
         try:
-            return await self._ask("GET", "/example")
+            return await self._request("GET", "/example")
         except NoAnswer as error:
             if error.status == 404:
                 return None
@@ -52,12 +49,14 @@ class ModelServer:
 
     async def predict(self, request: dict[str, Any]) -> Any:
         """The predictions for a request. Raises NoAnswer."""
-        answer = await self._ask("POST", "/invocations", request)
-        if "predictions" not in answer:
-            raise NoAnswer(f"{self.url}/invocations answered without predictions: {json.dumps(answer)[:300]}")
-        return answer["predictions"]
+        response = await self._request("POST", "/invocations", request)
+        if "predictions" not in response:
+            raise NoAnswer(
+                f"{self.url}/invocations: no predictions in the response {json.dumps(response)[:300]}"
+            )
+        return response["predictions"]
 
-    async def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    async def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         return await _ask(method, self.url + path, body=body)
 
 

@@ -1,7 +1,4 @@
-"""Model servers in Kubernetes: their names and manifests, and what the state of a roll-out means.
-
-Pure functions. `deploy_run` does what they say.
-"""
+"""Model servers in Kubernetes: names, manifests and the state of a roll-out, as pure functions."""
 
 from __future__ import annotations
 
@@ -13,33 +10,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainyard.failures import Cause, TaskFailed
-from trainyard.kube.status import BROKEN_CONTAINER, BROKEN_IMAGE, UNPULLED_IMAGE, condition, container_status
+from trainyard.kube.status import (
+    CONTAINER_ERRORS,
+    IMAGE_ERRORS,
+    IMAGE_PULL_ERRORS,
+    condition,
+    container_status,
+)
 from trainyard.naming import LABEL_PREFIX, MAX_LABEL, label_safe
 from trainyard.platform import Platform, PlatformError, Serving
 
 CONTAINER = "server"
 FIELD_MANAGER = "trainyard"
-# Between a pod's removal from its Service and SIGTERM: the time for all nodes to hear of the former.
+# Between a pod's removal from its Service and SIGTERM, so that all nodes stop routing to it.
 PRE_STOP_SECONDS = 5
-GRACE_SECONDS = 45  # with the server's own 30 s to finish what it began
-IMAGE_PATIENCE_SECONDS = 120
-RESTARTS = 3  # after which a server that ends again and again is given up
+GRACE_SECONDS = 45  # the server itself takes up to 30 s to finish open requests
+START_ERROR_SECONDS = 120  # how long an error of the image or container may last
+MAX_RESTARTS = 3  # after which the deploy fails
 
 # The trainer contract: another attempt would end the same way.
-_VERDICTS = {64: Cause.BAD_CONFIG, 65: Cause.BAD_DATA, 70: Cause.CODE}
+_EXIT_CODES = {64: Cause.BAD_CONFIG, 65: Cause.BAD_DATA, 70: Cause.CODE}
 
 
 class DeployFailed(TaskFailed):
-    """A deploy that did not succeed."""
+    """The deploy did not succeed."""
 
 
 class Superseded(DeployFailed):
-    """A later deploy of the same model took over: its outcome counts, and this one leaves all as it is."""
+    """A later deploy of the same model took over; this one does not roll back."""
 
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What is to serve. `version` is a number; None means the platform's own."""
+    """What to deploy. `version` is a number; None means the platform's default."""
 
     model: str
     version: str
@@ -49,39 +52,39 @@ class DeployRequest:
 
 @dataclass(frozen=True)
 class Record:
-    """What a Deployment's annotations remember: each field is one, and "" is none.
+    """The state of a deploy in the Deployment's annotations: one for each field that is not "".
 
-    `verified_spec` is the whole spec that last served well, so that a roll-back restores precisely what
-    served, down to the image, whatever has changed in the platform since.
+    `verified_spec` is the whole spec that was last verified, so that a roll-back restores it exactly,
+    including the image, even if the platform has changed.
     """
 
     model: str
     model_version: str  # of the pods
-    deployed_by: str  # the try of a task which has the say
-    deploy_started: str = ""  # seconds since 1970, until the deploy is over
+    deployed_by: str  # the try of a task that owns the Deployment
+    deploy_started: str = ""  # UNIX time; "" after the deploy has ended
     verified_version: str = ""
     verified_spec: str = ""
     replaced_version: str = ""
-    deploy_failure: str = ""  # JSON, from when the deploy is rolled back
+    deploy_failure: str = ""  # JSON; set when the deploy is rolled back
 
     def annotations(self) -> dict[str, str]:
-        """The annotations that say this."""
+        """The record as annotations."""
         return {_annotation(name): value for name, value in vars(self).items() if value}
 
     @classmethod
     def read(cls, deployment: Mapping[str, Any] | None) -> Record | None:
-        """What a Deployment remembers; None when there is no Deployment."""
+        """The record in a Deployment; None if there is no Deployment."""
         if deployment is None:
             return None
-        found = deployment["metadata"].get("annotations") or {}
-        return cls(**{name: found.get(_annotation(name), "") for name in cls.__dataclass_fields__})
+        annotations = deployment["metadata"].get("annotations") or {}
+        return cls(**{name: annotations.get(_annotation(name), "") for name in cls.__dataclass_fields__})
 
 
 def serving_of(platform: Platform) -> Serving:
-    """Where models are served.
+    """The platform's serving settings.
 
     Raises:
-        PlatformError: nowhere.
+        PlatformError: the platform serves no models.
     """
     if platform.serving is None:
         raise PlatformError("this platform serves no models; set `serving.enabled` in the chart's values")
@@ -89,7 +92,7 @@ def serving_of(platform: Platform) -> Serving:
 
 
 def server_name(model: str) -> str:
-    """Name of a model's Deployment and Service: a DNS label. A hash keeps apart what would become one."""
+    """Name of a model's Deployment and Service: a DNS label, with a hash if it is not the model's name."""
     safe = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
     if not safe[:1].isalpha():
         safe = f"model-{safe}".rstrip("-")
@@ -100,7 +103,7 @@ def server_name(model: str) -> str:
 
 
 def server_url(serving: Serving, model: str) -> str:
-    """Address of a model's Service within the cluster."""
+    """URL of a model's Service within the cluster."""
     return f"http://{server_name(model)}.{serving.namespace}.svc.cluster.local:{serving.port}"
 
 
@@ -134,13 +137,13 @@ def build_service(platform: Platform, model: str) -> dict[str, Any]:
 
 
 def build_spec(platform: Platform, request: DeployRequest) -> dict[str, Any]:
-    """Return the spec of the Deployment which serves `request`."""
+    """Return the spec of the Deployment that serves `request`."""
     serving, training = serving_of(platform), platform.training
     labels = _selector_labels(request.model)
     return {
         "replicas": request.replicas or serving.replicas,
         "revisionHistoryLimit": 3,
-        # The version before goes on answering until each new server is ready.
+        # An old server is stopped only after a new one is ready.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "selector": {"matchLabels": labels},
         "template": {
@@ -175,48 +178,48 @@ def build_spec(platform: Platform, request: DeployRequest) -> dict[str, Any]:
 
 
 def is_rolled_out(deployment: Mapping[str, Any]) -> bool:
-    """Whether every pod is of the newest spec and ready, and no other is left."""
+    """Whether all pods are ready and have the newest spec."""
     status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
     counts = ("replicas", "updatedReplicas", "availableReplicas")
-    seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-    return seen and all(status.get(count, 0) == wanted for count in counts)
+    observed = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    return observed and all(status.get(count, 0) == wanted for count in counts)
 
 
-def refused(deployment: Mapping[str, Any]) -> str:
-    """Why the Deployment's pods cannot be made (a quota, a policy); "" when they can."""
+def replica_failure(deployment: Mapping[str, Any]) -> str:
+    """Why the Deployment's pods cannot be created (a quota, a policy); "" if they can."""
     failure = condition(deployment, "ReplicaFailure")
     return str(failure.get("message", "")) if failure.get("status") == "True" else ""
 
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
-    """Whether the pod answers requests."""
+    """Whether the pod is ready."""
     return condition(pod, "Ready").get("status") == "True"
 
 
 def has_restarted(pod: Mapping[str, Any]) -> bool:
-    """Whether the server runs again after an end, which only the log before tells of."""
+    """Whether the server runs again after it ended; the `previous` log shows why it did."""
     status = container_status(pod, CONTAINER)
     return bool(status.get("restartCount")) and "running" in status.get("state", {})
 
 
 def server_failure(pod: Mapping[str, Any], seconds_in_state: float) -> DeployFailed | None:
-    """Say why a server that is not ready never will be; None while there is hope."""
+    """Return why a server will never become ready; None while it may still do so."""
     status = container_status(pod, CONTAINER)
     state, last = status.get("state", {}), status.get("lastState", {})
     ended = state.get("terminated") or last.get("terminated")
-    if ended and (failure := _ended(ended, status.get("restartCount", 0))):
+    if ended and (failure := _exit_failure(ended, status.get("restartCount", 0))):
         return failure
     reason = state.get("waiting", {}).get("reason", "")
     text = f"{reason} {state.get('waiting', {}).get('message', '')}".strip()
-    if reason in BROKEN_IMAGE or (reason in UNPULLED_IMAGE and seconds_in_state > IMAGE_PATIENCE_SECONDS):
+    if reason in IMAGE_ERRORS or (reason in IMAGE_PULL_ERRORS and seconds_in_state > START_ERROR_SECONDS):
         return DeployFailed(Cause.IMAGE, f"image {pod['spec']['containers'][0]['image']}: {text}")
-    if reason in BROKEN_CONTAINER and seconds_in_state > IMAGE_PATIENCE_SECONDS:
-        return DeployFailed(Cause.BAD_CONFIG, f"the container cannot be made: {text}")
+    if reason in CONTAINER_ERRORS and seconds_in_state > START_ERROR_SECONDS:
+        return DeployFailed(Cause.BAD_CONFIG, f"the container cannot be created: {text}")
     return None
 
 
 def why_not_ready(pod: Mapping[str, Any]) -> str:
-    """Say in one line what a pod waits for, or what it does."""
+    """Return in one line what a pod waits for, or what it does."""
     node = pod["spec"].get("nodeName")
     if not node:
         return (
@@ -231,28 +234,29 @@ def why_not_ready(pod: Mapping[str, Any]) -> str:
 
 
 def waiting_kind(pod: Mapping[str, Any]) -> str:
-    """What kind of thing the container waits for; ErrImagePull and ImagePullBackOff alternate: one kind."""
+    """What the container waits for; ErrImagePull and ImagePullBackOff alternate, so they are one kind."""
     reason = str(container_status(pod, CONTAINER).get("state", {}).get("waiting", {}).get("reason", ""))
-    return "image" if reason in UNPULLED_IMAGE else reason
+    return "image" if reason in IMAGE_PULL_ERRORS else reason
 
 
-def _ended(ended: Mapping[str, Any], restarts: int) -> DeployFailed | None:
-    code, words = ended.get("exitCode", -1), _own_words(str(ended.get("message", "")))
-    if ended.get("reason") == "OOMKilled":
+def _exit_failure(terminated: Mapping[str, Any], restarts: int) -> DeployFailed | None:
+    """Why a server that ended will not become ready; None if its restart may help."""
+    code, error = terminated.get("exitCode", -1), _error_text(str(terminated.get("message", "")))
+    if terminated.get("reason") == "OOMKilled":
         return DeployFailed(
             Cause.OOM,
             "the server ran out of memory; raise `serving.resources.limits.memory` of the chart",
         )
-    if code in _VERDICTS:
-        return DeployFailed(_VERDICTS[code], words or f"the server ended with exit code {code}")
-    if restarts >= RESTARTS:
-        text = f"the server ended {restarts} times, last with exit code {code}: {words}"
+    if code in _EXIT_CODES:
+        return DeployFailed(_EXIT_CODES[code], error or f"the server ended with exit code {code}")
+    if restarts >= MAX_RESTARTS:
+        text = f"the server ended {restarts} times, last with exit code {code}: {error}"
         return DeployFailed(Cause.TEMPORARY if code == 75 else Cause.CODE, text, retry=code == 75)
     return None
 
 
-def _own_words(message: str) -> str:
-    """The error among the last lines of the server's log, which the kubelet keeps; else their end."""
+def _error_text(message: str) -> str:
+    """The error in a termination message, which is the end of the server's log; else its last characters."""
     for line in reversed(message.splitlines()):
         try:
             record = json.loads(line)
@@ -270,7 +274,7 @@ def _container(platform: Platform, request: DeployRequest) -> dict[str, Any]:
         "TRAINYARD_MODEL": request.model,
         "TRAINYARD_MODEL_VERSION": request.version,
         "TRAINYARD_PORT": str(serving.port),
-        "OMP_NUM_THREADS": "1",  # requests run side by side, and would be in each other's way
+        "OMP_NUM_THREADS": "1",  # requests run in parallel and would compete for cores
         "HOME": "/tmp",
     }
     return {

@@ -1,4 +1,4 @@
-"""`DeployModelOperator`: put a registered model version into service, or leave what serves as it is."""
+"""`DeployModelOperator`: deploy a registered model version, or keep the one that serves."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from trainyard.serving.manifests import serving_of
 from trainyard.triggerer.base import TriggererOperator, start_args
 
 TRIGGER = "trainyard.serving.trigger.DeployModelTrigger"
-# Beside the roll-out itself: the version's look-up, the proof, and a roll-back.
+# In addition to the roll-out: resolving the version, the smoke test and a roll-back.
 OTHER_SECONDS = 900
 
 
 class DeployModelOperator(TriggererOperator):
-    """Serve one version of a model under `http://MODEL.NAMESPACE:PORT/invocations` (MLflow's protocol).
+    """Serve one version of a model at `http://MODEL.NAMESPACE:PORT/invocations` (MLflow's protocol).
 
-    It starts and ends in the triggerer. The server runs in the image that trains, and gets ready only when
-    the model has loaded and answers the example that it was registered with; the version before goes on
-    serving until then. The task succeeds after one more prediction through the Service. When any of this
-    fails, what served before is put back exactly as it was, and the task fails with the cause, the server's
-    last log lines and the XCom `failure`. Deploying what serves already is a quick success.
+    It starts and ends in the triggerer. The server runs in the training image. It becomes ready after it has
+    loaded the model and predicted the example that the model was registered with; until then, the earlier
+    version serves. The task succeeds after a smoke prediction through the Service. If any step fails, the
+    earlier Deployment is restored exactly, and the task fails with the cause, the server's last log lines and
+    the XCom `failure`. If the version is served already, the task succeeds quickly.
 
-    The XCom `return_value`, and each of its keys: `url`, `model`, `version`, `replaced_version`. Give the
-    alias `champion` only after this task, and it always names what serves.
+    The XCom `return_value` has the keys `url`, `model`, `version` and `replaced_version`, each also an XCom.
+    If the alias `champion` is set only after this task, it always names the version that is served.
 
-    Text in `model`, `version` and `image` may hold templates and outputs of other tasks. Of two deploys of
-    one model at once, the later wins, and the earlier fails and says so.
+    The strings `model`, `version` and `image` may be templates or outputs of other tasks. Of two deploys of
+    one model at once, the later one wins and the earlier one fails with the cause `superseded`.
 
     Args:
         model: name in the registry.
         version: its number, or an alias such as `champion`.
-        replicas: servers, if other than the platform's `serving.replicas`.
+        replicas: number of servers, if not the platform's `serving.replicas`.
         image: another image that has `python -m trainyard_serving`.
         timeout: how long the roll-out may take.
         kwargs: as for any operator.
@@ -52,7 +52,7 @@ class DeployModelOperator(TriggererOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        serving_of(load_platform())  # a platform that serves nothing is an import error, not a failed run
+        serving_of(load_platform())  # without serving, the DAG has an import error rather than failed runs
         self.model = model
         self.version = version
         self.replicas = replicas

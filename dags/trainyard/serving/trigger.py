@@ -1,4 +1,4 @@
-"""`DeployModelTrigger`: the triggerer's side of a deploy. The work is done in `deploy_run`."""
+"""`DeployModelTrigger`: runs a deploy in the triggerer, by means of `deploy_run`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainyard.triggerer.base import TriggererTask
 
 
 class DeployModelTrigger(TriggererTask):
-    """Run one try of a deploy from beginning to end."""
+    """Run one try of a deploy."""
 
     def reads(self) -> list[str]:
-        """The version that it serves."""
+        """The URI of the version that it deploys."""
         model, version = self.request["model"], str(self.request["version"])
         return [f"models:/{model}/{version}" if version.isdigit() else f"models:/{model}@{version}"]
 
     async def work(self) -> dict[str, Any]:
-        """Deploy; return where the model answers."""
+        """Deploy; return the model's URL and versions."""
         for name in ("model", "version"):
             if not str(self.request[name] or "").strip():
                 raise ValueError(f"{name} is empty")
@@ -29,12 +29,12 @@ class DeployModelTrigger(TriggererTask):
         version = await resolve_version(
             tracking_uri, str(self.request["model"]), str(self.request["version"])
         )
-        self.request["version"] = version  # what an alias names is settled here; abandon needs it
+        self.request["version"] = version  # `abandon` needs the number that an alias stands for
         async with self._kube() as kube:
             return await self._deploy_run(kube, version).run()
 
     async def abandon(self) -> None:
-        """Roll back what is not finished."""
+        """Roll back an unfinished deploy."""
         if self.render_error is None and str(self.request["version"]).isdigit():
             async with self._kube() as kube:
                 await self._deploy_run(kube, str(self.request["version"])).abandon()

@@ -1,1 +1,1 @@
-"""Training tasks: one step of the trainer contract in a pod, or in a gang of pods."""
+"""Training tasks: one step of the trainer contract in one pod, or in a gang of pods on several nodes."""

@@ -1,7 +1,7 @@
-"""What one attempt of a try differs in from the first, and what the next attempt is after an outcome.
+"""The state of one attempt within a try, and which attempt follows an outcome.
 
-It is kept as an annotation of the pod, so that a triggerer that restarts goes on where the last one was: it
-neither repeats the one retry that an out-of-memory error gets nor forgets how often a node was reclaimed.
+The state is an annotation of the pod, so that a restarted triggerer continues where the last one stopped: it
+neither repeats the single retry after an out-of-memory error nor loses the number of reclaims.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ FALLBACKS = (None, "cpu")
 
 @dataclass(frozen=True)
 class RetryPlan:
-    """What a task wants to happen within one try.
+    """Which attempts may follow the first one within a try.
 
     Args:
-        max_preemptions: how many reclaims, evictions and lost nodes are made up for.
+        max_preemptions: the number of new attempts after reclaims, evictions and lost nodes.
         on_oom: `memory` (once with twice the memory), `batch` (once with half the batch) or `fail`.
-        escalate_to: GPU pool of the attempts after `escalate_after` reclaims; None stays in the pool.
-        fallback: `cpu` runs on a CPU when no GPU is there for `fallback_after_seconds`; None waits on.
+        escalate_to: GPU pool of the attempts after `escalate_after` reclaims; None keeps the pool.
+        fallback: `cpu` runs on a CPU if no GPU is free for `fallback_after_seconds`; None keeps waiting.
 
     Raises:
-        ValueError: an argument has a value that it cannot have.
+        ValueError: an argument is invalid.
     """
 
     max_preemptions: int = 5
@@ -42,17 +42,17 @@ class RetryPlan:
     fallback_after_seconds: float = 1800
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning."""
-        _one_of("on_oom", self.on_oom, ON_OOM)
-        _one_of("fallback", self.fallback, FALLBACKS)
-        _number("max_preemptions", self.max_preemptions, 0)
-        _number("escalate_after", self.escalate_after, 1)
-        _number("fallback_after", self.fallback_after_seconds, 0)
+        """Validate the arguments."""
+        _check_choice("on_oom", self.on_oom, ON_OOM)
+        _check_choice("fallback", self.fallback, FALLBACKS)
+        _check_minimum("max_preemptions", self.max_preemptions, 0)
+        _check_minimum("escalate_after", self.escalate_after, 1)
+        _check_minimum("fallback_after", self.fallback_after_seconds, 0)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt: number 1, 2, ... of the try. `fallback` is `cpu` once the GPU was given up."""
+    """One attempt: number 1, 2, ... of the try. `fallback` is `cpu` if it runs on a CPU for want of a GPU."""
 
     number: int = 1
     gpu_pool: str | None = None
@@ -63,33 +63,33 @@ class Attempt:
     fallback: str = ""
 
     def annotation(self) -> str:
-        """The attempt as the pod's annotation."""
+        """The attempt as the value of the pod's annotation."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def of_pod(cls, pod: Mapping[str, Any]) -> Attempt:
-        """The attempt that the pod was made for; its labels tell as much as an older release wrote."""
+        """The attempt of this pod; pods of older releases have only the labels."""
         labels, annotations = pod["metadata"]["labels"], pod["metadata"].get("annotations", {})
         pool = labels.get(f"{LABEL_PREFIX}/gpu-pool", "none")
-        known = {
+        from_labels = {
             "number": int(labels[f"{LABEL_PREFIX}/attempt"]),
             "gpu_pool": None if pool == "none" else pool,
         }
-        return cls(**{**known, **json.loads(annotations.get(ANNOTATION, "{}"))})
+        return cls(**{**from_labels, **json.loads(annotations.get(ANNOTATION, "{}"))})
 
     def after(self, outcome: Outcome, plan: RetryPlan) -> Attempt | None:
-        """The attempt that follows `outcome`; None when this one was the try's last."""
+        """The attempt that follows `outcome`; None if this one was the last of the try."""
         if outcome.action is Action.RELAUNCH and self.reclaims < plan.max_preemptions:
             return self._relaunched(plan)
         if outcome.action is Action.ADAPT and not self.ooms and plan.on_oom != "fail":
-            # Memory of the GPU does not grow with the pod's.
+            # More memory for the pod does not help a GPU without memory left.
             if plan.on_oom == "batch" or outcome.cause is Cause.GPU_OOM:
                 return self._next(ooms=1, batch_divisor=2 * self.batch_divisor)
             return self._next(ooms=1, memory_factor=2 * self.memory_factor)
         return None
 
     def on_cpu(self) -> Attempt:
-        """The attempt that runs on a CPU because there is no GPU: smaller batches need less memory."""
+        """The attempt that runs on a CPU for want of a GPU: smaller batches need less memory."""
         return self._next(gpu_pool=None, fallback="cpu", batch_divisor=2 * self.batch_divisor)
 
     def _relaunched(self, plan: RetryPlan) -> Attempt:
@@ -101,20 +101,20 @@ class Attempt:
         return replace(self, number=self.number + 1, **changes)
 
     def __str__(self) -> str:
-        """In words, for the log."""
-        words = [f"attempt {self.number}", f"GPU pool {self.gpu_pool}" if self.gpu_pool else "CPU"]
+        """The attempt as text, for the log."""
+        parts = [f"attempt {self.number}", f"GPU pool {self.gpu_pool}" if self.gpu_pool else "CPU"]
         if self.memory_factor > 1:
-            words.append(f"{self.memory_factor} times the memory")
+            parts.append(f"{self.memory_factor} times the memory")
         if self.batch_divisor > 1:
-            words.append(f"batches in {self.batch_divisor} parts")
-        return ", ".join(words)
+            parts.append(f"batches in {self.batch_divisor} parts")
+        return ", ".join(parts)
 
 
-def _one_of(name: str, value: Any, known: tuple[str | None, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; use {' or '.join(map(repr, known))}")
+def _check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; use {' or '.join(map(repr, choices))}")
 
 
-def _number(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-        raise ValueError(f"{name} is {value!r}; use a number of at least {least}")
+def _check_minimum(name: str, value: Any, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < minimum:
+        raise ValueError(f"{name} is {value!r}; use a number of at least {minimum}")

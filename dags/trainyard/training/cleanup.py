@@ -1,4 +1,4 @@
-"""The clean-up at the end of a run."""
+"""The clean-up task at the end of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trainyard.graph import last_tasks
 from trainyard.training.operator import TrainingPodOperator
 
 CHECKPOINTS = "file:///checkpoints"
-# Whether the run ends well, which these tasks decide: by their states, as a result may be from before a task
-# was cleared, and then not reached again.
+# Whether the run succeeds: by the states of its last tasks, since an XCom may be left from before a task was
+# cleared.
 FINISHED = (
     "{{{{ ti.get_task_states(dag_id=ti.dag_id, task_ids={tasks!r}, run_ids=[ti.run_id]).get(ti.run_id, {{}})"
     ".values() | select('in', ['success', 'skipped']) | list | length == {number} }}}}"
@@ -19,13 +19,13 @@ FINISHED = (
 
 
 def clean_up(dag: DAG) -> TrainingPodOperator:
-    """Give back what the run took on the checkpoints volume, when all tasks of `dag` so far are done.
+    """Add a task that deletes the run's checkpoints after all other tasks of `dag`.
 
-    Everything if the run ends well, as its model is in MLflow. Else what nobody would resume from: a failed
-    task that is cleared goes on from the newest checkpoint.
+    It deletes all of them if the run succeeds, since the model is in MLflow. Otherwise it keeps the newest
+    one, from which a failed task resumes after it is cleared.
 
-    It is a teardown, which neither turns a failed run into a success, as any other last task with the rule
-    `all_done` would, nor fails a run by itself: what it leaves is the maintenance's.
+    It is a teardown: it does not turn a failed run into a success, as another last task with the trigger rule
+    `all_done` would, and it does not fail the run. The maintenance deletes what it leaves.
     """
     last = last_tasks(dag)
     task = TrainingPodOperator(
@@ -36,7 +36,7 @@ def clean_up(dag: DAG) -> TrainingPodOperator:
         output_uri=CHECKPOINTS,
         step_params={"finished": FINISHED.format(tasks=[each.task_id for each in last], number=len(last))},
         container_resources={"requests": {"cpu": "100m", "memory": "512Mi"}},
-        # The run ends, and people hear of it, only after it: better to leave it to the maintenance.
+        # The run ends, and its alerts are sent, only after this task: it must not take long.
         deadline=timedelta(minutes=10),
         startup_timeout=timedelta(minutes=5),
     )

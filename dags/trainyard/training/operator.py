@@ -1,4 +1,4 @@
-"""`TrainingPodOperator`: a training task is one pod, started and ended in the triggerer."""
+"""`TrainingPodOperator`: a training task is one pod, which the triggerer launches and follows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainyard.training.links import MLflowRunLink, WhyPendingLink
 from trainyard.triggerer.base import TriggererOperator, start_args
 
 TRIGGER = "trainyard.training.trigger.TrainingPodTrigger"
-# The arguments of TrainingPodOperator which the trigger gets, with their defaults.
+# The arguments of TrainingPodOperator that the trigger gets, with their defaults.
 DEFAULTS: Mapping[str, Any] = {
     "step_params": {},
     "gpu_pool": None,
@@ -47,21 +47,21 @@ _PLAN = ("max_preemptions", "on_oom", "fallback", "escalate_after")
 class TrainingPodOperator(TriggererOperator):
     """Run one step of the trainer contract in a pod of its own.
 
-    No worker pod runs beside it: the scheduler hands the task to the triggerer at once, whose
+    There is no worker pod: the scheduler defers the task at once to the triggerer, where
     `TrainingPodTrigger` launches the pod, follows it and ends the task. The step's result, a JSON
-    object, is the task's XCom `return_value`, and each of its keys is an XCom as well, so that
-    `task.output["model_uri"]` can be passed on. A failure leaves the XCom `failure`, waiting leaves
-    `pending` (why, and in the end how long), and going on without a GPU leaves `fallback`.
+    object, is the XCom `return_value`, and each of its keys is an XCom as well, so that
+    `task.output["model_uri"]` can be passed on. The XCom `failure` describes a failure, `pending` why and
+    how long the pod waited, and `fallback` that it ran without a GPU.
 
-    What an attempt's end leads to: a node that was lost, reclaimed or evicts the pod starts another attempt,
-    which uses up no Airflow try; a temporary error is left to Airflow's `retries`; memory that ran out is
-    answered once, as `on_oom` says; errors in image, configuration, data or code fail the task at once.
+    After a lost or reclaimed node or an eviction, another attempt starts, which does not use up an Airflow
+    try. After a temporary error, Airflow's `retries` apply. After an out-of-memory error, another attempt
+    starts once, as `on_oom` says. Errors in image, configuration, data or code fail the task at once.
 
-    All text in arguments may hold templates (`{{ params.epochs }}`, `{{ run_key }}`; see
+    All strings in arguments may be templates (`{{ params.epochs }}`, `{{ run_key }}`; see
     `trainyard.triggerer.templates`), and `.partial().expand()` and `.expand_kwargs()` work.
 
-    Kubernetes does the queueing for GPUs: Airflow does not hold back a task that starts in the
-    triggerer, so its pool counts what runs and waits, and the pod waits in the namespace.
+    Kubernetes does the queueing for GPUs: Airflow starts a task in the triggerer even if its pool is
+    full, so the pool counts running and waiting tasks, and the pods wait in the namespace.
 
     Args:
         step: `generate`, `validate`, `preprocess`, `features`, `train`, `evaluate`, `predict` or `clean`.
@@ -69,25 +69,25 @@ class TrainingPodOperator(TriggererOperator):
         output_uri: URI of where the step writes.
         step_params: the step's parameters (the trainer's `--params`).
         gpu_pool: name of the GPU pool (`gpuPools` in the chart's values), or None for a CPU pod.
-        gpus: GPUs of the pod, of each one if there are several; training uses one process for each.
+        gpus: GPUs of each pod; training uses one process for each.
         nodes: train on so many nodes at once, which start and end together (`trainyard.training.gang_run`).
-        image: another image that honours the trainer contract.
+        image: another image that implements the trainer contract.
         env_vars: more environment variables, or other values for those of the contract.
-        container_resources: `requests` and `limits` which replace the platform's defaults by key.
+        container_resources: `requests` and `limits` that replace the platform's defaults by key.
         deadline: how long one attempt may run.
-        queue_timeout: how long it may wait for room in the namespace's quota, which is where tasks queue.
-        startup_timeout: how long a pod, once it is made, may wait for its node, image and volumes; a gang
-            of `nodes` has only that for both.
+        queue_timeout: how long it may wait for the namespace's quota, which is where tasks queue.
+        startup_timeout: how long a created pod may wait for its node, image and volumes. With several
+            `nodes` it includes the wait for the quota.
         max_preemptions: how often a pod that lost its node is launched again within one try.
         run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
-        parent_run_key: the MLflow run of that key becomes the parent.
-        on_oom: what to do once when memory runs out: `memory` doubles it, `batch` halves the batch (also the
-            answer to a full GPU), `fail` does nothing.
-        fallback: `cpu` lets an attempt run on a CPU, with half the batch, when no GPU is there in time.
+        parent_run_key: run key of the parent MLflow run.
+        on_oom: what to do once after an out-of-memory error: `memory` doubles the memory, `batch` halves the
+            batch (as always if the GPU's memory ran out), `fail` does nothing.
+        fallback: `cpu` runs an attempt on a CPU, with half the batch, if no GPU is free in time.
         fallback_after: how long to wait for a GPU before that, a timedelta or seconds.
         escalate_to: name of the GPU pool for attempts after reclaims, for instance from spot to on-demand.
         escalate_after: after how many reclaims.
-        kwargs: as for any operator; `pool` is the GPU pool's Airflow pool unless given.
+        kwargs: as for any operator; `pool` defaults to the Airflow pool of the GPU pool.
     """
 
     template_fields = (
@@ -153,14 +153,14 @@ class TrainingPodOperator(TriggererOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> TrainingPodPartial:
         """Begin a mapped task, as with any operator."""
-        # Past the base's refusal: what is mapped reaches the trigger by way of the object below.
+        # Skips TriggererOperator.partial, which refuses: TrainingPodPartial passes the mapped arguments on.
         base = super(TriggererOperator, cls).partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
-        base._expand_called = True  # it lives on in that object
+        base._expand_called = True  # else it would log that it was never mapped
         return TrainingPodPartial(operator_class=cls, kwargs=base.kwargs, params=base.params)
 
 
 class TrainingPodPartial(OperatorPartial):
-    """What `TrainingPodOperator.partial()` returns: it gives the trigger the mapped arguments as well."""
+    """What `TrainingPodOperator.partial()` returns: it also passes the mapped arguments to the trigger."""
 
     def _expand(self, expand_input: Any, *, strict: bool) -> Any:
         task = super()._expand(expand_input, strict=strict)
@@ -175,7 +175,7 @@ def start_trigger_args(
     """What the scheduler needs to start the trigger: `arguments` by their names in `ARGUMENTS`."""
     _check(arguments)
     attempt = sum((arguments[name] for name in ("queue_timeout", "startup_timeout", "deadline")), timedelta())
-    # Reclaims, the one retry for want of memory and the one for want of a GPU.
+    # The first attempt, those after reclaims, one after an out-of-memory error and one on a CPU.
     attempts = 3 + arguments["max_preemptions"]
     request = {
         **{name: value for name, value in arguments.items() if name not in _TIMES},
@@ -186,12 +186,12 @@ def start_trigger_args(
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
-    """Refuse what is wrong whatever the run: values which are no templates."""
-    known = {name: value for name, value in arguments.items() if not _is_template(value)}
-    plan = RetryPlan(**{name: known[name] for name in _PLAN if name in known})
-    if "fallback_after" in known:
-        replace(plan, fallback_after_seconds=_seconds(known["fallback_after"]))
-    if escalate_to := known.get("escalate_to"):
+    """Validate the arguments that are no templates when the DAG is parsed."""
+    constants = {name: value for name, value in arguments.items() if not _is_template(value)}
+    plan = RetryPlan(**{name: constants[name] for name in _PLAN if name in constants})
+    if "fallback_after" in constants:
+        replace(plan, fallback_after_seconds=_seconds(constants["fallback_after"]))
+    if escalate_to := constants.get("escalate_to"):
         load_platform().pool(escalate_to)
 
 
@@ -204,7 +204,7 @@ def _is_template(value: Any) -> bool:
 
 
 def _with_airflow_pool(kwargs: dict[str, Any], gpu_pool: Any) -> dict[str, Any]:
-    """Count the task in the Airflow pool of its GPU pool, if its name is known before the run."""
+    """Set the Airflow pool of the GPU pool, unless the GPU pool's name is a template."""
     if "pool" in kwargs or not isinstance(gpu_pool, str) or _is_template(gpu_pool):
         return kwargs
     return {**kwargs, "pool": load_platform().pool(gpu_pool).airflow_pool}

@@ -1,6 +1,6 @@
-"""How a training pod ended and what that means: pure functions over the pod's JSON.
+"""How a training pod ended: pure functions that derive the cause from the pod's JSON.
 
-This is the one place which knows causes. `POLICY` says what follows from each of them.
+`POLICY` maps each cause to the action that follows.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 from trainyard.failures import Cause
 from trainyard.kube.status import (
-    BROKEN_CONTAINER,
-    BROKEN_IMAGE,
-    UNPULLED_IMAGE,
+    CONTAINER_ERRORS,
+    IMAGE_ERRORS,
+    IMAGE_PULL_ERRORS,
     Pod,
     condition,
     container_status,
 )
 
-# How long the API may list a pod past the end of its grace before its node counts as lost, seconds.
+# After a deleted pod's grace period ends, its node counts as lost if the API still lists the pod for so long.
 LOST_AFTER_SECONDS = 60
 
 
@@ -30,8 +30,8 @@ class Action(StrEnum):
     """What follows from a cause."""
 
     SUCCEED = "succeed"
-    RELAUNCH = "relaunch"  # a new pod at once, which does not use up an Airflow try
-    ADAPT = "adapt"  # a new pod at once, with more memory or smaller batches: once in a try, then as FAIL
+    RELAUNCH = "relaunch"  # create a new pod, which does not use up an Airflow try
+    ADAPT = "adapt"  # create a new pod with more memory or smaller batches, once in a try; then FAIL
     RETRY = "retry"  # fail the try; Airflow's retries and backoff decide
     FAIL = "fail"  # fail the task: another try would end the same way
 
@@ -51,9 +51,10 @@ POLICY: Mapping[Cause, Action] = {
     Cause.DEADLINE: Action.RETRY,
     Cause.UNSCHEDULABLE: Action.RETRY,
     Cause.PLATFORM: Action.RETRY,
+    Cause.SUPERSEDED: Action.FAIL,
 }
 
-# The trainer contract, and what shells, libc and argparse use by custom.
+# The trainer contract, and the conventions of shells, libc and argparse.
 _EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
     2: (Cause.BAD_CONFIG, "the command line was refused"),
     64: (Cause.BAD_CONFIG, "bad arguments or configuration"),
@@ -65,10 +66,10 @@ _EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
     128: (Cause.BAD_CONFIG, "the container could not start"),
     143: (Cause.PREEMPTED, "stopped by SIGTERM"),
 }
-# What the trainer found out itself holds, even when its pod is being deleted.
-_OWN_VERDICTS = (64, 65, 70)
-_OUT_OF_MEMORY = 137  # the trainer's own exit code, and what a SIGKILL leaves
-# Reasons which the kubelet gives a pod that lost its node or that the node would not take.
+# Errors that the trainer found itself; they count even if its pod is being deleted.
+_TRAINER_ERROR_CODES = (64, 65, 70)
+_OUT_OF_MEMORY_CODE = 137  # the trainer's own exit code, and that of any process after SIGKILL
+# Reasons that the kubelet sets on a pod that lost its node or that the node did not admit.
 _NODE_REASONS = {
     *("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"),
     *("UnexpectedAdmissionError", "AdmissionFailed", "Unknown"),
@@ -77,7 +78,7 @@ _NODE_REASONS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. `result` is the trainer's JSON when the cause is success."""
+    """How an attempt ended. `result` is the trainer's JSON if the cause is success."""
 
     cause: Cause
     message: str
@@ -85,30 +86,30 @@ class Outcome:
 
     @property
     def action(self) -> Action:
-        """What follows."""
+        """The action that follows."""
         return POLICY[self.cause]
 
 
 def has_started(pod: Pod) -> bool:
-    """Whether the container runs or ran, or the pod is over without it."""
+    """Whether the container runs or has run, or the pod ended without it."""
     state = container_status(pod).get("state", {})
     return "running" in state or has_ended(pod)
 
 
 def has_ended(pod: Pod) -> bool:
-    """Whether the container will not write another line."""
+    """Whether the container has ended, or will never start because the pod ended."""
     state = container_status(pod).get("state", {})
     return "terminated" in state or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def is_lost(pod: Pod, now: datetime) -> bool:
-    """Whether the pod should be gone long since, yet is still listed: nobody hears from its node."""
+    """Whether the pod is still listed long after its deletion: its node does not respond."""
     deleted = pod["metadata"].get("deletionTimestamp")
     return bool(deleted) and (now - _time(deleted)).total_seconds() > LOST_AFTER_SECONDS
 
 
 def classify(pod: Pod) -> Outcome:
-    """Say how an ended pod ended."""
+    """Return the outcome of a pod that has ended."""
     status = pod.get("status", {})
     reason, message = status.get("reason", ""), status.get("message", "")
     terminated = container_status(pod).get("state", {}).get("terminated")
@@ -117,35 +118,35 @@ def classify(pod: Pod) -> Outcome:
     if reason == "DeadlineExceeded":
         seconds = pod.get("spec", {}).get("activeDeadlineSeconds")
         return Outcome(Cause.DEADLINE, f"the pod ran longer than its {seconds} s; raise `deadline`")
-    if terminated and (terminated.get("exitCode") in _OWN_VERDICTS or _ran_out_of_memory(terminated)):
+    if terminated and (terminated.get("exitCode") in _TRAINER_ERROR_CODES or _ran_out_of_memory(terminated)):
         return _from_exit(terminated)
     if disruption := _disruption(pod):
         return Outcome(Cause.PREEMPTED, disruption)
     if reason in _NODE_REASONS or reason.startswith(("OutOf", "Unexpected")):
-        return Outcome(Cause.PREEMPTED, f"the node gave the pod up: {reason} {message}".strip())
+        return Outcome(Cause.PREEMPTED, f"the node ended the pod: {reason} {message}".strip())
     if terminated:
         return _from_exit(terminated)
-    return Outcome(Cause.PREEMPTED, f"the pod ended without its container: {reason} {message}".strip(": "))
+    return Outcome(Cause.PREEMPTED, f"the pod ended before its container: {reason} {message}".strip(": "))
 
 
 def pending_failure(pod: Pod, seconds_in_reason: float) -> Outcome | None:
-    """Say why a waiting pod will never start; None while there is hope.
+    """Return the outcome of a waiting pod that will never start; None while it may still start.
 
-    `seconds_in_reason` is how long it waits for the present reason: a registry or a Secret may come
-    back, a name that is not an image name never will.
+    `seconds_in_reason` is how long it has waited for the current reason: a registry or a Secret may become
+    available, an invalid image name never becomes valid.
     """
     waiting = container_status(pod).get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     image = pod["spec"]["containers"][0]["image"]
-    if reason in BROKEN_IMAGE or (reason in UNPULLED_IMAGE and seconds_in_reason > 180):
+    if reason in IMAGE_ERRORS or (reason in IMAGE_PULL_ERRORS and seconds_in_reason > 180):
         return Outcome(Cause.IMAGE, f"image {image}: {reason} {message}".strip())
-    if reason in BROKEN_CONTAINER and seconds_in_reason > 60:
-        return Outcome(Cause.BAD_CONFIG, f"the container cannot be made: {reason} {message}".strip())
+    if reason in CONTAINER_ERRORS and seconds_in_reason > 60:
+        return Outcome(Cause.BAD_CONFIG, f"the container cannot be created: {reason} {message}".strip())
     return None
 
 
 def waiting_message(pod: Pod) -> str:
-    """What the scheduler and the kubelet say about a pod that waits, to notice when it changes."""
+    """What the scheduler and the kubelet report about a waiting pod; compare it to notice a change."""
     waiting = container_status(pod).get("state", {}).get("waiting", {})
     return f"{condition(pod, 'PodScheduled').get('message', '')} {waiting.get('reason', '')}"
 
@@ -167,31 +168,31 @@ def _success(terminated: Mapping[str, Any]) -> Outcome:
 
 def _from_exit(terminated: Mapping[str, Any]) -> Outcome:
     code, reason = terminated.get("exitCode", -1), terminated.get("reason", "")
-    detail = _own_words(terminated.get("message", "").strip())
+    detail = _error_text(terminated.get("message", "").strip())
     if reason == "OOMKilled":
         return Outcome(
-            Cause.OOM, "out of memory: raise limits.memory in `container_resources` or make the batch smaller"
+            Cause.OOM, "out of memory: raise limits.memory in `container_resources` or use smaller batches"
         )
     if _ran_out_of_memory(terminated):
         return Outcome(Cause.GPU_OOM if "cuda" in detail.lower() else Cause.OOM, detail)
     if reason == "StartError":
         return Outcome(Cause.BAD_CONFIG, f"the container could not start: {detail}")
-    default = (Cause.KILLED, "killed by a signal") if code > 128 else (Cause.CODE, "an unknown exit code")
+    default = (Cause.KILLED, "killed by a signal") if code > 128 else (Cause.CODE, "unknown exit code")
     cause, meaning = _EXIT_CODES.get(code, default)
     return Outcome(cause, f"exit code {code}: {meaning}" + (f": {detail}" if detail else ""))
 
 
 def _ran_out_of_memory(terminated: Mapping[str, Any]) -> bool:
-    """Whether the trainer itself says that memory ran out; a bare 137 may be any SIGKILL."""
+    """Whether the trainer itself reports that memory ran out; 137 alone may be any SIGKILL."""
     try:
-        verdict = json.loads(terminated.get("message", ""))["exit_code"]
+        reported = json.loads(terminated.get("message", ""))["exit_code"]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(terminated.get("exitCode") == _OUT_OF_MEMORY == verdict)
+    return bool(terminated.get("exitCode") == _OUT_OF_MEMORY_CODE == reported)
 
 
-def _own_words(message: str) -> str:
-    """What the container left: the trainer's `{"error": ...}`, or the end of its log."""
+def _error_text(message: str) -> str:
+    """The error in a termination message: the trainer's `{"error": ...}`, or the end of the log."""
     try:
         return str(json.loads(message)["error"])
     except (ValueError, KeyError, TypeError):
@@ -199,7 +200,7 @@ def _own_words(message: str) -> str:
 
 
 def _disruption(pod: Pod) -> str:
-    """What took the pod away, or '' when nothing did."""
+    """Why the pod was deleted or evicted; "" if it was not."""
     target = condition(pod, "DisruptionTarget")
     if target.get("status") == "True":
         return f"{target.get('reason', 'disrupted')}: {target.get('message', '')}".strip(": ")

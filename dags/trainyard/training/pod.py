@@ -1,4 +1,4 @@
-"""The training pod: a pure function from the platform and a task's request to a pod manifest."""
+"""The manifest of a training pod: a pure function of the platform and a task's request."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainyard.training.attempt import ANNOTATION, Attempt
 
 RESULT_PATH = "/airflow/xcom/return.json"
 STEPS = ("generate", "validate", "preprocess", "features", "train", "evaluate", "predict", "clean")
-# The other steps get the datasets read-only: training cannot damage what it learns from.
+# The other steps mount the datasets read-only: training cannot damage them.
 STEPS_THAT_WRITE_DATASETS = ("generate", "validate", "preprocess", "features", "predict")
 GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
 SCRATCH_LIMIT = "4Gi"
 SHARED_MEMORY_LIMIT = "1Gi"
-# It becomes part of paths, of an MLflow filter and of the name of the MLflow run: the trainer's own rule.
+# The key is part of paths, an MLflow filter and the MLflow run's name; the trainer has the same pattern.
 _RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:=@-]{0,249}")
 _UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
     f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
@@ -30,15 +30,15 @@ _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
 
 
 class RequestError(ValueError):
-    """A task asks for something which cannot be; the message names the argument and the cure."""
+    """An argument of the task is invalid; the message names it and the cure."""
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a task wants to run, all templates rendered.
+    """What a task runs, with all templates rendered.
 
     `gpu_pool` None means a CPU pod, `nodes` over 1 a gang of such pods, `run_key` None the default: the DAG
-    run's, or a mapped instance's own.
+    run's key, or a mapped instance's own.
     """
 
     step: str
@@ -56,9 +56,9 @@ class TrainingRequest:
     parent_run_key: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no pod can satisfy."""
+        """Validate the arguments."""
         if self.step not in STEPS:
-            raise RequestError(f"step {self.step!r} is none of {', '.join(STEPS)}")
+            raise RequestError(f"step is {self.step!r}; use one of {', '.join(STEPS)}")
         for name in ("dataset", "output_uri"):
             value = getattr(self, name)
             if not isinstance(value, str) or "://" not in value:
@@ -72,7 +72,7 @@ class TrainingRequest:
                 raise RequestError(f"{name} is {number!r}; use a whole number of at least 1")
         if self.nodes > 1 and self.step != "train":
             raise RequestError(
-                f"nodes={self.nodes}: the step {self.step} runs on one node; only train can share"
+                f"nodes={self.nodes}: step {self.step} runs on one node; only train runs on several"
             )
         for name in ("run_key", "parent_run_key"):
             key = getattr(self, name)
@@ -87,7 +87,7 @@ def build_pod(
 
     Raises:
         PlatformError: the request names an unknown GPU pool.
-        RequestError: the request wants more GPUs than a node of the pool has.
+        RequestError: the request has more GPUs than a node of the pool.
     """
     training = platform.training
     attempt = attempt or Attempt(gpu_pool=request.gpu_pool)
@@ -147,7 +147,7 @@ def _metadata(
             f"{LABEL_PREFIX}/task-id": task.task_id,
             f"{LABEL_PREFIX}/run-key": run_key_of(request, task),
             ANNOTATION: attempt.annotation(),
-            # An autoscaler which moves pods to save a node would throw away hours of training.
+            # An autoscaler that evicts pods to remove a node would discard hours of training.
             "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
             "karpenter.sh/do-not-disrupt": "true",
         },
@@ -189,8 +189,8 @@ def _container(
         "env": [{"name": name, "value": str(value)} for name, value in env.items()],
         "resources": _resources(platform, pool, request, attempt),
         "securityContext": dict(training.container_security_context),
-        # The kubelet reads the result back as the container's termination message; a container which
-        # dies without one leaves its last log lines there instead.
+        # The kubelet returns the result as the container's termination message. A container that fails
+        # without a result gets its last log lines there instead.
         "terminationMessagePath": RESULT_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -219,17 +219,17 @@ def _environment(
     if pool:
         env["TRAINYARD_GPU_POOL"] = pool.name
         if request.step == "train" and request.gpus > 1:
-            env |= gang.environment("127.0.0.1", 1, request.gpus)
+            env |= gang.torchrun_environment("127.0.0.1", 1, request.gpus)
     if request.parent_run_key:
         env["TRAINYARD_PARENT_RUN_KEY"] = request.parent_run_key
-    # The commit that the DAGs come from: the airflow image carries it.
+    # The commit of the DAGs, which the airflow image sets.
     if commit := os.environ.get("GIT_COMMIT"):
         env["GIT_COMMIT"] = commit
     return env
 
 
 def _adaptations(attempt: Attempt) -> dict[str, str]:
-    """What the trainer is told of an attempt that makes do with less; no `env_vars` overrides that."""
+    """The variables of an attempt with smaller batches or a fallback; `env_vars` cannot override them."""
     env = {}
     if attempt.batch_divisor > 1:
         env["TRAINYARD_BATCH_DIVISOR"] = str(attempt.batch_divisor)
@@ -243,35 +243,35 @@ def _resources(
     platform: Platform, pool: GpuPool | None, request: TrainingRequest, attempt: Attempt
 ) -> dict[str, dict[str, str]]:
     defaults = platform.training.gpu_resources if pool else platform.training.cpu_resources
-    asked = request.container_resources
-    limits = {**defaults.get("limits", {}), **asked.get("limits", {})}
-    # A limit below the platform's request lowers that too: the API server refuses it otherwise.
-    usual = {
-        name: limits[name] if name in limits and _amount(limits[name]) < _amount(value) else value
+    own = request.container_resources
+    limits = {**defaults.get("limits", {}), **own.get("limits", {})}
+    # A limit below the default request lowers the request too: the API server would refuse the pod.
+    requests = {
+        name: limits[name] if name in limits and _to_number(limits[name]) < _to_number(value) else value
         for name, value in defaults.get("requests", {}).items()
     }
-    resources = {"requests": {**usual, **asked.get("requests", {})}, "limits": limits}
+    resources = {"requests": {**requests, **own.get("requests", {})}, "limits": limits}
     for kind in resources.values():
         if "memory" in kind:
-            kind["memory"] = _times(kind["memory"], attempt.memory_factor)
+            kind["memory"] = _multiply(kind["memory"], attempt.memory_factor)
         if pool:
             kind[pool.resource_name] = str(request.gpus)
     return resources
 
 
-def _times(quantity: str, factor: int) -> str:
-    """A Kubernetes quantity such as 1.5Gi, multiplied."""
-    number, unit = _parsed(quantity)
+def _multiply(quantity: str, factor: int) -> str:
+    """Multiply a Kubernetes quantity such as 1.5Gi."""
+    number, unit = _parse_quantity(quantity)
     return f"{number * factor:.15g}{unit}" if factor > 1 else str(quantity)
 
 
-def _amount(quantity: str) -> float:
-    number, unit = _parsed(quantity)
+def _to_number(quantity: str) -> float:
+    number, unit = _parse_quantity(quantity)
     return number * _UNITS[unit]
 
 
-def _parsed(quantity: str) -> tuple[float, str]:
-    parsed = _QUANTITY.fullmatch(str(quantity))
-    if not parsed or parsed[2] not in _UNITS:
+def _parse_quantity(quantity: str) -> tuple[float, str]:
+    match = _QUANTITY.fullmatch(str(quantity))
+    if not match or match[2] not in _UNITS:
         raise RequestError(f"container_resources: {quantity!r} is no quantity such as 4Gi or 500m")
-    return float(parsed[1]), parsed[2]
+    return float(match[1]), match[2]

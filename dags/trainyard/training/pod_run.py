@@ -1,7 +1,7 @@
-"""One try of a training task: launch or find its pod, follow it, say how it ended; no Airflow in here.
+"""One try of a training task, independent of Airflow: launch or find its pod, follow it, return the outcome.
 
-An attempt goes through launch -> await start -> follow the log -> conclude. `outcomes` says what the end
-means, `Attempt.after` what the next attempt is, and `PodRun.run` launches it.
+The phases of an attempt are launch, await start, follow the log. `outcomes` derives the outcome from the pod,
+`Attempt.after` the next attempt from the outcome, and `PodRun.run` launches it.
 """
 
 from __future__ import annotations
@@ -16,58 +16,55 @@ from typing import Any
 
 from trainyard.failures import Cause
 from trainyard.kube.client import Kube, KubeError
-from trainyard.kube.logs import LogPosition, readable
+from trainyard.kube.logs import LogPosition, parse_log_line
 from trainyard.kube.status import event_line
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.platform import Platform
 from trainyard.training import outcomes
 from trainyard.training.attempt import Attempt, RetryPlan
 from trainyard.training.outcomes import Action, Outcome
-from trainyard.training.pending import Pending, Wait, from_quota, short, waiting_kind, why_pending
+from trainyard.training.pending import Pending, WaitKind, from_quota, short_reason, waiting_kind, why_pending
 from trainyard.training.pod import GRACE_SECONDS, TrainingRequest, build_pod
 
-FIRST_LOOK_SECONDS = 2
-LOOK_SECONDS = 10  # how often a waiting pod is looked at, beside being watched
-QUOTA_SECONDS = 2  # how often a pod that a quota refused is tried again, beside the quota being watched
-REMIND_SECONDS = 300  # how often a reason for waiting which stays the same is logged again
-RELAUNCH_SECONDS = (
-    2  # before the attempt after the first reclaim; doubles with each, up to MAX_BACKOFF_SECONDS
-)
+POLL_SECONDS = 2
+PENDING_POLL_SECONDS = 10  # how often a waiting pod is read, in addition to the watch
+QUOTA_POLL_SECONDS = 2  # how often a pod that exceeds the quota is tried again, in addition to the watch
+REMIND_SECONDS = 300  # how often an unchanged reason for waiting is logged again
+RELAUNCH_SECONDS = 2  # pause after the first reclaim; doubles with each one
 MAX_BACKOFF_SECONDS = 60
 LAST_LINES = 20  # log lines kept for the report of a failure
-LONGEST_LINE = 1000  # characters of each
-# A standard logger, or Airflow's of the same methods.
-Log = Any
+MAX_LINE_LENGTH = 1000
+Log = Any  # a standard logger, or Airflow's with the same methods
 Announce = Callable[[Mapping[str, Any]], Awaitable[None]]
 Alert = Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
 
 
-class Over(Exception):
-    """The attempt ended before its containers did."""
+class AttemptEnded(Exception):
+    """The attempt has ended although its pods have not."""
 
     def __init__(self, cause: Cause, message: str) -> None:
         super().__init__(message)
         self.outcome = Outcome(cause, message)
 
 
-class _NoGpu(Exception):
-    """No GPU came in the time that the task gives it, and there is no pod that waits for one any more."""
+class _GpuTimeout(Exception):
+    """No GPU was free in time; the pod that waited for one is deleted."""
 
 
 class PodRun:
     """Runs `request` for `task` in pods, one at a time.
 
     Args:
-        kube: the training namespace.
+        kube: client of the training namespace.
         platform: where pods may run.
         request: what to run.
-        task: for whom; the pods' names and labels follow from it.
-        log: gets the pod's log, why it waits and how it ended.
-        plan: what follows when an attempt ends badly or gets no GPU.
-        queue_seconds: how long there may be no room in the namespace's quota.
-        startup_seconds: how long a pod may take to start.
+        task: the try of the task; the pods' names and labels follow from it.
+        log: receives the pod's log, why it waits and how it ended.
+        plan: which attempts may follow after a failure or for want of a GPU.
+        queue_seconds: how long the pod may wait for the namespace's quota.
+        startup_seconds: how long a created pod may take to start.
         announce: called with XComs: why the pod waits, where it runs, that it fell back to a CPU.
-        alert: called with a title, a text and details when people should know before the end.
+        alert: called with a title, a text and details to alert people before the end.
     """
 
     def __init__(
@@ -98,24 +95,26 @@ class PodRun:
         self._attempt = Attempt(gpu_pool=request.gpu_pool)
         self._events: list[str] = []
         self._node = ""
-        self._waits = Waits()
+        self._waiting_time = WaitingTime()
 
     async def run(self) -> Outcome:
-        """Run attempts until one ends for good, and delete the pods."""
-        await self._take_over()
+        """Run attempts until no other follows, and delete the pods."""
+        await self._reattach()
         while True:
             try:
                 outcome = await self._run_attempt()
-            except _NoGpu:
+            except _GpuTimeout:
                 await self._fall_back()
                 continue
-            following = self._attempt.after(outcome, self.plan)
-            if following is None:
+            next_attempt = self._attempt.after(outcome, self.plan)
+            if next_attempt is None:
                 break
-            pause = _pause(following) if outcome.action is Action.RELAUNCH else 0
-            self.log.warning("%s: %s; %s follows in %d s", outcome.cause, outcome.message, following, pause)
+            pause = _backoff_seconds(next_attempt) if outcome.action is Action.RELAUNCH else 0
+            self.log.warning(
+                "%s: %s; %s follows in %d s", outcome.cause, outcome.message, next_attempt, pause
+            )
             await asyncio.sleep(pause)
-            self._attempt = following
+            self._attempt = next_attempt
         keep = outcome.action is not Action.SUCCEED and self.platform.training.keep_failed_pods
         await self._clean_up(keep=keep)
         if outcome.action is Action.ADAPT and self._attempt.ooms:
@@ -123,7 +122,7 @@ class PodRun:
         return outcome
 
     def failure(self, outcome: Outcome) -> dict[str, Any]:
-        """What people need to know of a failed run: cause, events, the log's end, and where it was."""
+        """The details of a failed run: cause, events, the log's last lines, pod and node."""
         return {
             "cause": str(outcome.cause),
             "message": outcome.message,
@@ -136,18 +135,18 @@ class PodRun:
 
     @property
     def _name(self) -> str:
-        """What the attempt is called in Kubernetes."""
+        """The name of the attempt's object in Kubernetes."""
         return self.task.pod_name(self._attempt.number)
 
-    async def _take_over(self) -> None:
-        """Remove pods of earlier tries, and go on with the newest attempt of this one, if there is any."""
+    async def _reattach(self) -> None:
+        """Delete pods of earlier tries, and continue with the newest attempt of this try, if any."""
         for pod in await self.kube.find(self.task.selector()):
             labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
             if labels.get(f"{LABEL_PREFIX}/try-number") == str(self.task.try_number):
                 found = Attempt.of_pod(pod)
                 if found.number >= self._attempt.number:
                     self._attempt = found
-                self.log.info("found pod %s again (%s); its log follows from the beginning", name, found)
+                self.log.info("reattached to pod %s (%s); its log follows from the beginning", name, found)
                 continue
             self.log.info("deleting pod %s of an earlier try", name)
             await self.kube.delete(name)
@@ -156,21 +155,21 @@ class PodRun:
                 await self.kube.delete(name, force=True)
 
     async def _clean_up(self, *, keep: bool) -> None:
-        """Delete what the try leaves in Kubernetes; `keep` the pods that have ended, to be looked at."""
+        """Delete the task's pods; `keep` those that have ended, for inspection."""
         for pod in await self.kube.find(self.task.selector()):
-            # One that waits would some day take a GPU for nobody.
+            # A waiting pod that is not deleted would get a GPU later and waste it.
             if not keep or not outcomes.has_ended(pod):
                 await self.kube.delete(pod["metadata"]["name"])
 
     async def _run_attempt(self) -> Outcome:
         name = self._name
-        self._waits, self._node = Waits(), ""
+        self._waiting_time, self._node = WaitingTime(), ""
         try:
             await self._launch()
             await self._await_start(name)
             outcome = await self._follow(name)
-        except Over as over:
-            outcome = over.outcome
+        except AttemptEnded as ended:
+            outcome = ended.outcome
         if outcome.action is not Action.SUCCEED:
             self._events = [event_line(event) for event in await self.kube.events(name)]
             for line in self._events:
@@ -178,22 +177,22 @@ class PodRun:
         return outcome
 
     async def _fall_back(self) -> None:
-        """Go on with a CPU, and tell everybody."""
-        given_up, self._attempt = self._attempt, self._attempt.on_cpu()
-        waited = f"{self._waits.seconds():.0f} s"
-        why = short(self._waits.reason)
+        """Continue on a CPU; announce it and send an alert."""
+        gpu_attempt, self._attempt = self._attempt, self._attempt.on_cpu()
+        seconds, reason = self._waiting_time.seconds(), self._waiting_time.reason
+        waited, why = f"{seconds:.0f} s", short_reason(reason)
         self.log.warning("no GPU within %s (%s): %s follows", waited, why, self._attempt)
-        fallback = {"to": "cpu", "pool": given_up.gpu_pool, "waited_seconds": round(self._waits.seconds())}
-        await self.announce({"fallback": {**fallback, "reason": self._waits.reason}})
+        fallback = {"to": "cpu", "pool": gpu_attempt.gpu_pool, "waited_seconds": round(seconds)}
+        await self.announce({"fallback": {**fallback, "reason": reason}})
         await self.alert(
-            f"{self.task.dag_id}.{self.task.task_id} goes on without a GPU",
-            f"No GPU of pool {given_up.gpu_pool} within {waited}: {why}. It now runs on a CPU, with "
+            f"{self.task.dag_id}.{self.task.task_id} continues without a GPU",
+            f"No GPU of pool {gpu_attempt.gpu_pool} within {waited}: {why}. It now runs on a CPU, with "
             f"batches in {self._attempt.batch_divisor} parts.",
             fallback,
         )
 
     async def _launch(self) -> None:
-        """Create the pod, or find it created. Waits for room in the namespace's quota."""
+        """Create the pod, unless it exists. Wait while the namespace's quota is exceeded."""
         attempt = self._attempt
         manifest = build_pod(self.platform, self.request, self.task, attempt)
         while True:
@@ -204,12 +203,12 @@ class PodRun:
                 if "exceeded quota" not in error.message:
                     if error.temporary:
                         raise
-                    raise _refused(attempt, error) from error
+                    raise _refusal(attempt, error) from error
                 pending = from_quota(error.message, self._gpu()[1])
-                await self._wait_on(pending, None, self._waits.seconds(), self.queue_seconds)
-                await self.kube.quota_change(QUOTA_SECONDS)
-                await asyncio.sleep(random.uniform(0, 0.3))  # others wait for the same GPU
-        self._waits.made(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
+                await self._check_waiting(pending, None, self._waiting_time.seconds(), self.queue_seconds)
+                await self.kube.wait_for_quota_change(QUOTA_POLL_SECONDS)
+                await asyncio.sleep(random.uniform(0, 0.3))  # other tasks wait for the same GPU
+        self._waiting_time.pod_created(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
         self.log.info(
             "pod %s/%s: step %s, %s, image %s",
             *(self.kube.namespace, pod["metadata"]["name"], self.request.step, attempt),
@@ -217,66 +216,71 @@ class PodRun:
         )
 
     async def _await_start(self, name: str) -> None:
-        """Wait until the container runs, or has run; says meanwhile what it waits for."""
-        kind, since, seen = None, time.monotonic(), ""
-        look: float = FIRST_LOOK_SECONDS
+        """Wait until the container runs, or has run; report meanwhile what it waits for."""
+        kind, since, message = None, time.monotonic(), ""
+        poll_seconds: float = POLL_SECONDS
 
-        def has_news(pod: Mapping[str, Any]) -> bool:
-            return outcomes.has_started(pod) or (bool(seen) and outcomes.waiting_message(pod) != seen)
+        def has_changed(pod: Mapping[str, Any]) -> bool:
+            return outcomes.has_started(pod) or (bool(message) and outcomes.waiting_message(pod) != message)
 
         while True:
-            pod = await self.kube.wait(name, has_news, look)
+            pod = await self.kube.wait(name, has_changed, poll_seconds)
             if pod is None:
-                raise Over(Cause.PREEMPTED, "the pod was deleted before it started")
+                raise AttemptEnded(Cause.PREEMPTED, "the pod was deleted before it started")
             if outcomes.has_started(pod):
                 break
-            await self._give_up_if_lost(pod)
-            seen = outcomes.waiting_message(pod)
+            await self._fail_if_lost(pod)
+            message = outcomes.waiting_message(pod)
             if waiting_kind(pod) != kind:
                 kind, since = waiting_kind(pod), time.monotonic()
             if failure := outcomes.pending_failure(pod, time.monotonic() - since):
-                raise Over(failure.cause, failure.message)
+                raise AttemptEnded(failure.cause, failure.message)
             pool, resource = self._gpu()
             pending = why_pending(pod, await self.kube.events(name), pool=pool, resource=resource)
-            await self._wait_on(pending, pod, self._waits.seconds_since_made(), self.startup_seconds)
-            look = min(LOOK_SECONDS, max(1, self.plan.fallback_after_seconds - self._waits.seconds()))
+            await self._check_waiting(
+                pending, pod, self._waiting_time.seconds_since_created(), self.startup_seconds
+            )
+            poll_seconds = min(
+                PENDING_POLL_SECONDS, max(1, self.plan.fallback_after_seconds - self._waiting_time.seconds())
+            )
         self._node = pod["spec"].get("nodeName", "")
-        self.log.info("pod %s started on node %s after %.0f s", name, self._node, self._waits.seconds())
+        self.log.info(
+            "pod %s started on node %s after %.0f s", name, self._node, self._waiting_time.seconds()
+        )
         place = {"pod_name": name, "pod_namespace": self.kube.namespace, "node_name": self._node}
-        await self.announce({**place, "pending": self._waits.resolved(name)})
+        await self.announce({**place, "pending": self._waiting_time.resolved_xcom(name)})
 
-    async def _wait_on(
-        self, pending: Pending, pod: dict[str, Any] | None, waited: float, at_most: float
+    async def _check_waiting(
+        self, pending: Pending, pod: dict[str, Any] | None, waited: float, max_seconds: float
     ) -> None:
-        """Tell why the attempt waits; ends it when it has `waited` longer than `at_most` seconds."""
-        name = self._name
-        if self._waits.is_news(pending):
+        """Report why the attempt waits; end it if it has `waited` longer than `max_seconds`."""
+        if self._waiting_time.should_report(pending):
             self.log.info("waiting: %s", pending.reason)
-            await self.announce({"pending": self._waits.now(name)})
+            await self.announce({"pending": self._waiting_time.pending_xcom(self._name)})
         falls_back = self.plan.fallback and self._attempt.gpu_pool and pending.lacks_gpu
-        if falls_back and self._waits.seconds() >= self.plan.fallback_after_seconds:
-            # The scheduler may give it a GPU at this very moment: then it has changed, and stays.
-            if pod is None or await self.kube.delete_unchanged(pod):
-                raise _NoGpu
-        elif waited > at_most:
-            cause = Cause.IMAGE if pending.kind is Wait.IMAGE else Cause.UNSCHEDULABLE
-            raise Over(cause, f"not started within {at_most:.0f} s: {pending.reason}")
+        if falls_back and self._waiting_time.seconds() >= self.plan.fallback_after_seconds:
+            # If the scheduler assigns a node at this moment, the pod has changed and is not deleted.
+            if pod is None or await self.kube.delete_if_unchanged(pod):
+                raise _GpuTimeout
+        elif waited > max_seconds:
+            cause = Cause.IMAGE if pending.kind is WaitKind.IMAGE else Cause.UNSCHEDULABLE
+            raise AttemptEnded(cause, f"not started within {max_seconds:.0f} s: {pending.reason}")
 
     def _gpu(self) -> tuple[str | None, str]:
-        """The attempt's GPU pool and what a GPU is called there."""
+        """The attempt's GPU pool and the resource name of its GPUs."""
         pool = self._attempt.gpu_pool
         return pool, self.platform.pool(pool).resource_name if pool else ""
 
     async def _follow(self, name: str) -> Outcome:
-        """Copy the container's log until it ends; return how it ended."""
+        """Copy the container's log until it ends; return the outcome."""
         position, failures = LogPosition(), 0
         last_seen: Mapping[str, Any] | None = None
         while pod := await self.kube.get(name):
             last_seen, ended = pod, outcomes.has_ended(pod)
-            await self._give_up_if_lost(pod)
+            await self._fail_if_lost(pod)
             try:
                 async for line in self.kube.log_lines(name, position):
-                    self._copy(line)
+                    self._copy_line(line)
                 failures = 0
             except KubeError as error:
                 failures += 1
@@ -285,75 +289,77 @@ class PodRun:
                     return outcomes.classify(pod)
             if ended and not failures:
                 return outcomes.classify(pod)
-            await self.kube.wait(name, outcomes.has_ended, FIRST_LOOK_SECONDS)
+            await self.kube.wait(name, outcomes.has_ended, POLL_SECONDS)
         if last_seen and outcomes.has_ended(last_seen):
             return outcomes.classify(last_seen)
         return Outcome(Cause.PREEMPTED, "the pod was deleted")
 
-    async def _give_up_if_lost(self, pod: Mapping[str, Any]) -> None:
+    async def _fail_if_lost(self, pod: Mapping[str, Any]) -> None:
         if outcomes.is_lost(pod, datetime.now(UTC)):
             name, node = pod["metadata"]["name"], pod["spec"].get("nodeName", "?")
             await self.kube.delete(name, force=True)
-            raise Over(Cause.PREEMPTED, f"node {node} does not answer; its pod {name} was given up")
+            raise AttemptEnded(Cause.PREEMPTED, f"node {node} does not respond; its pod {name} was deleted")
 
-    def _copy(self, line: str) -> None:
-        level, text = readable(line)
-        self.last_lines.append(text[:LONGEST_LINE])
+    def _copy_line(self, line: str) -> None:
+        level, text = parse_log_line(line)
+        self.last_lines.append(text[:MAX_LINE_LENGTH])
         self.log.log(level, "%s", text)
 
 
-class Waits:
+class WaitingTime:
     """How long an attempt has waited, and for what."""
 
     def __init__(self) -> None:
         self.reason = ""
-        self._began = self._made = datetime.now(UTC)
-        self._kind = Wait.START
-        self._told, self._told_at = Pending(Wait.START, ""), 0.0
+        self._started = self._created = datetime.now(UTC)
+        self._kind = WaitKind.START
+        self._reported, self._reported_at = Pending(WaitKind.START, ""), 0.0
 
-    def made(self, moment: datetime) -> None:
-        """Its pod was made then, so it has waited since `moment` at least."""
-        self._made = moment
-        self._began = min(self._began, moment)
+    def pod_created(self, moment: datetime) -> None:
+        """Set when the pod was created; the attempt has waited at least since then."""
+        self._created = moment
+        self._started = min(self._started, moment)
 
     def seconds(self) -> float:
-        """How long so far."""
-        return (datetime.now(UTC) - self._began).total_seconds()
+        """How long the attempt has waited."""
+        return (datetime.now(UTC) - self._started).total_seconds()
 
-    def seconds_since_made(self) -> float:
-        """How long its pod has waited so far."""
-        return (datetime.now(UTC) - self._made).total_seconds()
+    def seconds_since_created(self) -> float:
+        """How long its pod has waited."""
+        return (datetime.now(UTC) - self._created).total_seconds()
 
-    def is_news(self, pending: Pending) -> bool:
-        """Note the reason; whether to tell it: when it changes, and now and then while it does not."""
+    def should_report(self, pending: Pending) -> bool:
+        """Record the reason; return whether to report it: if it changed, or after `REMIND_SECONDS`."""
         now = time.monotonic()
-        # An image that is not there is tried again and again, in alternating words.
-        same = pending.reason == self._told.reason or pending.kind is self._told.kind is Wait.IMAGE
-        if same and now - self._told_at < REMIND_SECONDS:
+        # The kubelet alternates between two reasons while it retries to pull an image.
+        same = (
+            pending.reason == self._reported.reason or pending.kind is self._reported.kind is WaitKind.IMAGE
+        )
+        if same and now - self._reported_at < REMIND_SECONDS:
             return False
-        self._told, self._told_at = pending, now
-        # A node that prepares the pod is the end of waiting: keep what came before.
-        if pending.kind is not Wait.START or self._kind is Wait.START:
+        self._reported, self._reported_at = pending, now
+        # START means that the wait is almost over: keep the reason that came before.
+        if pending.kind is not WaitKind.START or self._kind is WaitKind.START:
             self._kind, self.reason = pending.kind, pending.reason
         return True
 
-    def now(self, pod: str) -> dict[str, Any]:
+    def pending_xcom(self, pod: str) -> dict[str, Any]:
         """The XCom `pending` of a pod that waits."""
-        since = self._began.isoformat(timespec="seconds")
+        since = self._started.isoformat(timespec="seconds")
         return {"kind": str(self._kind), "reason": self.reason, "since": since, "pod": pod, "resolved": False}
 
-    def resolved(self, pod: str) -> dict[str, Any]:
+    def resolved_xcom(self, pod: str) -> dict[str, Any]:
         """The XCom `pending` of a pod that has started."""
-        return {**self.now(pod), "resolved": True, "waited_seconds": round(self.seconds(), 1)}
+        return {**self.pending_xcom(pod), "resolved": True, "waited_seconds": round(self.seconds(), 1)}
 
 
-def _pause(attempt: Attempt) -> float:
-    """Seconds before an attempt that follows a reclaim."""
+def _backoff_seconds(attempt: Attempt) -> float:
+    """The pause before an attempt that follows a reclaim."""
     return float(min(RELAUNCH_SECONDS * 2 ** (attempt.reclaims - 1), MAX_BACKOFF_SECONDS))
 
 
-def _refused(attempt: Attempt, error: KubeError) -> Over:
-    """The end of an attempt whose pod the API server does not take."""
+def _refusal(attempt: Attempt, error: KubeError) -> AttemptEnded:
+    """The end of an attempt whose pod the API server refused."""
     if attempt.memory_factor > 1:
-        return Over(Cause.OOM, f"out of memory, and a pod with more was refused: {error.message}")
-    return Over(Cause.BAD_CONFIG, f"the pod was refused: {error.message}")
+        return AttemptEnded(Cause.OOM, f"out of memory, and a pod with more was refused: {error.message}")
+    return AttemptEnded(Cause.BAD_CONFIG, f"the pod was refused: {error.message}")

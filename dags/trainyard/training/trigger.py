@@ -1,4 +1,4 @@
-"""`TrainingPodTrigger`: the triggerer's side of a training task. The work is done in `pod_run`."""
+"""`TrainingPodTrigger`: runs a training task in the triggerer, by means of `pod_run`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from trainyard.urls import run_url, task_url
 
 
 class TrainingPodTrigger(TriggererTask):
-    """Run one try of a training task from beginning to end.
+    """Run one try of a training task.
 
     Args:
-        request: the arguments of `TrainingPodOperator`, not rendered yet; `operators.start_trigger_args`
-            makes it.
+        request: the arguments of `TrainingPodOperator`, not rendered yet; made by
+            `training.operator.start_trigger_args`.
     """
 
     def __init__(self, request: Mapping[str, Any]) -> None:
@@ -37,48 +37,45 @@ class TrainingPodTrigger(TriggererTask):
         self._has_mlflow_link = False
 
     def rendered(self, context: Any) -> dict[str, Any]:
-        """The request of this one of the mapped instances, if the task is mapped."""
+        """The rendered request; in a mapped task, with the arguments of this instance."""
         return resolve_mapped(super().rendered(context), self.identity.map_index)
 
     def reads(self) -> list[Any]:
-        """What the step reads."""
+        """The URIs that the step reads."""
         params = self.request.get("step_params")
         params = params if isinstance(params, Mapping) else {}  # a template that could not be rendered
         return [self.request.get("dataset"), params.get("features_uri"), params.get("model_uri")]
 
     async def work(self) -> Mapping[str, Any]:
-        """Run the step's pods; return what the step returned."""
-        request = dict(self.request)
-        waits = {name: request.pop(f"{name}_timeout_seconds") for name in ("queue", "startup")}
+        """Run the step in pods; return the step's result."""
+        arguments = dict(self.request)
+        timeouts = {name: arguments.pop(f"{name}_timeout_seconds") for name in ("queue", "startup")}
         plan = RetryPlan(
-            **{each.name: request.pop(each.name) for each in fields(RetryPlan) if each.name in request}
+            **{each.name: arguments.pop(each.name) for each in fields(RetryPlan) if each.name in arguments}
         )
-        wanted = TrainingRequest(**{**request, "env_vars": {**self._origin(), **request["env_vars"]}})
-        self.log.info(
-            "step %s of %s: params %s",
-            wanted.step,
-            wanted.dataset,
-            json.dumps(wanted.step_params, default=str),
-        )
+        env_vars = {**self._origin_env(), **arguments["env_vars"]}
+        request = TrainingRequest(**{**arguments, "env_vars": env_vars})
+        params = json.dumps(request.step_params, default=str)
+        self.log.info("step %s of %s: params %s", request.step, request.dataset, params)
         platform = load_platform()
         async with JobKube(platform.training.namespace) as kube:
-            run = (GangRun if wanted.nodes > 1 else PodRun)(
+            run = (GangRun if request.nodes > 1 else PodRun)(
                 kube,
                 platform,
-                wanted,
+                request,
                 self.identity,
                 self.log,
                 plan=plan,
-                queue_seconds=waits["queue"],
-                startup_seconds=waits["startup"],
-                announce=lambda xcoms: self._announce(platform, wanted, xcoms),
+                queue_seconds=timeouts["queue"],
+                startup_seconds=timeouts["startup"],
+                announce=lambda xcoms: self._announce(platform, request, xcoms),
                 alert=self._alert,
             )
             outcome = await run.run()
-        await self._link_mlflow(platform, wanted)
+        await self._link_mlflow(platform, request)
         if outcome.action is Action.SUCCEED:
             return outcome.result
-        # To adapt was tried, if it is the outcome still.
+        # After ADAPT, the attempt with more memory or smaller batches has failed as well.
         raise TaskFailed(**run.failure(outcome), retry=outcome.action not in (Action.FAIL, Action.ADAPT))
 
     async def abandon(self) -> None:
@@ -91,35 +88,32 @@ class TrainingPodTrigger(TriggererTask):
             for pod in await kube.find(this_try):
                 await kube.delete(pod["metadata"]["name"])
 
-    def _origin(self) -> dict[str, str]:
-        """Where the run comes from and whose it is, for the tags of its MLflow run.
+    def _origin_env(self) -> dict[str, str]:
+        """Environment variables for the tags of the MLflow run: the DAG run's URL and the user.
 
-        It is the task's owner's: who triggered the run is what Airflow 3.3.2 tells workers, but no triggerer.
+        The user is the task's owner: Airflow 3.3.2 does not pass to triggerers who triggered the run.
         """
         task = self.identity
         owner = self.task.owner if self.task else ""
         return {"TRAINYARD_AIRFLOW_URL": run_url(task.dag_id, task.run_id), "TRAINYARD_USER": owner}
 
     async def _announce(self, platform: Platform, request: TrainingRequest, xcoms: Mapping[str, Any]) -> None:
-        """Push what is to be known before the end, and the links to it."""
-        task = self.identity
-        found = dict(xcoms)
-        if "pending" in xcoms:
-            found |= links.why_pending(task)
-        await self.push(found)
+        """Push XComs during the run, and the links that belong to them."""
+        link = links.why_pending(self.identity) if "pending" in xcoms else {}
+        await self.push({**xcoms, **link})
         if "node_name" in xcoms:
             await self._link_mlflow(platform, request)
 
     async def _link_mlflow(self, platform: Platform, request: TrainingRequest) -> None:
-        """Push the link to the MLflow run once there is one: at the start, or else at the end."""
+        """Push the link to the MLflow run as soon as the run exists: at the start or at the end."""
         if not self._has_mlflow_link:
             task = self.identity
-            found = await links.mlflow_run(platform.training, task.dag_id, run_key_of(request, task))
-            self._has_mlflow_link = bool(found)
-            await self.push(found)
+            link = await links.mlflow_run(platform.training, task.dag_id, run_key_of(request, task))
+            self._has_mlflow_link = bool(link)
+            await self.push(link)
 
     async def _alert(self, title: str, text: str, details: Mapping[str, Any]) -> None:
         task = self.identity
-        where = {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
-        page = task_url(task.dag_id, task.run_id, task.task_id, task.map_index)
-        await asend(Alert("warning", title, text, details={**where, **details}, links={"task": page}))
+        ids = {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
+        url = task_url(task.dag_id, task.run_id, task.task_id, task.map_index)
+        await asend(Alert("warning", title, text, details={**ids, **details}, links={"task": url}))

@@ -1,4 +1,4 @@
-"""Which arguments the instance `map_index` of a mapped task has, counted as Airflow counts."""
+"""The arguments of one instance of a mapped task, by Airflow's rules."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from typing import Any
 
 
 def resolve_mapped(request: Mapping[str, Any], map_index: int) -> dict[str, Any]:
-    """Merge the mapped arguments of instance `map_index` into `request`, whose key `mapped` holds
+    """Return `request` with the mapped arguments of instance `map_index`.
 
-    `{}` (not mapped), `{"product": [[name, values], ...]}` (`expand`: the cross product, in which the
-    last argument changes fastest) or `{"kwargs": [arguments, ...]}` (`expand_kwargs`).
+    The key `mapped` of `request` holds `{}` (not mapped), `{"product": [[name, values], ...]}` (`expand`: the
+    cross product, in which the last argument changes fastest) or `{"kwargs": [arguments, ...]}`
+    (`expand_kwargs`).
 
     Raises:
-        ValueError: the values do not fit the index, or are not a list.
+        ValueError: the values are no list, or have no item for the index.
     """
-    plain = dict(request)
-    mapped = plain.pop("mapped", {})
+    resolved = dict(request)
+    mapped = resolved.pop("mapped", {})
     if "kwargs" in mapped:
-        return {**plain, **_item(mapped["kwargs"], map_index, "expand_kwargs")}
+        return {**resolved, **_item(mapped["kwargs"], map_index, "expand_kwargs")}
     index = map_index
     for name, values in reversed(mapped.get("product", [])):
         if not values:
-            raise ValueError(f"{name} is mapped over nothing")
-        plain[name] = _item(values, index % len(values), name)
+            raise ValueError(f"{name} is mapped over an empty list")
+        resolved[name] = _item(values, index % len(values), name)
         index //= len(values)
-    return plain
+    return resolved
 
 
 def _item(values: Any, index: int, name: str) -> Any:
     if isinstance(values, Mapping):  # Airflow maps over the items of a dict
         values = list(values.items())
     if not isinstance(values, list | tuple) or not 0 <= index < len(values):
-        raise ValueError(f"{name}: nothing to map at index {index} in {values!r}")
+        raise ValueError(f"{name}: no item with index {index} in {values!r}")
     return values[index]

@@ -1,9 +1,8 @@
-"""Templates of training tasks, which are rendered in the triggerer.
+"""Templates that are rendered in the triggerer.
 
-Three things differ from templates in a worker. A template which is one expression gives that expression's
-value, so `{{ params.epochs }}` stays a number. An undefined name is an error. And `ti.xcom_pull` is safe:
-the triggerer answers for one XCom at a time only, and would wait for ever on the question for several
-which Airflow's own `xcom_pull` asks.
+Three things differ from templates in a worker. A template that is one expression gives that expression's
+value, so `{{ params.epochs }}` stays a number. An undefined name is an error. And `ti.xcom_pull` requests one
+XCom at a time: the triggerer never answers the request for several that Airflow's own `xcom_pull` sends.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from jinja2 import Environment, Undefined
 
 from trainyard.airflow_compat import template_environment
 
-# A template which is one expression and nothing else.
+# A template that is one expression and nothing else.
 _EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}\s*", re.DOTALL)
 
 
@@ -26,35 +25,35 @@ class TemplateError(Exception):
 
 
 class TriggererTaskInstance:
-    """The `ti` of templates: Airflow's, but `xcom_pull` reads the XCom of one task instance."""
+    """The `ti` of templates: Airflow's, except that `xcom_pull` reads the XCom of one task instance."""
 
     def __init__(self, task_instance: Any) -> None:
         self._task_instance = task_instance
 
     def __getattr__(self, name: str) -> Any:
-        """Anything else is Airflow's."""
+        """Any other attribute is Airflow's."""
         return getattr(self._task_instance, name)
 
     def xcom_pull(
         self, task_ids: str, key: str = "return_value", *, map_indexes: int = -1, default: Any = None
     ) -> Any:
-        """The XCom `key` of task `task_ids` in this DAG run (of a mapped task, name the index)."""
+        """The XCom `key` of task `task_ids` in this DAG run; `map_indexes` is the index in a mapped task."""
         return self._task_instance.xcom_pull(
             task_ids=task_ids, key=key, map_indexes=map_indexes, default=default
         )
 
 
 def as_template(value: Any) -> Any:
-    """Replace outputs of other tasks (`task.output["key"]`) inside `value` by templates that read them.
+    """Replace outputs of other tasks (`task.output["key"]`) in `value` by templates that read them.
 
     Raises:
-        ValueError: the output is of a kind that the triggerer cannot read.
+        ValueError: the triggerer cannot read this kind of output.
     """
     if isinstance(value, PlainXComArg):
         if value.operator.is_mapped:
             raise ValueError(
-                f"the outputs of the mapped task {value.operator.task_id!r} cannot be read all at once by a "
-                "training task; collect them in a @task and pass on what that returns"
+                f"a training task cannot read all outputs of the mapped task {value.operator.task_id!r}; "
+                "collect them in a @task and pass on its output"
             )
         return (
             f"{{{{ ti.xcom_pull(task_ids={value.operator.task_id!r}, key={value.key!r}, map_indexes=-1) }}}}"
@@ -69,10 +68,10 @@ def as_template(value: Any) -> Any:
 
 
 def render(fields: Mapping[str, Any], context: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
-    """Render every string in `fields`; `extra` are more names for the templates.
+    """Render every string in `fields`; `extra` are more variables for the templates.
 
     Raises:
-        TemplateError: a template is wrong, or names what is not there.
+        TemplateError: a template is invalid or uses an undefined name.
     """
     env = template_environment()
     names = {**context, **extra, "ti": TriggererTaskInstance(context["ti"])}

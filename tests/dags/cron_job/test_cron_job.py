@@ -1,4 +1,4 @@
-"""`RunCronJobOperator`: the Job that it makes of a CronJob, and how that ends, on an API server over HTTP."""
+"""`RunCronJobOperator`: the Job that it creates and how the Job ends, on an API server over HTTP."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from trainyard.cron_job import trigger as cron_job_trigger
 from trainyard.cron_job.operator import TRIGGER, RunCronJobOperator
 from trainyard.cron_job.trigger import CronJobTrigger, job_from
+from trainyard.failures import Cause
 from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
 
@@ -58,7 +59,7 @@ FAILED = [{"type": "Failed", "status": "True", "message": "Job has reached the s
 
 
 class Cluster:
-    """One CronJob, and Jobs of one pod each, which go through `states` as they are looked at."""
+    """One CronJob, and Jobs of one pod each; each request for a Job gets the next of `states`."""
 
     def __init__(self, *states: list[dict[str, str]], cron_job: dict[str, Any] | None = CRON_JOB) -> None:
         self.cron_job = cron_job
@@ -113,7 +114,7 @@ class Cluster:
 
 
 class Trigger(CronJobTrigger):
-    """The trigger under test: it talks to `url`, and keeps its XComs."""
+    """The trigger under test, connected to `url`; it keeps its XComs."""
 
     url = ""
 
@@ -149,7 +150,7 @@ def run(
     cluster: Cluster, operator: RunCronJobOperator, monkeypatch: pytest.MonkeyPatch, days: Any = 7
 ) -> tuple[TriggerEvent, dict[str, Any]]:
     """The event that ends a try of the task, and its XComs."""
-    monkeypatch.setattr(cron_job_trigger, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(cron_job_trigger, "POLL_SECONDS", 0.01)
     assert operator.start_trigger_args.trigger_cls == TRIGGER
     trigger = Trigger(**operator.start_trigger_args.trigger_kwargs)
     ti = SimpleNamespace(dag_id="maintenance", run_id="r", task_id="clean", map_index=-1, try_number=1)
@@ -222,7 +223,7 @@ def test_a_job_that_fails_says_why_and_may_be_tried_again(
 def test_a_job_that_takes_too_long(operator: RunCronJobOperator, monkeypatch: pytest.MonkeyPatch) -> None:
     event, xcoms = run(Cluster([]), operator, monkeypatch)
     assert isinstance(event, TaskFailedEvent)
-    assert xcoms["failure"]["cause"] == "deadline"
+    assert xcoms["failure"]["cause"] == Cause.DEADLINE
 
 
 @pytest.mark.parametrize(
@@ -237,4 +238,4 @@ def test_what_no_other_try_cures(
         del cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"]
     event, xcoms = run(Cluster([], cron_job=cron_job), operator, monkeypatch)
     assert message in xcoms["failure"]["message"]
-    assert event.payload["cause"] == "bad_config"
+    assert event.payload["cause"] == Cause.BAD_CONFIG

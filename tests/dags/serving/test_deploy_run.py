@@ -1,4 +1,4 @@
-"""The course of a deploy, against a cluster in memory whose roll-outs end at once, or never."""
+"""`DeployRun` against a cluster in memory whose roll-outs complete at once, or never."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import pytest
+from trainyard.failures import Cause
 from trainyard.platform import Platform
 from trainyard.serving import deploy_run
 from trainyard.serving import manifests as serving
@@ -23,7 +24,7 @@ STUCK = {"waiting": {"reason": "ContainerCreating"}}
 
 
 class Cluster:
-    """What `ServingKube` and `ModelServer` do, with versions that never get ready: version -> their state."""
+    """`ServingKube` and `ModelServer` in memory; `states` are those of versions that never become ready."""
 
     def __init__(self, states: dict[str, dict[str, Any]] | None = None) -> None:
         self.namespace = "ml-serving"
@@ -63,7 +64,7 @@ class Cluster:
     async def events(self, name: str) -> list[dict[str, Any]]:
         return [{"reason": "BackOff", "message": "restarting"}]
 
-    async def last_lines(self, pod: str, count: int, *, previous: bool) -> list[str]:
+    async def tail(self, name: str, lines: int, container: str, *, previous: bool = False) -> list[str]:
         return ['{"level": "error", "event": "failed", "error": "the model cannot be loaded"}']
 
     async def version(self) -> dict[str, str]:
@@ -91,7 +92,7 @@ class Cluster:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy_run, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(deploy_run, "POLL_SECONDS", 0)
 
 
 def run_of(cluster: Any, platform: Platform, version: str, token: str = "", timeout: int = 60) -> DeployRun:
@@ -133,7 +134,7 @@ def test_a_broken_version_is_rolled_back_to_precisely_what_served(platform: Plat
     annotations["trainyard.dev/verified-spec"] = json.dumps(served)
     with pytest.raises(DeployFailed, match=r"cannot be loaded; version 1 goes on serving") as failed:
         deploy(cluster, platform, "2")
-    assert (failed.value.cause, failed.value.retry) == ("bad_data", False)
+    assert (failed.value.cause, failed.value.retry) == (Cause.BAD_DATA, False)
     assert failed.value.details["log"] == ["failed error=the model cannot be loaded"]
     assert cluster.objects["Deployment"]["spec"] == served
     assert cluster.record.verified_version == cluster.record.model_version == "1"
@@ -143,7 +144,7 @@ def test_a_broken_version_is_rolled_back_to_precisely_what_served(platform: Plat
 
 def test_a_broken_first_version_leaves_nothing(platform: Platform) -> None:
     cluster = Cluster({"1": CRASHED})
-    with pytest.raises(DeployFailed, match="nothing served before"):
+    with pytest.raises(DeployFailed, match="there was no earlier version"):
         deploy(cluster, platform, "1")
     assert cluster.objects == {}
 
@@ -162,7 +163,7 @@ def test_a_roll_out_that_does_not_end_is_rolled_back_and_may_be_tried_again(plat
     deploy(cluster, platform, "1")
     with pytest.raises(DeployFailed, match=r"not rolled out in time: fraud-1: on node n1: Container") as late:
         deploy(cluster, platform, "2", timeout=-2)
-    assert (late.value.cause, late.value.retry) == ("deadline", True)
+    assert (late.value.cause, late.value.retry) == (Cause.DEADLINE, True)
     assert cluster.wanted == "1"
 
 
@@ -170,9 +171,9 @@ def test_a_triggerer_that_starts_in_the_middle_goes_on(platform: Platform) -> No
     cluster = Cluster()
     deploy(cluster, platform, "1")
     run = run_of(cluster, platform, "2")
-    begun = asyncio.run(run._begin())
-    asyncio.run(run._apply(run.spec, begun))
-    assert asyncio.run(run_of(cluster, platform, "2")._begin()) == begun
+    started = asyncio.run(run._start())
+    asyncio.run(run._apply(run.spec, started))
+    assert asyncio.run(run_of(cluster, platform, "2")._start()) == started
     assert deploy(cluster, platform, "2")["replaced_version"] == "1"
 
 
@@ -180,10 +181,10 @@ def test_a_triggerer_that_starts_during_a_roll_back_goes_on_with_that(platform: 
     cluster = Cluster()
     deploy(cluster, platform, "1")
     run = run_of(cluster, platform, "2")
-    asyncio.run(run._restore(asyncio.run(run._begin()), DeployFailed("oom", "out of memory")))
+    asyncio.run(run._restore(asyncio.run(run._start()), DeployFailed(Cause.OOM, "out of memory")))
     with pytest.raises(DeployFailed, match="out of memory; version 1 goes on serving") as failed:
         deploy(cluster, platform, "2")
-    assert failed.value.cause == "oom"
+    assert failed.value.cause == Cause.OOM
     assert "2" not in cluster.applied
 
 
@@ -206,7 +207,7 @@ def test_a_deploy_that_a_user_ends_is_rolled_back(platform: Platform) -> None:
     cluster = Cluster()
     deploy(cluster, platform, "1")
     run = run_of(cluster, platform, "2")
-    asyncio.run(run._apply(run.spec, asyncio.run(run._begin())))
+    asyncio.run(run._apply(run.spec, asyncio.run(run._start())))
     asyncio.run(run.abandon())
     assert cluster.wanted == "1"
     deploy(cluster, platform, "2", token="next")
@@ -215,6 +216,6 @@ def test_a_deploy_that_a_user_ends_is_rolled_back(platform: Platform) -> None:
 
 
 def test_spec_does_not_change_by_itself(platform: Platform) -> None:
-    """Or the same version again would restart its servers."""
+    """Otherwise a deploy of the same version would restart its servers."""
     request = DeployRequest("fraud", "1")
     assert serving.build_spec(platform, request) == serving.build_spec(platform, request)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from trainyard.failures import Cause
 from trainyard.serving import http as serving_http
 from trainyard.serving.http import ModelServer, NoAnswer, resolve_version
 from trainyard.serving.manifests import DeployFailed
@@ -57,7 +58,7 @@ def test_mlflow_is_asked_again_while_its_answer_may_change(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 404])
 def test_what_mlflow_does_not_have_is_final(status: int) -> None:
     failed, left = resolved((status, "no such alias"), (200, FOUND))
-    assert (failed.cause, failed.retry, left) == ("bad_config", False, 1)
+    assert (failed.cause, failed.retry, left) == (Cause.BAD_CONFIG, False, 1)
     assert "no version or alias 'champion': http://127.0.0.1:" in failed.message
     assert f"HTTP {status}" in failed.message
 
@@ -65,7 +66,7 @@ def test_what_mlflow_does_not_have_is_final(status: int) -> None:
 def test_a_registry_that_never_answers_is_a_temporary_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_http, "MLFLOW_PATIENCE_SECONDS", -1)
     failed, _ = resolved((429, QUOTED))
-    assert (failed.cause, failed.retry) == ("temporary", True)
+    assert (failed.cause, failed.retry) == (Cause.TEMPORARY, True)
 
 
 def test_only_a_404_says_that_a_model_has_no_example() -> None:

@@ -1,4 +1,4 @@
-"""What the next attempt is, and that a restart of the triggerer forgets nothing of it."""
+"""Which attempt follows an outcome, and how its state survives a restart of the triggerer."""
 
 from __future__ import annotations
 

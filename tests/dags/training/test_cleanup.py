@@ -1,4 +1,4 @@
-"""The clean-up at the end of a run: after everything, whatever came of it, and without changing that."""
+"""The clean-up task: it runs after all others, whatever their states, and does not change the run's state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ each_dag = pytest.mark.parametrize("dag", DAGS, ids=lambda dag: dag.dag_id)
 
 @pytest.fixture
 def dag() -> DAG:
-    """Two tasks beside each other, and a third after the first."""
+    """Two parallel tasks, and a third after the first."""
 
     @task
     def work() -> None:
@@ -37,7 +37,7 @@ def dag() -> DAG:
 
 
 def finished(dag: DAG, states: dict[str, str]) -> Any:
-    """What the clean-up is told when the last tasks of the run `r` are in these states."""
+    """The clean-up's parameter `finished` when the last tasks of the run `r` have these states."""
     fields = dag.get_task("clean_up").start_trigger_args.trigger_kwargs["request"]["step_params"]
 
     def get_task_states(*, dag_id: str, task_ids: list[str], run_ids: list[str]) -> Any:
@@ -69,7 +69,7 @@ def test_a_run_is_finished_when_all_its_last_tasks_ended_well(dag: DAG) -> None:
 
 @dataclass(frozen=True)
 class Instance:
-    """A task instance, as far as it matters here."""
+    """A task instance with the attributes that the trigger rule reads."""
 
     task_id: str
     state: str = "success"
@@ -77,7 +77,7 @@ class Instance:
 
 @each_dag
 def test_it_has_no_say_in_the_state_of_a_run(dag: DAG) -> None:
-    """As the scheduler decides it, which knows the DAG from its serialized form."""
+    """The run's state as the scheduler decides it, from the serialized DAG."""
     known = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
     instances = [Instance(task_id) for task_id in known.task_ids]
     decide: Any = DagRun._tis_for_dagrun_state

@@ -1,4 +1,4 @@
-"""Gangs: the Job and its Service against the Kubernetes schema, and what many pods mean together."""
+"""Gangs: the Job and its Service against the Kubernetes schema, and the common state of the pods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainyard.failures import Cause
 from trainyard.naming import MAX_LABEL, TaskIdentity
 from trainyard.platform import Platform
 from trainyard.training import gang
-from trainyard.training.gang import Gang
+from trainyard.training.gang import GangStatus
 from trainyard.training.pod import TrainingRequest, build_pod
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -50,10 +50,10 @@ def pod(
     }
 
 
-def seen(*looks: list[dict[str, Any]], nodes: int = 2) -> Gang:
-    found = Gang(nodes)
+def seen(*looks: list[dict[str, Any]], nodes: int = 2) -> GangStatus:
+    found = GangStatus(nodes)
     for pods in looks:
-        found.see(pods)
+        found.update(pods)
     return found
 
 
@@ -103,17 +103,17 @@ def test_a_pods_hostname_is_a_dns_label(identity: TaskIdentity, nodes: int) -> N
 
 
 def test_it_holds_in_vain_while_some_pods_have_a_node_and_others_none() -> None:
-    assert not seen([pod(0, node=""), pod(1, node="")]).holds_in_vain
-    assert seen([pod(0), pod(1, node="")]).holds_in_vain
-    assert seen([pod(0, runs=True)]).holds_in_vain, "the other may be refused by a quota"
-    assert not seen([pod(0), pod(1)]).holds_in_vain
-    assert [rank for rank, _ in seen([pod(0), pod(1, node="")]).waiting()] == [1, 0]
+    assert not seen([pod(0, node=""), pod(1, node="")]).partly_scheduled
+    assert seen([pod(0), pod(1, node="")]).partly_scheduled
+    assert seen([pod(0, runs=True)]).partly_scheduled, "the other may be refused by a quota"
+    assert not seen([pod(0), pod(1)]).partly_scheduled
+    assert [rank for rank, _ in seen([pod(0), pod(1, node="")]).not_started()] == [1, 0]
 
 
 def test_it_is_complete_when_all_run() -> None:
-    assert not seen([pod(0, runs=True), pod(1)]).complete
-    assert seen([pod(0, runs=True), pod(1, runs=True)]).complete
-    assert seen([pod(0, runs=True), pod(1, code=0)]).complete
+    assert not seen([pod(0, runs=True), pod(1)]).all_started
+    assert seen([pod(0, runs=True), pod(1, runs=True)]).all_started
+    assert seen([pod(0, runs=True), pod(1, code=0)]).all_started
 
 
 def test_a_gang_gives_up_its_share_sooner_than_its_start_times_out() -> None:
@@ -122,7 +122,7 @@ def test_a_gang_gives_up_its_share_sooner_than_its_start_times_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("looks", "over"),
+    ("looks", "ended"),
     [
         ([[pod(0, runs=True), pod(1, runs=True)]], False),
         ([[pod(0, runs=True), pod(1, code=0)]], False),  # the others have less to do at the end
@@ -135,12 +135,12 @@ def test_a_gang_gives_up_its_share_sooner_than_its_start_times_out() -> None:
         ([[]], False),
     ],
 )
-def test_it_is_over_with_rank_0_or_with_the_first_loss(looks: list[list[dict]], over: bool) -> None:
-    assert seen(*looks).over is over
+def test_it_is_over_with_rank_0_or_with_the_first_loss(looks: list[list[dict]], ended: bool) -> None:
+    assert seen(*looks).has_ended is ended
 
 
 OOM = {"code": 137, "reason": "OOMKilled"}
-STOPPED = {"code": 143}  # by SIGTERM, or because a peer is gone
+STOPPED = {"code": 143}  # by SIGTERM, or because it lost a peer
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,6 @@ def test_a_gang_that_was_never_whole_counts_as_taken_away() -> None:
 
 def test_what_is_left_is_what_may_still_write() -> None:
     found = seen([pod(0, runs=True), pod(1, runs=True)], [pod(0, runs=True), pod(1, code=143)])
-    assert [entry["metadata"]["name"] for entry in found.left()] == ["job-0-abcde"]
-    found.see([])
-    assert found.left() == []
+    assert [entry["metadata"]["name"] for entry in found.unfinished()] == ["job-0-abcde"]
+    found.update([])
+    assert found.unfinished() == []

@@ -1,4 +1,4 @@
-"""What `TrainingPodOperator` hands to the trigger, plain and mapped."""
+"""The arguments that `TrainingPodOperator` passes to its trigger, plain and mapped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_its_mlflow_run_is_the_owners() -> None:
         ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
         trigger = TrainingPodTrigger({})
         trigger.task_instance = ti
-        assert trigger._origin() == {
+        assert trigger._origin_env() == {
             "TRAINYARD_AIRFLOW_URL": "http://localhost:8080/dags/d/runs/r",
             "TRAINYARD_USER": "risk-team",
         }
@@ -144,14 +144,3 @@ def test_the_class_itself_is_untouched_by_mapping(dag: DAG) -> None:
     with dag:
         TrainingPodOperator.partial(task_id="m", **STEP).expand_kwargs([{"step_params": {"i": 1}}])
     assert TrainingPodOperator.start_trigger_args is None
-
-
-@pytest.mark.parametrize(("index", "expected"), [(0, (1, "a")), (1, (1, "b")), (2, (2, "a")), (5, (3, "b"))])
-def test_a_product_is_counted_as_airflow_counts(index: int, expected: tuple[int, str]) -> None:
-    request = resolve_mapped({"mapped": {"product": [["x", [1, 2, 3]], ["y", ["a", "b"]]]}}, index)
-    assert (request["x"], request["y"]) == expected
-
-
-def test_an_index_outside_of_what_is_mapped_is_an_error() -> None:
-    with pytest.raises(ValueError, match="index 2"):
-        resolve_mapped({"mapped": {"kwargs": [{}, {}]}}, 2)

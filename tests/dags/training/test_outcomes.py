@@ -1,14 +1,12 @@
-"""Causes: what the kubelet and the scheduler say about a pod, and what follows."""
+"""The cause of each way in which a pod can end or fail to start, and the action that follows."""
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from trainyard.failures import Cause
-from trainyard.kube.logs import LogPosition, readable
 from trainyard.training.outcomes import (
     POLICY,
     Action,
@@ -124,39 +122,3 @@ def test_a_pod_is_lost_once_it_should_be_gone() -> None:
     assert not is_lost(pod(), datetime(2026, 11, 21, 7, 30, tzinfo=UTC))
     assert not is_lost(pod(deleted=DELETED), datetime(2026, 11, 21, 7, 0, 30, tzinfo=UTC))
     assert is_lost(pod(deleted=DELETED), datetime(2026, 11, 21, 7, 2, tzinfo=UTC))
-
-
-def test_a_log_is_read_on_without_losses_or_duplicates() -> None:
-    lines = [("T1.1Z", "a"), ("T1.12Z", "b"), ("T1.12Z", "c"), ("T1.12Z", "d"), ("T2Z", "e"), ("T2.5Z", "f")]
-    lines = [(f"2026-11-21T07:00:0{stamp[1:]}", text) for stamp, text in lines]
-    for cut in range(len(lines) + 1):
-        position, seen = LogPosition(), []
-        for stream in (lines[:cut], lines, lines[-1:] if cut else lines, lines):
-            position.resume()
-            seen += [text for stamp, text in stream if position.is_new(stamp)]
-        assert "".join(seen) == "abcdef", f"cut after {cut} lines"
-
-
-def test_lines_out_of_order_within_a_stream_are_kept() -> None:
-    position = LogPosition()
-    position.resume()
-    stamps = ["2026-11-21T07:00:01.2Z", "2026-11-21T07:00:01.1Z", "2026-11-21T07:00:01.3Z"]
-    assert all(position.is_new(stamp) for stamp in stamps)
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (
-            '{"time": "t", "level": "info", "event": "epoch_done", "epoch": 1}',
-            (logging.INFO, "epoch_done epoch=1"),
-        ),
-        ('{"level": "error", "event": "failed", "error": "x"}', (logging.ERROR, "failed error=x")),
-        ('{"level": "warning", "event": "library", "message": "m"}', (logging.WARNING, "m")),
-        ("plain text", (logging.INFO, "plain text")),
-        ("[1, 2]", (logging.INFO, "[1, 2]")),
-        ("{broken", (logging.INFO, "{broken")),
-    ],
-)
-def test_log_lines_become_readable(line: str, expected: tuple[int, str]) -> None:
-    assert readable(line) == expected

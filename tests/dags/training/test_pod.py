@@ -10,7 +10,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import trainyard_contract
-from trainyard.naming import TaskIdentity, label_safe, run_key
+from trainyard.naming import TaskIdentity
 from trainyard.platform import Platform, PlatformError
 from trainyard.training.attempt import Attempt
 from trainyard.training.pod import RESULT_PATH, RequestError, TrainingRequest, build_pod
@@ -212,33 +212,10 @@ def test_hard_names_become_valid_ones(
     assert re.fullmatch(r"[A-Za-z0-9_.-]{1,150}", task.run_key())
 
 
-def test_names_are_the_same_again_and_never_shared() -> None:
-    tasks = [
-        TaskIdentity(dag, run, name, index, number)
-        for dag in ("a", "a-b")
-        for run in ("x:1", "x-1")
-        for name in ("b", "c")
-        for index in (-1, 1)
-        for number in (1, 2)
-    ]
-    names = [task.pod_name(1) for task in tasks]
-    assert len(set(names)) == len(tasks)
-    assert names == [task.pod_name(1) for task in tasks]
-    assert len({task.selector() for task in tasks}) == len(tasks) / 2, "tries share their selector"
-
-
-def test_run_keys_are_shared_by_a_run_and_split_by_mapping() -> None:
-    plain = TaskIdentity("d", "r", "train", -1, 1)
-    assert plain.run_key() == run_key("d", "r") == "d__r"
-    assert TaskIdentity("d", "r", "train", 2, 1).run_key() == "d__r__train-2"
-    assert run_key("d", "a:b") != run_key("d", "a+b")
-    assert label_safe("x" * 64) != label_safe("x" * 65)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step": "deploy"}, "step 'deploy'"),
+        ({"step": "deploy"}, "step is 'deploy'"),
         ({"dataset": None}, "dataset must be a URI"),
         ({"output_uri": "/tmp/x"}, "output_uri must be a URI"),
         ({"step_params": "[]"}, "step_params must be an object"),

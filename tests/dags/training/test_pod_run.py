@@ -1,4 +1,4 @@
-"""`PodRun` against an API server which speaks HTTP: what becomes of a try when its pods end in all ways."""
+"""`PodRun` against an API server over HTTP: the outcome of a try for each way in which its pods can end."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class Story:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between attempts."""
     monkeypatch.setattr(pod_run, "RELAUNCH_SECONDS", 0)
-    monkeypatch.setattr(pod_run, "FIRST_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(pod_run, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture
 def play(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> Callable[..., Story]:
-    """Plays a try. `fates` decide the pods in turn; `before` prepares the server."""
+    """Runs a try. Each of `fates` decides what happens to one pod; `before` prepares the server."""
 
     def _play(
         *fates: Callable[..., Any],
@@ -176,7 +176,7 @@ def test_without_a_gpu_the_cpu_takes_over_and_people_hear_of_it(play: Callable[.
     (fallback,) = story.pushed("fallback")
     assert (fallback["to"], fallback["pool"]) == ("cpu", "spot")
     (alert,) = story.alerts
-    assert "goes on without a GPU" in alert and "no GPU free in pool spot" in alert
+    assert "continues without a GPU" in alert and "no GPU free in pool spot" in alert
 
 
 def test_a_gpu_that_comes_while_it_is_given_up_is_taken(play: Callable[..., Story]) -> None:

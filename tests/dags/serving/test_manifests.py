@@ -1,22 +1,17 @@
-"""What a deploy puts into the cluster, what the state of a roll-out means, and what the operator does."""
+"""Manifests of model servers, and the state of a roll-out."""
 
 from __future__ import annotations
 
 import copy
 import json
-from datetime import datetime, timedelta
 from typing import Any
 
 import kubernetes_validate
 import pytest
-from airflow.sdk import DAG, task
-from airflow.serialization.serialized_objects import DagSerialization
-from conftest import PLATFORM_FILE
-from trainyard.platform import Platform, PlatformError, load_platform
+from trainyard.failures import Cause
+from trainyard.platform import Platform
 from trainyard.serving import manifests as serving
 from trainyard.serving.manifests import DeployRequest, Record
-from trainyard.serving.operator import TRIGGER, DeployModelOperator
-from trainyard.serving.trigger import DeployModelTrigger
 
 KUBERNETES = "1.35"
 REQUEST = DeployRequest("fraud", "3")
@@ -134,23 +129,31 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
 @pytest.mark.parametrize(
     ("state", "restarts", "last", "seconds", "cause", "retry", "said"),
     [
-        (ended(65, LOG), 0, None, 0, "bad_data", False, "bad zip"),
-        (BACK_OFF, 1, ended(65, LOG), 0, "bad_data", False, "bad zip"),
-        (BACK_OFF, 1, ended(64), 0, "bad_config", False, "exit code 64"),
-        (BACK_OFF, 1, ended(137, reason="OOMKilled"), 0, "oom", False, "limits.memory"),
-        (BACK_OFF, 3, ended(1, "Traceback\nBoom"), 0, "code", False, "Boom"),
-        (BACK_OFF, 3, ended(75, LOG), 0, "temporary", True, "bad zip"),
+        (ended(65, LOG), 0, None, 0, Cause.BAD_DATA, False, "bad zip"),
+        (BACK_OFF, 1, ended(65, LOG), 0, Cause.BAD_DATA, False, "bad zip"),
+        (BACK_OFF, 1, ended(64), 0, Cause.BAD_CONFIG, False, "exit code 64"),
+        (BACK_OFF, 1, ended(137, reason="OOMKilled"), 0, Cause.OOM, False, "limits.memory"),
+        (BACK_OFF, 3, ended(1, "Traceback\nBoom"), 0, Cause.CODE, False, "Boom"),
+        (BACK_OFF, 3, ended(75, LOG), 0, Cause.TEMPORARY, True, "bad zip"),
         (
             {"waiting": {"reason": "ErrImagePull", "message": "no such host"}},
             0,
             None,
             121,
-            "image",
+            Cause.IMAGE,
             False,
             "no such",
         ),
-        ({"waiting": {"reason": "InvalidImageName"}}, 0, None, 0, "image", False, "trainer:1"),
-        ({"waiting": {"reason": "CreateContainerConfigError"}}, 0, None, 121, "bad_config", False, "made"),
+        ({"waiting": {"reason": "InvalidImageName"}}, 0, None, 0, Cause.IMAGE, False, "trainer:1"),
+        (
+            {"waiting": {"reason": "CreateContainerConfigError"}},
+            0,
+            None,
+            121,
+            Cause.BAD_CONFIG,
+            False,
+            "created",
+        ),
     ],
 )
 def test_a_server_that_will_never_be_ready(state, restarts, last, seconds, cause, retry, said) -> None:
@@ -181,45 +184,5 @@ def test_why_a_pod_waits() -> None:
     assert serving.why_not_ready(pod({"running": {}})) == "on node n1: the model is loading"
     assert "CrashLoopBackOff" in serving.why_not_ready(pod(BACK_OFF))
     quota = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
-    assert serving.refused({"status": {"conditions": [quota]}}) == "exceeded quota"
-    assert serving.refused({}) == ""
-
-
-@pytest.fixture
-def dag() -> DAG:
-    return DAG("d", schedule=None, start_date=datetime(2026, 1, 1))
-
-
-def test_a_deploy_starts_in_the_triggerer(dag: DAG) -> None:
-    with dag:
-
-        @task
-        def register() -> dict[str, str]:
-            return {"version": "3"}
-
-        registered = register()
-        operator = DeployModelOperator(
-            task_id="deploy", model="fraud", version=registered["version"], timeout=timedelta(minutes=3)
-        )
-    arguments = operator.start_trigger_args
-    assert operator.start_from_trigger and arguments.trigger_cls == TRIGGER
-    request = arguments.trigger_kwargs["request"]
-    assert request["timeout_seconds"] == 180 and arguments.timeout > timedelta(minutes=3)
-    assert "xcom_pull(task_ids='register', key='version'" in request["version"]
-    assert operator.upstream_task_ids == {"register"}
-    assert DeployModelTrigger(**arguments.trigger_kwargs).serialize() == (TRIGGER, {"request": request})
-    decoded = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("deploy")
-    assert decoded.start_from_trigger and decoded.start_trigger_args
-
-
-def test_a_platform_that_serves_nothing_says_so_when_the_dag_is_parsed(
-    dag: DAG, tmp_path, monkeypatch
-) -> None:
-    told = json.loads(PLATFORM_FILE.read_text())
-    del told["serving"]
-    file = tmp_path / "platform.json"
-    file.write_text(json.dumps(told))
-    monkeypatch.setenv("TRAINYARD_PLATFORM", str(file))
-    assert load_platform().serving is None
-    with dag, pytest.raises(PlatformError, match=r"serving\.enabled"):
-        DeployModelOperator(task_id="deploy", model="fraud", version="3")
+    assert serving.replica_failure({"status": {"conditions": [quota]}}) == "exceeded quota"
+    assert serving.replica_failure({}) == ""

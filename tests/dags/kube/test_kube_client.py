@@ -1,0 +1,60 @@
+"""The Kubernetes client against an API server over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from api_server import NAMESPACE, ApiServer, LocalKube, Pod
+
+
+async def runs(server: ApiServer, pod: Pod) -> None:
+    await server.change(pod["metadata"]["name"], phase="Running")
+
+
+def with_pod(use: Any) -> Any:
+    """What `use` returns, which is called with a client and the name of a pod that exists."""
+
+    async def serve() -> Any:
+        async with ApiServer(runs).serve() as kube:
+            await kube.create({"metadata": {"name": "p"}, "spec": {}})
+            return await use(kube, "p")
+
+    return asyncio.run(asyncio.wait_for(serve(), 20))
+
+
+def test_creating_a_pod_again_returns_the_one_that_exists() -> None:
+    async def create_again(kube: LocalKube, name: str) -> Pod:
+        return await kube.create({"metadata": {"name": name}, "spec": {"nodeName": "other"}})
+
+    pod = with_pod(create_again)
+    assert "nodeName" not in pod["spec"] and pod["status"] == {"phase": "Running"}
+
+
+def test_a_pod_that_does_not_exist_is_none_and_its_deletion_no_error() -> None:
+    async def delete_twice(kube: LocalKube, name: str) -> Pod | None:
+        await kube.delete(name)
+        await kube.delete(name)
+        return await kube.get(name)
+
+    assert with_pod(delete_twice) is None
+
+
+def test_a_pod_that_has_changed_is_not_deleted() -> None:
+    async def delete_unchanged(kube: LocalKube, name: str) -> list[Any]:
+        pod = await kube.get(name)
+        assert pod
+        old = {**pod, "metadata": {**pod["metadata"], "resourceVersion": "0"}}
+        return [await kube.delete_if_unchanged(each) for each in (old, pod)] + [await kube.get(name)]
+
+    assert with_pod(delete_unchanged) == [False, True, None]
+
+
+def test_a_log_that_cannot_be_read_has_no_lines() -> None:
+    async def tails(kube: LocalKube, name: str) -> list[list[str]]:
+        known = await kube.tail(name, 20)
+        kube._pods = kube._pods.replace(NAMESPACE, "elsewhere")  # where there is no log
+        return [known, await kube.tail(name, 20)]
+
+    (line,), nothing = with_pod(tails)
+    assert line.endswith("log of p") and nothing == []
