@@ -109,6 +109,9 @@ def test(
     context: typer.Context,
     fast: Annotated[bool, typer.Option("--fast", help="Only what needs no cluster.")] = False,
     e2e: Annotated[bool, typer.Option("--e2e", help="Only what needs the cluster.")] = False,
+    nightly: Annotated[
+        bool, typer.Option("--nightly", help="The slow tests as well: before a release, not on every change.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Do all set-up and run every test; what follows -- goes to pytest.
@@ -118,7 +121,14 @@ def test(
     if fast and e2e:
         raise CliError("--fast and --e2e exclude each other", "give neither to run every test")
     with Stages(out) as stages:
-        tests_command.run_tests(stages, context.args, fast=not e2e, e2e=not fast)
+        tests_command.run_tests(stages, context.args, fast=not e2e, e2e=not fast, nightly=nightly)
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def lint(context: typer.Context, verbose: Verbose = False) -> None:
+    """Run the linters on all files; what follows -- goes to `pre-commit run` in place of --all-files."""
+    with Stages(out) as stages:
+        tests_command.lint(stages, context.args or tests_command.ALL_FILES)
 
 
 def main() -> NoReturn:

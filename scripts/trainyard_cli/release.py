@@ -79,10 +79,10 @@ def check_values(files: list[Path]) -> None:
     cluster.gpu_pools(cluster.read_values((*cluster.VALUES, *files)))
 
 
-def check_renders(tools: Tools, files: list[Path]) -> None:
+def check_renders(helm: Path, files: list[Path]) -> None:
     """Render the chart with these values, so that a wrong key is told before anything slow."""
     names = dict.fromkeys(IMAGE_KEYS, "checked/values:only")
-    _helm(tools, "template", files, _values_options(names, cluster.Ports(), files))
+    _helm(helm, "template", files, _values_options(names, cluster.Ports(), files))
 
 
 def install(
@@ -98,13 +98,13 @@ def install(
     _recover(kube, stage)
     stage.update("helm upgrade --install")
     options = ["--install", f"--kubeconfig={made.kubeconfig}", "--history-max=5"]
-    _helm(tools, "upgrade", files, options + _values_options(images, cluster.ports(), files))
+    _helm(tools.helm, "upgrade", files, options + _values_options(images, cluster.ports(), files))
     _wait(kube, stage)
 
 
-def _helm(tools: Tools, command: str, files: list[Path], options: list[str]) -> None:
+def _helm(helm: Path, command: str, files: list[Path], options: list[str]) -> None:
     words: list[str | Path] = [
-        tools.helm,
+        helm,
         command,
         RELEASE,
         cluster.CHART,
