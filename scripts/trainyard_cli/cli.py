@@ -38,7 +38,10 @@ def up(
     ] = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Train the first model.")] = True,
     remake: Annotated[
-        bool, typer.Option("--remake", help="Make the cluster anew if need be; its runs and models are lost.")
+        bool,
+        typer.Option(
+            "--remake", help="Replace a cluster that cannot stay as it is; its runs and models are lost."
+        ),
     ] = False,
     values: Values = None,
     verbose: Verbose = False,
@@ -116,7 +119,7 @@ def test(
 ) -> None:
     """Do all set-up and run every test; what follows -- goes to pytest.
 
-    The end-to-end tests run on the cluster of ./scripts/up, which is made anew where it cannot stay.
+    The end-to-end tests run on the cluster of ./scripts/up, which is replaced where it cannot stay as it is.
     """
     if fast and e2e:
         raise CliError("--fast and --e2e exclude each other", "give neither to run every test")

@@ -48,6 +48,8 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake
             raise CliError(
                 f"Airflow and MLflow cannot both have port {ports.mlflow}", "give one another port"
             )
+    with stages("values") as stage:
+        release.check_renders(toolchain.helm(stage), values)
     with stages("docker") as stage:
         host.ensure_docker(stage)
         if not _has_nodes():
@@ -55,8 +57,6 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake
             host.check_port(ports.airflow)
             host.check_port(ports.mlflow)
         host.check_disk(DISK_GIB)
-    with stages("helm") as stage:
-        release.check_renders(toolchain.helm(stage), values)
     with stages("build") as stage:
         tools, built = _build(stage)
     with stages("cluster") as stage:
@@ -155,7 +155,7 @@ def only_one() -> Iterator[None]:
             lock.seek(0)
             cure = "wait until it has ended, or end it"
             raise CliError(
-                f"another command is at work on the cluster (process {lock.read()})", cure
+                f"another command is changing the cluster (process {lock.read()})", cure
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -36,7 +36,7 @@ def lint(stages: Stages, arguments: Sequence[str]) -> None:
     with stages("test environment"):
         _show(stages.console, "test environment", [DEV, "--dev", "true"])
     with stages("lint"):
-        # Checking anew what has not changed takes most of the linters' time.
+        # Checking again what has not changed takes most of the linters' time.
         environment = {"MYPY_CACHE_DIR": str(paths.HOME / "mypy"), **path}
         _show(stages.console, "lint", [DEV, "--dev", "pre-commit", "run", *arguments], environment)
 

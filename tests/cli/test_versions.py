@@ -127,7 +127,7 @@ def test_the_base_that_is_made_of_packages_is_the_same_debian() -> None:
 
 
 def test_go_modules_share_the_versions_of_what_they_share() -> None:
-    """Otherwise each compiles client-go and the like anew: images/kind-node/go/sync aligns them.
+    """Otherwise each compiles client-go and the like again: images/kind-node/go/sync aligns them.
 
     Kubernetes is left out: its go.mod ties it to its own libraries.
     """
