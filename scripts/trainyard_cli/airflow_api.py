@@ -39,7 +39,7 @@ class Airflow:
     def wait_for_dag(self, dag_id: str, parsed_after: str, deadline_seconds: float = 180) -> Json:
         """Return the DAG once it was parsed after the given ISO time, so that what runs is what was released.
 
-        A DAG id that does not exist is told at once when the others have been parsed, with the close matches.
+        A DAG id that does not exist is reported at once when the others have been parsed, with the close matches.
         """
         deadline = time.monotonic() + deadline_seconds
         while True:
@@ -157,7 +157,7 @@ class Airflow:
                     return response
                 problem = _detail(response)
             if time.monotonic() > deadline:
-                cure = "./scripts/up checks the platform and puts it right"
+                cure = "./scripts/up checks the platform and repairs it"
                 raise CliError(f"Airflow at {self.base_url} does not answer ({problem})", cure)
             time.sleep(1)
 

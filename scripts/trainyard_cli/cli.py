@@ -38,7 +38,10 @@ def up(
     ] = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Train the first model.")] = True,
     remake: Annotated[
-        bool, typer.Option("--remake", help="Make the cluster anew if need be; its runs and models are lost.")
+        bool,
+        typer.Option(
+            "--remake", help="Replace a cluster that cannot stay as it is; its runs and models are lost."
+        ),
     ] = False,
     values: Values = None,
     verbose: Verbose = False,
@@ -109,16 +112,26 @@ def test(
     context: typer.Context,
     fast: Annotated[bool, typer.Option("--fast", help="Only what needs no cluster.")] = False,
     e2e: Annotated[bool, typer.Option("--e2e", help="Only what needs the cluster.")] = False,
+    nightly: Annotated[
+        bool, typer.Option("--nightly", help="The slow tests as well: before a release, not on every change.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Do all set-up and run every test; what follows -- goes to pytest.
 
-    The end-to-end tests run on the cluster of ./scripts/up, which is made anew where it cannot stay.
+    The end-to-end tests run on the cluster of ./scripts/up, which is replaced where it cannot stay as it is.
     """
     if fast and e2e:
         raise CliError("--fast and --e2e exclude each other", "give neither to run every test")
     with Stages(out) as stages:
-        tests_command.run_tests(stages, context.args, fast=not e2e, e2e=not fast)
+        tests_command.run_tests(stages, context.args, fast=not e2e, e2e=not fast, nightly=nightly)
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def lint(context: typer.Context, verbose: Verbose = False) -> None:
+    """Run the linters on all files; what follows -- goes to `pre-commit run` in place of --all-files."""
+    with Stages(out) as stages:
+        tests_command.lint(stages, context.args or tests_command.ALL_FILES)
 
 
 def main() -> NoReturn:

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 from . import bounded_runc, paths
 from .errors import CliError
 from .shell import failure, run
-from .stages import Stage
+from .stages import Reporter
 
 DOCKER_START_SECONDS = 60
 DOCKER_STOP_SECONDS = 60
@@ -24,9 +25,10 @@ DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 CONTAINERD_PID = Path("/var/run/docker/containerd/containerd.pid")
 DOCKERD_PID = paths.STATE / "dockerd.pid"
 DOCKERD_LOG = paths.LOGS / "dockerd.log"
+_installing = threading.Lock()
 
 
-def ensure_docker(stage: Stage) -> None:
+def ensure_docker(stage: Reporter) -> None:
     """Return when a Docker answers that can build our images: the one there is, else Debian's, started here.
 
     Raises CliError where that needs root or systemd refuses.
@@ -77,8 +79,10 @@ def install_packages(*packages: str) -> None:
         raise CliError(f"missing on this machine: {names}", f"install {names}, then run the command again")
     _need_root(f"missing on this machine: {names}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    run(["apt-get", "update", "-qq"], env=quiet, log="apt")
-    run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], env=quiet, log="apt")
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    with _installing:  # dpkg takes one at a time
+        run(["apt-get", "update", "-qq"], env=quiet, log="apt")
+        run(install, env=quiet, log="apt")
 
 
 def check_disk(min_gib: float) -> None:
@@ -142,7 +146,7 @@ def _need_root(problem: str) -> None:
         )
 
 
-def _start_docker(stage: Stage) -> None:
+def _start_docker(stage: Reporter) -> None:
     if Path("/run/systemd/system").is_dir():
         stage.update("starting Docker through systemd")
         run(["systemctl", "start", "docker"], log="dockerd")
@@ -173,7 +177,7 @@ def _start_docker(stage: Stage) -> None:
         time.sleep(0.3)
 
 
-def _runtime_options(stage: Stage) -> list[str]:
+def _runtime_options(stage: Reporter) -> list[str]:
     """Return dockerd's options for a runtime that trims capabilities, where this host lacks some."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     lacking = bounded_runc.missing(Path("/proc/self/status").read_text(), last)

@@ -5,7 +5,6 @@ import hashlib
 import os
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from . import host, image_archive, node_image, paths
 from .cluster import Cluster
 from .errors import CliError
 from .shell import run
-from .stages import Stage
+from .stages import Reporter
 
 CPU = "cpu"
 GPU = "gpu"
@@ -70,24 +69,27 @@ IMAGES = {
 """The images in the order in which they are built, the slowest first."""
 
 
-def ensure(stage: Stage, cluster: Cluster) -> dict[str, str]:
-    """Build and load what is missing; return name -> reference, e.g. ``trainyard/mlflow:0123456789ab``.
+def ensure_built(stage: Reporter, name: str) -> str:
+    """Build the image where it is missing; return its reference, e.g. ``trainyard/mlflow:0123456789ab``.
 
     Raises CliError with the last lines of the build that failed; its whole output is in the log.
     """
     base = node_image.base_image(stage)
-    identity = _base_identity(base)
-    references = {name: reference(name, identity) for name in IMAGES}
-    progress = _Progress(stage)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = [pool.submit(_ensure_one, progress, name, references[name], base, cluster) for name in IMAGES]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return references
+    image = reference(name, _base_identity(base))
+    if not node_image.present(image):
+        stage.update(f"building image {name}")
+        build(name, image, base)
+    return image
+
+
+def ensure_loaded(stage: Reporter, name: str, image: str, cluster: Cluster) -> None:
+    """Load the image into the nodes that run it and lack it, and remove those that it replaces."""
+    nodes = target_nodes(name, cluster.nodes)
+    missing = [node for node in nodes if f"docker.io/{image}" not in _node_images(node)]
+    if missing:
+        stage.update(f"loading {name}")
+        load(image, missing)
+    _remove_superseded(name, image, nodes)
 
 
 def reference(name: str, base_identity: str) -> str:
@@ -115,40 +117,6 @@ def files(name: str) -> list[Path]:
 
 def _is_input(path: Path) -> bool:
     return path.is_file() and path.suffix != ".pyc" and not IGNORED_NAMES.intersection(path.parts)
-
-
-class _Progress:
-    """What is being done with which image at the moment, as one line."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._doing: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def update(self, name: str, doing: str) -> None:
-        """Show that the image is being ``doing``; "" when it is done."""
-        with self._lock:
-            if doing:
-                self._doing[name] = doing
-            else:
-                self._doing.pop(name, None)
-            if self._doing:
-                self._stage.update(", ".join(f"{doing} {name}" for name, doing in self._doing.items()))
-
-
-def _ensure_one(progress: _Progress, name: str, image: str, base: str, cluster: Cluster) -> None:
-    try:
-        if not node_image.present(image):
-            progress.update(name, "building")
-            build(name, image, base)
-        nodes = target_nodes(name, cluster.nodes)
-        missing = [node for node in nodes if f"docker.io/{image}" not in _node_images(node)]
-        if missing:
-            progress.update(name, "loading")
-            load(image, missing)
-        _remove_superseded(name, image, nodes)
-    finally:
-        progress.update(name, "")
 
 
 def _base_identity(base: str) -> str:

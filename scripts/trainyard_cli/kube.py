@@ -16,11 +16,11 @@ from .errors import CliError
 
 Json = dict[str, Any]
 
-PATIENCE_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 
 
 class Kube:
-    """One cluster. A request outlasts a restart of the API server, up to PATIENCE_SECONDS."""
+    """One cluster. A request outlasts a restart of the API server, up to RETRY_SECONDS."""
 
     def __init__(self, kubeconfig: Path) -> None:
         """Read the kubeconfig's only cluster and user."""
@@ -69,7 +69,7 @@ class Kube:
             return ""
 
     def _send(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> httpx.Response:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 response = self._http.request(method, path, **options)
@@ -80,7 +80,7 @@ class Kube:
             except httpx.TransportError as error:
                 problem, temporary = f"{type(error).__name__}: {error}", True
             if not temporary or time.monotonic() > deadline:
-                cure = "./scripts/up starts the cluster again where it stands still"
+                cure = "./scripts/up starts a stopped cluster again"
                 raise CliError(f"Kubernetes at {self.server} refuses {method} {path} ({problem})", cure)
             time.sleep(1)
 

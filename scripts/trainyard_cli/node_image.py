@@ -5,43 +5,48 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 from . import host, paths, toolchain
 from .errors import CliError
 from .shell import failure, run
-from .stages import Stage
+from .stages import Reporter
+from .versions import VERSIONS
 
 SOURCE = paths.ROOT / "images" / "kind-node"
-PUBLIC_BASE = "debian:bookworm-slim"
-BUILT_BASE = "trainyard/base:bookworm"
-SUITE = "bookworm"
+PUBLIC_BASE = VERSIONS.base_image
+SUITE = VERSIONS.debian_suite
+BUILT_BASE = f"trainyard/base:{SUITE}"
 DEBOOTSTRAP_ATTEMPTS = 3
 PULL_SECONDS = 180
 PROBE_SECONDS = 20
-# What the node image is made of, by directory of images/kind-node/go.
-MODULES = ("kubernetes", "containerd", "etcd", "coredns", "local-path-provisioner", "pause")
+# What the node image is made of, by directory of images/kind-node/go. Kubernetes comes last: it takes
+# longest, and another job builds it at the same time, for kubectl.
+MODULES = ("containerd", "etcd", "coredns", "local-path-provisioner", "pause", "kubernetes")
 STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd")
 # Named in images/kind-node/manifests/default-storage.yaml.
 LOCAL_PATH_PROVISIONER = "docker.io/trainyard/local-path-provisioner:node"
 PRELOADER = "trainyard-node-preload"
 # An unpacked layer is not needed a second time, as it came.
 IMPORT = "ctr -n k8s.io images import --local --discard-unpacked-layers -".split()  # noqa: SIM905
+_making_base = threading.Lock()
 
 
-def base_image(stage: Stage) -> str:
+def base_image(stage: Reporter) -> str:
     """Return the image that all Dockerfiles start from: Debian's slim one, or one made of its packages."""
-    for image in (BUILT_BASE, PUBLIC_BASE):
-        if present(image):
-            return image
-    if _pull(stage, PUBLIC_BASE):
-        return PUBLIC_BASE
-    _bootstrap_base(stage)
-    return BUILT_BASE
+    with _making_base:  # every image wants it
+        for image in (BUILT_BASE, PUBLIC_BASE):
+            if present(image):
+                return image
+        if _pull(stage, PUBLIC_BASE):
+            return PUBLIC_BASE
+        _bootstrap_base(stage)
+        return BUILT_BASE
 
 
-def ensure(stage: Stage) -> str:
+def ensure(stage: Reporter) -> str:
     """Return the node image for the Kubernetes version in images/kind-node/go/kubernetes/go.mod."""
     public = f"kindest/node:{toolchain.version('kubernetes')}"
     built = f"trainyard/kind-node:{content_hash()}"
@@ -56,7 +61,7 @@ def ensure(stage: Stage) -> str:
 def content_hash() -> str:
     """Return 12 hex digits over everything that decides what the built node image holds."""
     digest = hashlib.sha256()
-    for module in MODULES:
+    for module in sorted(MODULES):
         digest.update(f"{module}={toolchain.content_hash(module)}\n".encode())
     for file in sorted(SOURCE.rglob("*")):
         if file.is_file() and not file.is_relative_to(toolchain.GO_MODULES):
@@ -75,7 +80,7 @@ def present(image: str) -> bool:
     return run([host.docker(), "image", "inspect", image], check=False).returncode == 0
 
 
-def _pull(stage: Stage, image: str) -> bool:
+def _pull(stage: Reporter, image: str) -> bool:
     """Pull ``image``; False where no registry has it or answers in time."""
     stage.update(f"looking for {image} in its public registry")
     probe = [host.docker(), "manifest", "inspect", image]
@@ -89,8 +94,7 @@ def _pull(stage: Stage, image: str) -> bool:
     return found.returncode == 0
 
 
-def _bootstrap_base(stage: Stage) -> None:
-    stage.update("no registry has it: making a Debian from packages")
+def _bootstrap_base(stage: Reporter) -> None:
     if os.geteuid() != 0:
         raise CliError(
             f"{PUBLIC_BASE} cannot be pulled, and only root can make a Debian from packages",
@@ -102,7 +106,7 @@ def _bootstrap_base(stage: Stage) -> None:
     with tempfile.TemporaryDirectory(dir=paths.HOME, prefix="base-") as temporary:
         tree = Path(temporary) / "debian"
         sources = _debian_sources()
-        _debootstrap(tree, Path(temporary) / "packages", sources[SUITE])
+        _debootstrap(stage, tree, Path(temporary) / "packages", sources[SUITE])
         lines = (f"deb {uri} {suite} main\n" for suite, uri in sources.items())
         (tree / "etc/apt/sources.list").write_text("".join(lines))
         shutil.copytree(SOURCE / "base", tree, dirs_exist_ok=True)
@@ -118,12 +122,13 @@ def _bootstrap_base(stage: Stage) -> None:
         run([host.docker(), "import", "--change", 'CMD ["bash"]', archive, BUILT_BASE])
 
 
-def _debootstrap(tree: Path, packages: Path, mirror: str) -> None:
+def _debootstrap(stage: Reporter, tree: Path, packages: Path, mirror: str) -> None:
     """Unpack a minimal Debian into `tree`; debootstrap gives up at the first package that does not arrive."""
     packages.mkdir()
     command: list[str | Path] = ["debootstrap", "--variant=minbase", f"--cache-dir={packages}"]
     command += [SUITE, tree, mirror]
     for attempts_left in reversed(range(DEBOOTSTRAP_ATTEMPTS)):
+        stage.update("making a Debian from packages, as no registry has one")
         try:
             run(command, log="debootstrap")
             return
@@ -144,7 +149,7 @@ def _debian_sources() -> dict[str, str]:
     return sources
 
 
-def _build(stage: Stage, image: str) -> str:
+def _build(stage: Reporter, image: str) -> str:
     binaries = [toolchain.build(stage, module) for module in MODULES]
     base = base_image(stage)
     context = _context(binaries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,20 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cluster, host, images, paths, release, toolchain
+from . import cluster, host, images, node_image, parallel, paths, release, toolchain
 from .airflow_api import Airflow
 from .errors import CliError
 from .kube import Kube, secret
 from .mlflow_api import Mlflow
 from .shell import run
-from .stages import Stages
+from .stages import Stage, Stages
 
 # A cluster, its images and what they are built from; and what a running platform needs to go on.
 FRESH_DISK_GIB = 20
 DISK_GIB = 2
 ADMIN_SECRET = "trainyard-admin"
 # What lies in TRAINYARD_HOME beside the state.
-CACHED = ("base-*", "bin", "build", "go", "logs", "mypy", "uv", "lock")
+CACHED = ("base-*", "bin", "build", "go", "logs", "mypy", "reports-*", "uv", "lock")
 ENVIRONMENTS = ("venv-*", "uv-venv", "venv.lock")
 
 
@@ -56,16 +57,32 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake
             host.check_port(ports.airflow)
             host.check_port(ports.mlflow)
         host.check_disk(DISK_GIB)
-    with stages("tools") as stage:
-        tools = toolchain.ensure(stage)
+    with stages("build") as stage:
+        tools, built = _build(stage)
     with stages("cluster") as stage:
         made = cluster.ensure(stage, ports, values, remake=remake)
         toolchain.forget_sources()
     with stages("images") as stage:
-        loaded = images.ensure(stage, made)
+        load = images.ensure_loaded
+        loads = [
+            functools.partial(load, name=name, image=image, cluster=made) for name, image in built.items()
+        ]
+        parallel.run_all(stage, loads, at_once=2)
     with stages("release") as stage:
-        release.install(stage, made, tools, loaded, values)
+        release.install(stage, made, tools, built, values)
         return connect()
+
+
+def _build(stage: Stage) -> tuple[toolchain.Tools, dict[str, str]]:
+    """Make the tools, the node image and the release's images; return the tools, and name -> image.
+
+    From nothing, this is most of what bringing up the platform takes. Compilers keep the processors busy, an
+    image's build mostly waits for downloads: two of each at a time.
+    """
+    image_builds = [functools.partial(images.ensure_built, name=name) for name in images.IMAGES]
+    work: list[parallel.Work] = [toolchain.ensure, node_image.ensure, *image_builds]
+    tools, _, *references = parallel.run_all(stage, work, at_once=4)
+    return tools, dict(zip(images.IMAGES, references, strict=True))
 
 
 def _has_nodes() -> bool:
@@ -138,7 +155,7 @@ def only_one() -> Iterator[None]:
             lock.seek(0)
             cure = "wait until it has ended, or end it"
             raise CliError(
-                f"another command is at work on the cluster (process {lock.read()})", cure
+                f"another command is changing the cluster (process {lock.read()})", cure
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -33,20 +33,20 @@ IMAGE_KEYS = {
 }
 READY_SECONDS = 600
 # Reasons that waiting does not cure, once they have lasted a while: the kubelet retries for ever.
-HOPELESS_REASONS = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
-HOPELESS_SECONDS = 30
-HOPELESS_RESTARTS = 5
+STUCK_REASONS = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
+STUCK_SECONDS = 30
+STUCK_RESTARTS = 5
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A workload that is not ready. `why` is one line; `doomed` says that waiting is vain."""
+    """A workload that is not ready. `why` is one line; `stuck` says that waiting does not help."""
 
     kind: str
     namespace: str
     name: str
     why: str
-    doomed: bool = False
+    stuck: bool = False
 
 
 def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) -> Json:
@@ -65,7 +65,7 @@ def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) 
     hosts = [f"{name}:{ports.mlflow}" for name in ("localhost", "127.0.0.1")]
     values["training"]["trackingUiUrl"] = f"http://localhost:{ports.mlflow}"
     values["mlflow"]["allowedHosts"] = [*given.get("mlflow", {}).get("allowedHosts", []), *hosts]
-    # Pods that launch training see a changed ConfigMap a minute late: another trainer starts them anew.
+    # Pods that launch training see a changed ConfigMap a minute late: with another trainer they are replaced.
     values["airflow"]["airflowPodAnnotations"] = {"trainyard.dev/trainer": images["trainer"]}
     return values
 
@@ -79,7 +79,7 @@ def check_values(files: list[Path]) -> None:
 
 
 def check_renders(helm: Path, files: list[Path]) -> None:
-    """Render the chart with these values, so that a wrong key is told before anything slow."""
+    """Render the chart with these values, so that a wrong key is reported before anything slow."""
     names = dict.fromkeys(IMAGE_KEYS, "checked/values:only")
     cluster.check_names(chart.gpu_pools(helm, _with_generated(names, cluster.Ports(), files)))
 
@@ -147,14 +147,14 @@ def _recover(kube: Kube, stage: Stage) -> None:
 
 def _wait(kube: Kube, stage: Stage) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    doomed_since: dict[str, float] = {}
+    stuck_since: dict[str, float] = {}
     while unready := list(_unready(kube)):
         now = time.monotonic()
         stage.update(f"{len(unready)} not ready yet; {unready[0].name}: {unready[0].why}")
-        doomed_since = {each.name: doomed_since.get(each.name, now) for each in unready if each.doomed}
-        lost = [each for each in unready if now - doomed_since.get(each.name, now) > HOPELESS_SECONDS]
-        if lost or now > deadline:
-            raise _not_ready(kube, (lost or unready)[0])
+        stuck_since = {each.name: stuck_since.get(each.name, now) for each in unready if each.stuck}
+        failed = [each for each in unready if now - stuck_since.get(each.name, now) > STUCK_SECONDS]
+        if failed or now > deadline:
+            raise _not_ready(kube, (failed or unready)[0])
         time.sleep(1)
 
 
@@ -196,17 +196,17 @@ def _explain(kind: str, workload: Json, pods: list[Json]) -> Workload:
     namespace, name = workload["metadata"]["namespace"], workload["metadata"]["name"]
     failed = [each for each in workload.get("status", {}).get("conditions", []) if each["type"] == "Failed"]
     if kind == "Job" and failed and failed[0]["status"] == "True":
-        return Workload(kind, namespace, name, failed[0].get("message", "failed"), doomed=True)
+        return Workload(kind, namespace, name, failed[0].get("message", "failed"), stuck=True)
     reasons = [reason for each in pods if (reason := waiting_reason(each))]
     why = reasons[0] if reasons else ("rolling out" if pods else "no pod yet")
-    return Workload(kind, namespace, name, why, doomed=any(map(_is_hopeless, pods)))
+    return Workload(kind, namespace, name, why, stuck=any(map(_is_stuck, pods)))
 
 
-def _is_hopeless(pod: Json) -> bool:
+def _is_stuck(pod: Json) -> bool:
     for container in container_statuses(pod):
         reason = container.get("state", {}).get("waiting", {}).get("reason")
-        crashing = reason == "CrashLoopBackOff" and container["restartCount"] >= HOPELESS_RESTARTS
-        if crashing or reason in HOPELESS_REASONS:
+        crashing = reason == "CrashLoopBackOff" and container["restartCount"] >= STUCK_RESTARTS
+        if crashing or reason in STUCK_REASONS:
             return True
     return False
 
@@ -227,7 +227,7 @@ def _not_ready(kube: Kube, workload: Workload) -> CliError:
             )
             lines += [f"{container}: {each}" for each in log.splitlines()]
     where = f"-n {workload.namespace} {workload.kind.lower()}/{workload.name}"
-    cure = f"mend what the lines above say (kubectl describe {where}), then run ./scripts/up again"
+    cure = f"fix what the lines above say (kubectl describe {where}), then run ./scripts/up again"
     return CliError("\n  ".join(lines), cure)
 
 
@@ -267,5 +267,5 @@ def dag_processor_started(kube: Kube) -> str:
         if "running" in status.get("state", {})
     ]
     if not started:
-        raise CliError("the DAG processor does not run", "./scripts/up checks the platform and puts it right")
+        raise CliError("the DAG processor does not run", "./scripts/up checks the platform and repairs it")
     return max(started)

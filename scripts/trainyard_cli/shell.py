@@ -5,11 +5,14 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from . import paths
 from .errors import CliError
 
 SHOWN_LINES = 12
+Program = subprocess.Popen[str]
+_logged: set[Program] = set()
 
 
 def run(
@@ -87,15 +90,35 @@ def _run_logged(
         stream.write(f"$ {shlex.join(words)}\n")
         stream.flush()
         start = stream.tell()
-        result = subprocess.run(
-            words,
-            cwd=cwd,
-            env=env,
-            input=input,
-            timeout=timeout,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        code = _wait_for(words, stream, cwd, env, input, timeout)
         stream.seek(start)
-        return subprocess.CompletedProcess(words, result.returncode, stream.read(), "")
+        return subprocess.CompletedProcess(words, code, stream.read(), "")
+
+
+def _wait_for(
+    words: list[str],
+    stream: IO[str],
+    cwd: Path | None,
+    env: dict[str, str],
+    input: str | None,
+    timeout: float | None,
+) -> int:
+    """Do what subprocess.run does, with the process in ``running_with_log`` meanwhile."""
+    stdin = None if input is None else subprocess.PIPE
+    with subprocess.Popen(
+        words, cwd=cwd, env=env, stdin=stdin, stdout=stream, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        _logged.add(process)
+        try:
+            process.communicate(input, timeout)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            _logged.discard(process)
+    return process.returncode
+
+
+def running_with_log() -> set[Program]:
+    """Return the programs with a log that run now: builds and downloads, which can be ended at any time."""
+    return set(_logged)

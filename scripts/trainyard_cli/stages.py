@@ -3,6 +3,7 @@
 import threading
 import time
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -10,6 +11,13 @@ from rich.table import Table
 
 HEARTBEAT_SECONDS = 30.0
 """Without a terminal, a stage that has said nothing for this long says that it still runs."""
+
+
+class Reporter(Protocol):
+    """What tells the user what happens now: a stage, or one of several jobs in it."""
+
+    def update(self, text: str) -> None:
+        """Show ``text``."""
 
 
 class Stage:

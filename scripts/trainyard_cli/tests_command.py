@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from . import cluster, host, images, node_image, paths, platform, toolchain
+from . import cluster, host, images, node_image, paths, platform, slowest, toolchain
 from .errors import CliError
 from .stages import Stages
 
@@ -21,71 +22,130 @@ NOTHING_SELECTED = 5
 TWO_PROCESSES = ("-n", "2", "--dist", "loadscope")
 # The trainer's tests wait as much as they compute: for epochs, servers and signals.
 TRAINER_PROCESSES = ("-n", "3")
+# On the shared cluster the order matters: a file's tests share runs that take minutes, and a later test may
+# break what an earlier one looks at. Every other suite runs in random order (its seed is in the output).
+IN_ORDER = ("-v", "-p", "no:randomly")
+ALL_FILES = ("--all-files",)
+REPORTS_IN_CONTAINER = "/reports"
 
 
-def run_tests(stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool) -> None:
-    """Do all set-up and run the tests; CliError after the first stage that fails."""
-    if fast:
-        with stages("test environment"):
-            _show(stages.console, "test environment", [DEV, "--dev", "true"])
-        with stages("lint"):
-            # Checking anew what has not changed takes most of the linters' time.
-            cache = {"MYPY_CACHE_DIR": str(paths.HOME / "mypy")}
-            _show(stages.console, "lint", [DEV, "--dev", "pre-commit", "run", "--all-files"], cache)
-        for suite in ("cli", "dags", "gpu_simulator"):
-            _pytest(stages, suite, pytest_args)
-    with stages("docker") as stage:
-        host.ensure_docker(stage)
-    with stages("tools") as stage:
-        tools = toolchain.ensure(stage)
-    path = {"PATH": os.pathsep.join([str(tools.helm.parent), str(tools.kubectl.parent), os.environ["PATH"]])}
-    if fast:
-        _pytest(stages, "chart", pytest_args, path)
-        _trainer_tests(stages, pytest_args)
-    if e2e:
-        with platform.only_one():
-            platform.bring_up(stages, cluster.chosen_ports(None, None), [], remake=True)
-        env = {**path, "KUBECONFIG": str(paths.KUBECONFIG)}
-        side_by_side = ("-v", "-m", "not alone", "-n", "2", "--dist", "loadfile")
-        _pytest(stages, "e2e", pytest_args, env, name="e2e tests, two at once", options=side_by_side)
-        # Outside the lock: a test runs ./scripts/up itself.
-        alone = ("-v", "-m", "alone")
-        _pytest(stages, "e2e", pytest_args, env, name="e2e tests, one by one", options=alone)
+def lint(stages: Stages, arguments: Sequence[str]) -> None:
+    """Run the linters of .pre-commit-config.yaml: `pre-commit run` with these arguments."""
+    with stages("helm") as stage:
+        path = _on_path(toolchain.helm(stage))
+    with stages("test environment"):
+        _show(stages.console, "test environment", [DEV, "--dev", "true"])
+    with stages("lint"):
+        # Checking again what has not changed takes most of the linters' time.
+        environment = {"MYPY_CACHE_DIR": str(paths.HOME / "mypy"), **path}
+        _show(stages.console, "lint", [DEV, "--dev", "pre-commit", "run", *arguments], environment)
 
 
-def _pytest(
-    stages: Stages,
-    suite: str,
-    args: list[str],
-    env: Mapping[str, str] | None = None,
-    *,
-    name: str = "",
-    options: tuple[str, ...] = TWO_PROCESSES,
+def run_tests(
+    stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool, nightly: bool = False
 ) -> None:
-    name = name or f"{suite} tests"
-    with stages(name):
-        _show(
-            stages.console,
-            name,
-            [DEV, "--dev", "pytest", f"tests/{suite}", *options, *_colour(stages.console), *args],
-            env,
-            allowed=(0, NOTHING_SELECTED) if args else (0,),
-        )
+    """Do all set-up and run the tests; CliError after the first stage that fails.
+
+    ``nightly`` adds the tests with that marker.
+    """
+    paths.HOME.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.HOME, prefix="reports-") as reports:
+        suites = Suites(stages, pytest_args, Path(reports), nightly=nightly)
+        try:
+            if fast:
+                _run_fast(suites)
+            if e2e:
+                _run_e2e(suites)
+        finally:
+            suites.show_slowest()
 
 
-def _trainer_tests(stages: Stages, args: list[str]) -> None:
-    """The trainer's tests run where the trainer runs: in its image."""
-    with stages("trainer tests") as stage:
-        image = "trainyard/trainer-test:latest"
-        images.build("trainer", image, node_image.base_image(stage), target="test")
-        command = [host.docker(), "run", "--rm", "-v", f"{paths.ROOT}:/src:ro", "-w", "/src", image]
-        pytest = ("pytest", "tests/trainer", "-p", "no:cacheprovider", *TRAINER_PROCESSES)
-        command += [*pytest, *_colour(stages.console), *args]
-        _show(stages.console, "trainer tests", command, allowed=(0, NOTHING_SELECTED) if args else (0,))
+def _run_fast(suites: Suites) -> None:
+    lint(suites.stages, ALL_FILES)
+    for name in ("cli", "dags", "gpu_simulator"):
+        suites.run(name)
+    with suites.stages("helm") as stage:
+        path = _on_path(toolchain.helm(stage))
+    suites.run("chart", env=path)
+    with suites.stages("docker") as stage:
+        host.ensure_docker(stage)
+    suites.run_trainer()
 
 
-def _colour(console: Console) -> list[str]:
-    return ["--color=yes"] if console.is_terminal else []
+def _run_e2e(suites: Suites) -> None:
+    with platform.only_one():
+        platform.bring_up(suites.stages, cluster.chosen_ports(None, None), [], remake=True)
+    with suites.stages("tools") as stage:
+        tools = toolchain.ensure(stage)
+    env = {**_on_path(tools.helm, tools.kubectl), "KUBECONFIG": str(paths.KUBECONFIG)}
+    two_at_once = (*IN_ORDER, "-n", "2", "--dist", "loadfile")
+    suites.run("e2e", "e2e tests, two at once", env=env, options=two_at_once, selected="not alone")
+    # Outside the lock: a test runs ./scripts/up itself.
+    suites.run("e2e", "e2e tests, one by one", env=env, options=IN_ORDER, selected="alone")
+
+
+class Suites:
+    """Runs pytest on one suite after the other, each as a stage, and remembers how long their tests took."""
+
+    def __init__(self, stages: Stages, args: list[str], reports: Path, *, nightly: bool) -> None:
+        self.stages = stages
+        self._args = args
+        self._reports = reports
+        self._tier = "" if nightly else "not nightly"
+        # The trainer's tests write their report as another user.
+        reports.chmod(0o777)
+
+    def run(
+        self,
+        suite: str,
+        name: str = "",
+        *,
+        env: Mapping[str, str] | None = None,
+        options: tuple[str, ...] = TWO_PROCESSES,
+        selected: str = "",
+    ) -> None:
+        """Run the tests in tests/<suite> whose markers are as ``selected`` says."""
+        name = name or f"{suite} tests"
+        with self.stages(name):
+            pytest: list[str | Path] = [DEV, "--dev", "pytest", f"tests/{suite}", *options]
+            self._show(name, [*pytest, *self._options(self._reports / f"{name}.xml", selected)], env)
+
+    def run_trainer(self) -> None:
+        """Run the trainer's tests where the trainer runs: in its image."""
+        name = "trainer tests"
+        with self.stages(name) as stage:
+            image = "trainyard/trainer-test:latest"
+            images.build("trainer", image, node_image.base_image(stage), target="test")
+            volumes = ["-v", f"{paths.ROOT}:/src:ro", "-v", f"{self._reports}:{REPORTS_IN_CONTAINER}"]
+            pytest: list[str | Path] = [
+                "pytest",
+                "tests/trainer",
+                "-p",
+                "no:cacheprovider",
+                *TRAINER_PROCESSES,
+            ]
+            options = self._options(Path(REPORTS_IN_CONTAINER) / f"{name}.xml")
+            self._show(name, [host.docker(), "run", "--rm", *volumes, "-w", "/src", image, *pytest, *options])
+
+    def show_slowest(self) -> None:
+        """Show the slowest tests of all suites that ran."""
+        tests = [test for report in sorted(self._reports.glob("*.xml")) for test in slowest.read(report)]
+        if tests:
+            self.stages.console.print(slowest.table(tests))
+
+    def _options(self, report: Path, selected: str = "") -> list[str]:
+        markers = " and ".join(filter(None, (selected, self._tier)))
+        colour = ["--color=yes"] if self.stages.console.is_terminal else []
+        return [*(["-m", markers] if markers else []), f"--junit-xml={report}", *colour, *self._args]
+
+    def _show(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+        allowed = (0, NOTHING_SELECTED) if self._args else (0,)
+        _show(self.stages.console, name, command, env, allowed)
+
+
+def _on_path(*programs: Path) -> dict[str, str]:
+    """Return the environment in which the programs are found by name."""
+    return {"PATH": os.pathsep.join([*(str(each.parent) for each in programs), os.environ["PATH"]])}
 
 
 def _show(

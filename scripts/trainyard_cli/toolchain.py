@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import tarfile
+import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import httpx
 from . import host, paths
 from .errors import CliError
 from .shell import run
-from .stages import Stage
+from .stages import Reporter
 
 GO_MODULES = paths.ROOT / "images" / "kind-node" / "go"
 GO_CACHE = paths.HOME / "go"
@@ -27,6 +29,9 @@ PROBE_SECONDS = 5.0
 SELF_UPDATING_GO = (1, 21)
 # What kind nodes never use; modules ignore the tags that they do not know.
 BUILD_TAGS = "providerless,no_btrfs,no_zfs,no_devmapper,no_aufs"
+# Two jobs may want the same module, or Go itself: one makes it, the other waits for it.
+_building: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_finding_go = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -47,17 +52,17 @@ class Release:
     member: str = ""
 
 
-def ensure(stage: Stage) -> Tools:
+def ensure(stage: Reporter) -> Tools:
     """Return the tools, downloaded or built where they are missing."""
     return Tools(
-        kind=_tool(stage, "kind", "kind"),
         helm=helm(stage),
+        kind=_tool(stage, "kind", "kind"),
         kubectl=_tool(stage, "kubernetes", "kubectl"),
     )
 
 
-def helm(stage: Stage) -> Path:
-    """Return helm alone, which reads the values before anything slow begins."""
+def helm(stage: Reporter) -> Path:
+    """Return helm alone: to render charts takes no Kubernetes, which is built with kubectl."""
     return _tool(stage, "helm", "helm")
 
 
@@ -81,20 +86,24 @@ def content_hash(module: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def build(stage: Stage, module: str) -> Path:
+def build(stage: Reporter, module: str) -> Path:
     """Build the programs of images/kind-node/go/<module> unless they are there; return their directory."""
     directory = paths.HOME / "bin" / f"{module}-{content_hash(module)}"
-    if directory.is_dir():
-        return directory
-    go, environment = _go(stage)
+    with _building[module]:
+        if not directory.is_dir():
+            _build(stage, module, directory)
+    return directory
+
+
+def _build(stage: Reporter, module: str, directory: Path) -> None:
+    with _finding_go:
+        go, environment = _go(stage)
     stage.update(f"building {module} from Go modules")
     new = directory.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
-    options = _build_options(module)
-    command = [go, "build", *options, "-o", f"{new}/", "tool"]
-    run(command, cwd=GO_MODULES / module, env=environment, log="go-build")
+    command = [go, "build", *_build_options(module), "-o", f"{new}/", "tool"]
+    run(command, cwd=GO_MODULES / module, env=environment, log=f"go-{module}")
     new.rename(directory)
-    return directory
 
 
 def forget_sources() -> None:
@@ -115,7 +124,7 @@ def releases() -> dict[str, Release]:
     }
 
 
-def _tool(stage: Stage, module: str, name: str) -> Path:
+def _tool(stage: Reporter, module: str, name: str) -> Path:
     built = paths.HOME / "bin" / f"{module}-{content_hash(module)}" / name
     if built.exists():
         return built
@@ -125,7 +134,7 @@ def _tool(stage: Stage, module: str, name: str) -> Path:
     return build(stage, module) / name
 
 
-def _download(stage: Stage, release: Release, target: Path) -> bool:
+def _download(stage: Reporter, release: Release, target: Path) -> bool:
     """Fetch a released program and check its SHA-256; return False where it cannot be had."""
     timeout = httpx.Timeout(PROBE_SECONDS, read=60)
     stage.update(f"looking for a release of {target.name}")
@@ -171,7 +180,7 @@ def _version_variables(module: str) -> Mapping[str, str]:
     return {f"{package}.{name}": value for package in packages for name, value in values.items()}
 
 
-def _go(stage: Stage) -> tuple[str, dict[str, str]]:
+def _go(stage: Reporter) -> tuple[str, dict[str, str]]:
     """Return a Go that can build every module, and its environment."""
     environment = {
         "GOMODCACHE": str(GO_CACHE / "mod"),
@@ -212,7 +221,7 @@ def _newer_go(go: str, environment: Mapping[str, str]) -> Path:
     # Outside any module, so that no go.mod or vendor directory has a say.
     GO_CACHE.mkdir(parents=True, exist_ok=True)
     old = {**environment, "GOFLAGS": "-modcacherw"}
-    run([go, "mod", "download", module], cwd=GO_CACHE, env=old, log="go-build")
+    run([go, "mod", "download", module], cwd=GO_CACHE, env=old, log="go-toolchain")
     directory = GO_CACHE / "mod" / module
     for file in directory.rglob("_go.mod"):
         file.rename(file.with_name("go.mod"))

@@ -84,7 +84,7 @@ def follow_to_success(platform: Platform, dag_id: str, run_id: str, console: Con
         ]
     where = platform.airflow.run_url(dag_id, run_id)
     raise CliError(
-        "\n  ".join(lines), f"mend the cause above, then run the command again; all of the log: {where}"
+        "\n  ".join(lines), f"fix the cause above, then run the command again; all of the log: {where}"
     )
 
 

@@ -12,13 +12,10 @@ from typing import Any
 
 import kubernetes_validate
 import yaml
+from trainyard_cli.versions import VERSIONS
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/trainyard"
-# The version of the node image's Kubernetes: what runs is what is checked.
-KUBERNETES = re.search(
-    r"k8s\.io/kubernetes v(\d+\.\d+)", (ROOT / "images/kind-node/go/kubernetes/go.mod").read_text()
-)
 HELM = os.environ.get("HELM", "helm")
 POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}
 
@@ -91,9 +88,8 @@ def _helm(files: tuple[str, ...], values: str, release: str, namespace: str, cha
 
 
 def kubernetes_version() -> str:
-    """Return the minor version of Kubernetes to render and validate for, such as 1.34."""
-    assert KUBERNETES, "images/kind-node names no version of k8s.io/kubernetes"
-    return KUBERNETES[1]
+    """Return the minor version of Kubernetes to render and validate for: that of the kind cluster."""
+    return VERSIONS.kubernetes_minor
 
 
 def find(objects: list[Object], kind: str, name: str) -> Object:

@@ -1,0 +1,37 @@
+"""The versions in versions.yaml."""
+
+from dataclasses import dataclass
+
+import yaml
+
+from . import paths
+
+FILE = paths.ROOT / "versions.yaml"
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The file's keys."""
+
+    trainyard: str
+    kubernetes: str
+    airflow: str
+    mlflow: str
+    postgresql: str
+    versitygw: str
+    nvidia_device_plugin: str
+    python: str
+    base_image: str
+
+    @property
+    def kubernetes_minor(self) -> str:
+        """Return the version of Kubernetes' API, e.g. 1.35."""
+        return self.kubernetes.rpartition(".")[0]
+
+    @property
+    def debian_suite(self) -> str:
+        """Return the name of the base image's Debian, e.g. bookworm."""
+        return self.base_image.partition(":")[2].partition("-")[0]
+
+
+VERSIONS = Versions(**yaml.safe_load(FILE.read_text()))

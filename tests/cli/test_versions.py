@@ -1,0 +1,139 @@
+"""What cannot read versions.yaml repeats its versions: every such place agrees with it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from trainyard_cli import node_image, paths, toolchain
+from trainyard_cli.versions import VERSIONS
+
+CHARTS = sorted(paths.ROOT.glob("charts/**/Chart.yaml"))
+LOCKS = [*paths.ROOT.glob("images/*/requirements*.txt"), *paths.ROOT.glob("scripts/requirements*.txt")]
+DOCKERFILES = sorted(paths.ROOT.glob("images/*/Dockerfile"))
+APP_VERSIONS = {
+    "trainyard": VERSIONS.trainyard,
+    "common": VERSIONS.trainyard,
+    "airflow": VERSIONS.airflow,
+    "mlflow": VERSIONS.mlflow,
+    "postgresql": VERSIONS.postgresql,
+    "versitygw": VERSIONS.versitygw,
+    "nvidia-device-plugin": VERSIONS.nvidia_device_plugin,
+}
+TAGS = {
+    "trainyard/airflow": VERSIONS.trainyard,
+    "trainyard/trainer": VERSIONS.trainyard,
+    "trainyard/mlflow": VERSIONS.mlflow,
+    "trainyard/versitygw": VERSIONS.versitygw,
+    "postgres": VERSIONS.postgresql,
+    "nvcr.io/nvidia/k8s-device-plugin": f"v{VERSIONS.nvidia_device_plugin}",
+}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(paths.ROOT))
+
+
+@pytest.mark.parametrize("file", CHARTS, ids=relative)
+def test_charts_are_of_the_platforms_version_and_name_that_of_their_application(file: Path) -> None:
+    chart = yaml.safe_load(file.read_text())
+    assert chart["version"] == VERSIONS.trainyard
+    assert chart["appVersion"] == APP_VERSIONS[chart["name"]]
+    for dependency in chart.get("dependencies", []):
+        assert dependency["version"] in ("*", VERSIONS.trainyard), dependency["name"]
+
+
+def images(values: Any) -> Iterator[tuple[str, str]]:
+    """Every repository with its tag, wherever it stands in the values."""
+    if isinstance(values, dict):
+        if values.get("repository") and "tag" in values:
+            yield values["repository"], values["tag"]
+        for value in values.values():
+            yield from images(value)
+
+
+def test_charts_default_to_these_versions_of_the_images() -> None:
+    found = {}
+    for chart in CHARTS:
+        file = chart.with_name("values.yaml")
+        found.update(images(yaml.safe_load(file.read_text())) if file.exists() else ())
+    assert found.keys() == TAGS.keys()
+    # An empty tag stands for the chart's appVersion.
+    assert {repository: tag or TAGS[repository] for repository, tag in found.items()} == TAGS
+
+
+def test_the_production_example_takes_the_platforms_images() -> None:
+    found = dict(images(yaml.safe_load((paths.ROOT / "values/production.yaml").read_text())))
+    assert found
+    assert {tag.removesuffix("-cuda") for tag in found.values()} == {VERSIONS.trainyard}
+
+
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [
+        ("apache-airflow", VERSIONS.airflow),
+        ("mlflow", VERSIONS.mlflow),
+        ("mlflow-skinny", VERSIONS.mlflow),
+        ("mlflow-tracing", VERSIONS.mlflow),
+    ],
+)
+def test_lock_files_agree(package: str, version: str) -> None:
+    locked = {
+        relative(lock): found[1]
+        for lock in LOCKS
+        if (found := re.search(rf"^{package}==(\S+)", lock.read_text(), re.M))
+    }
+    assert locked, f"no lock file holds {package}"
+    assert locked == dict.fromkeys(locked, version)
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "version"),
+    [
+        ("images/airflow/requirements.in", r"^apache-airflow\S*==(\S+)", VERSIONS.airflow),
+        (
+            "charts/trainyard/charts/airflow/values.yaml",
+            r"^airflowVersion: (\S+)",
+            VERSIONS.airflow,
+        ),
+        ("images/versitygw/go/go.mod", r"versity/versitygw v(\S+)", VERSIONS.versitygw),
+        ("pyproject.toml", r'^version = "(.+)"', VERSIONS.trainyard),
+        ("pyproject.toml", r'^requires-python = ">=(.+),', VERSIONS.python),
+        ("pyproject.toml", r'^python_version = "(.+)"', VERSIONS.python),
+        ("pyproject.toml", r'^target-version = "(.+)"', f"py{VERSIONS.python.replace('.', '')}"),
+        ("scripts/lock", r"--python-version (\S+)", VERSIONS.python),
+        ("scripts/_python", r"in python(3\S+) ", VERSIONS.python),
+    ],
+)
+def test_other_places_agree(file: str, pattern: str, version: str) -> None:
+    assert set(re.findall(pattern, (paths.ROOT / file).read_text(), re.M)) == {version}
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=relative)
+def test_images_start_from_the_same_base(file: Path) -> None:
+    assert re.findall(r"^ARG BASE_IMAGE=(\S+)", file.read_text(), re.M) == [VERSIONS.base_image]
+    assert set(re.findall(r"lib/python(3\.\d+)/", file.read_text())) <= {VERSIONS.python}
+
+
+def test_the_cluster_is_built_from_this_kubernetes() -> None:
+    assert toolchain.version("kubernetes") == f"v{VERSIONS.kubernetes}"
+
+
+def test_the_base_that_is_made_of_packages_is_the_same_debian() -> None:
+    assert f"trainyard/base:{VERSIONS.debian_suite}" == node_image.BUILT_BASE
+    assert VERSIONS.base_image == f"debian:{VERSIONS.debian_suite}-slim"
+
+
+def test_go_modules_share_the_versions_of_what_they_share() -> None:
+    """Otherwise each compiles client-go and the like again: images/kind-node/go/sync aligns them.
+
+    Kubernetes is left out: its go.mod ties it to its own libraries.
+    """
+    versions: dict[str, set[str]] = {}
+    for file in toolchain.GO_MODULES.glob("*/go.mod"):
+        if file.parent.name not in ("kubernetes", "kind"):
+            for module, version in re.findall(r"^\s*(?:require )?(\S+) (v\S+)", file.read_text(), re.M):
+                versions.setdefault(module, set()).add(version)
+    assert {module: found for module, found in versions.items() if len(found) > 1} == {}
