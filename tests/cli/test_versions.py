@@ -23,6 +23,7 @@ APP_VERSIONS = {
     "nvidia-device-plugin": VERSIONS.nvidia_device_plugin,
 }
 TAGS = {
+    "apache/airflow": VERSIONS.airflow,
     "trainyard/airflow": VERSIONS.trainyard,
     "trainyard/trainer": VERSIONS.trainyard,
     "trainyard/mlflow": VERSIONS.mlflow,
@@ -93,11 +94,6 @@ def test_lock_files_agree(package: str, version: str) -> None:
     ("file", "pattern", "version"),
     [
         ("images/airflow/requirements.in", r"^apache-airflow\S*==(\S+)", VERSIONS.airflow),
-        (
-            "charts/trainyard/charts/airflow/values.yaml",
-            r"^airflowVersion: (\S+)",
-            VERSIONS.airflow,
-        ),
         ("images/versitygw/go/go.mod", r"versity/versitygw v(\S+)", VERSIONS.versitygw),
         ("pyproject.toml", r'^version = "(.+)"', VERSIONS.trainyard),
         ("pyproject.toml", r'^requires-python = ">=(.+),', VERSIONS.python),
