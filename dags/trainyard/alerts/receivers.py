@@ -1,7 +1,7 @@
 """The receivers of alerts: Slack, PagerDuty and a webhook, each configured by a file of a mounted Secret.
 
 A receiver that fails or hangs costs a bounded time and a line in the log, but never fails the run. URLs and
-keys are secrets: they are never logged.
+keys are secrets: of a URL, at most the host may be logged.
 """
 
 from __future__ import annotations

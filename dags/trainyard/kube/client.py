@@ -73,12 +73,7 @@ class Kube:
 
     async def create(self, pod: dict[str, Any]) -> dict[str, Any]:
         """Create a pod. If a pod of that name exists, return it unchanged."""
-        try:
-            return await self._call("POST", self._pods, body=pod)
-        except KubeError as error:
-            if error.reason != "AlreadyExists":
-                raise
-            return await self.get(pod["metadata"]["name"]) or await self.create(pod)
+        return await self._create_or_get(self._pods, pod)
 
     async def get(self, name: str) -> dict[str, Any] | None:
         """The pod, or None if it does not exist."""
@@ -216,6 +211,17 @@ class Kube:
                 yield rest.decode(errors="replace")
         finally:
             response.close()
+
+    async def _create_or_get(self, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Create the object in the collection at the path; if it exists, return it unchanged."""
+        while True:
+            try:
+                return await self._call("POST", path, body=manifest)
+            except KubeError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+            if existing := await self._get_or_none(f"{path}/{manifest['metadata']['name']}"):
+                return existing
 
     async def _get_or_none(self, path: str) -> dict[str, Any] | None:
         """The object at the path, or None if it does not exist."""

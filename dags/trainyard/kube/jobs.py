@@ -16,17 +16,12 @@ class JobKube(Kube):
 
     async def create_job(self, job: dict[str, Any]) -> dict[str, Any]:
         """Create a Job. If a Job of that name exists, return it unchanged."""
-        try:
-            return await self._call("POST", self._jobs, body=job)
-        except KubeError as error:
-            if error.reason != "AlreadyExists":
-                raise
-            return await self.job(job["metadata"]["name"]) or await self.create_job(job)
+        return await self._create_or_get(self._jobs, job)
 
     async def create_service(self, service: dict[str, Any]) -> None:
         """Create a Service, unless one of that name exists."""
         path = f"/api/v1/namespaces/{self.namespace}/services"
-        try:
+        try:  # not `_create_or_get`: the triggerer's Role lets it create Services, but not get them
             await self._call("POST", path, body=service)
         except KubeError as error:
             if error.reason != "AlreadyExists":
