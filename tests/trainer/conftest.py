@@ -26,6 +26,7 @@ os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 from processes import ForkedProcess  # isort: skip  before MLflow, whose environment it sets
 
 import mlflow
+import numpy as np
 import torch
 from trainyard_contract import Env, Tag
 
@@ -131,8 +132,12 @@ def steps(tmp_path: Path) -> Steps:
 
 @pytest.fixture(scope="session")
 def processed(tmp_path_factory) -> str:
-    """The URI of the digits, ready for training."""
+    """The URI of a third of the digits, ready for training; no test may change the dataset."""
+    from sklearn.datasets import load_digits
+
     directory = tmp_path_factory.mktemp("data")
+    digits = load_digits()
+    np.savez(directory / "digits.npz", images=digits.images[:600], labels=digits.target[:600])
     steps = Steps(directory, directory / "lake", "data")
-    raw = steps.run("validate", "sklearn://digits").result["dataset"]
+    raw = steps.run("validate", (directory / "digits.npz").as_uri()).result["dataset"]
     return str(steps.run("preprocess", raw).result["dataset"])

@@ -16,7 +16,7 @@ from trainyard_trainer.errors import BadConfig
 from trainyard_trainer.preemption import Preemption
 
 # Without dropout, which each process draws for itself, the weights differ in rounding only.
-PARAMS = {"epochs": 2, "batch_size": 500, "dropout": 0.0}
+PARAMS = {"epochs": 2, "batch_size": 150, "dropout": 0.0}
 SLOW = PARAMS | {"epoch_seconds": 20}
 GANG = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "TRAINYARD_PEER_TIMEOUT": "30"}
 

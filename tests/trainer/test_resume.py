@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Ended, Steps
 
-PARAMS = {"epochs": 8, "batch_size": 128}
+PARAMS = {"epochs": 8, "batch_size": 64}
 SLOW = PARAMS | {"epoch_seconds": 1}
 METRICS = ("train_loss", "val_loss", "val_f1_macro")
 

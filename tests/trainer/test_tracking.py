@@ -1,4 +1,4 @@
-"""What happens when MLflow does not respond, or its answer is lost."""
+"""What happens when MLflow does not respond, or its response is lost."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +18,7 @@ def tracker(steps: Steps, monkeypatch) -> tracking.Tracker:
     return tracking.Tracker(Settings.from_environment(), steps.run_key)
 
 
-def lose_an_answer(tracker: tracking.Tracker, monkeypatch) -> None:
+def lose_a_response(tracker: tracking.Tracker, monkeypatch) -> None:
     """Let the next log_batch do its work and then fail."""
     from mlflow.exceptions import MlflowException
 
@@ -47,15 +47,15 @@ def test_epochs_of_an_attempt_before_are_not_logged_again(tracker, steps: Steps,
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
-def test_a_lost_answer_makes_no_duplicate(tracker, steps: Steps, monkeypatch):
-    lose_an_answer(tracker, monkeypatch)
+def test_a_lost_response_makes_no_duplicate(tracker, steps: Steps, monkeypatch):
+    lose_a_response(tracker, monkeypatch)
     assert not tracker.log_epochs(HISTORY[:2], retry=False)
     assert tracker.log_epochs(HISTORY, retry=False)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
 def test_patience_bridges_a_failure(tracker, steps: Steps, monkeypatch):
-    lose_an_answer(tracker, monkeypatch)
+    lose_a_response(tracker, monkeypatch)
     assert tracker.log_epochs(HISTORY, retry=True)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
@@ -134,7 +134,7 @@ def test_another_value_of_a_parameter_is_refused(tracker):
 
 
 def test_an_mlflow_that_is_not_there_is_temporary(steps: Steps):
-    nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "TRAINYARD_TRACKING_PATIENCE": "2"}
+    nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "TRAINYARD_TRACKING_PATIENCE": "6"}
     ended = steps.run("validate", "sklearn://digits", **nowhere)
     assert ended.code == 75
     assert "MLflow does not respond" in ended.result["error"]

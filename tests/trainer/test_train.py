@@ -8,7 +8,7 @@ from trainyard_trainer.models import fraud
 from trainyard_trainer.models.digits import Model
 from trainyard_trainer.steps.train import Trainer
 
-PARAMS = {"seed": 3, "batch_size": 200, "learning_rate": 0.01}
+PARAMS = {"seed": 3, "batch_size": 150, "learning_rate": 0.01}
 EPOCHS = 2
 
 

@@ -11,7 +11,7 @@ from trainyard_trainer.errors import BadConfig
 
 
 def device(name: str, threads: int, local_rank: int = 0) -> torch.device:
-    """Configure torch with that number of CPU threads and return the device; of several GPUs, by local rank.
+    """Configure torch for that number of CPU threads, and return the device: a GPU is chosen by local rank.
 
     Raises BadConfig when `name` is cuda and there is no CUDA device, or too few.
     """

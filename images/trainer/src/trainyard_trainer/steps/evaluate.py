@@ -103,6 +103,6 @@ def _metrics(
 
 
 def _one_line(error: Exception) -> str:
-    """Return the line with the cause: TorchScript puts a traceback before it."""
+    """Return the line with the cause: the last one, or the first one of a TrainerError."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0 if isinstance(error, TrainerError) else -1][:_MAX_REASON]

@@ -207,7 +207,7 @@ def run(context: Context) -> Result:
         return {"rank": group.worker.rank, "epochs": last_epoch, "weights_sha256": weights}
     tracker.log_epochs(trainer.history, retry=True)
 
-    # An attempt that resumes from a longer training has more epochs than its last one.
+    # A checkpoint of a longer training has more epochs than this call asks for.
     reached = trainer.history[last_epoch - 1]
     metric = f"val_{context.model.metric}"
     metrics: dict[str, Any] = {key: reached[key] for key in ("train_loss", "val_loss", metric)}
