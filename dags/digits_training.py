@@ -5,12 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
-from trainyard.defaults import dag_args
-from trainyard.factory.pipeline import gate, notify, promote
-from trainyard.params import epochs_param, in_chosen_pool, model_name_param, pool_param, seed_param
-from trainyard.platform import load_platform
-from trainyard.training.cleanup import clean_up
-from trainyard.training.operator import TrainingPodOperator
+from trainyard.operators import (
+    TrainingPodOperator,
+    clean_up,
+    dag_args,
+    epochs_param,
+    gate,
+    in_chosen_pool,
+    load_platform,
+    model_name_param,
+    notify,
+    pool_param,
+    promote,
+    seed_param,
+)
 
 MODEL = "digits"
 METRIC = "f1_macro"

@@ -6,11 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param
-from trainyard.cron_job.operator import RunCronJobOperator
-from trainyard.defaults import dag_args
-from trainyard.platform import load_platform
-from trainyard.training.cleanup import CHECKPOINTS
-from trainyard.training.operator import TrainingPodOperator
+from trainyard.operators import CHECKPOINTS, RunCronJobOperator, TrainingPodOperator, dag_args, load_platform
 
 PLATFORM = load_platform()
 
