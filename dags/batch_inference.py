@@ -9,13 +9,13 @@ from airflow.providers.standard.sensors.external_task import ExternalTaskSensor
 from airflow.sdk import DAG, AssetOrTimeSchedule, Context, CronTriggerTimetable, TaskGroup
 from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 from trainyard.operators import (
-    DATASETS,
     TrainingPodOperator,
     champion,
     champion_version,
     dag_args,
     data_date_param,
     inference_request,
+    load_platform,
     model_name_param,
     report,
 )
@@ -25,6 +25,7 @@ SOURCE = "transactions"
 # When this DAG is due, data_arrival has ended, unless Airflow was down and begins both at once. Longer would
 # only keep a new champion from its predictions: one run is active at a time.
 PATIENCE = timedelta(minutes=30)
+DATASETS = load_platform().training.datasets.uri
 
 DOC = """
 Predicts which transactions are fraud, with the champion of the registry.

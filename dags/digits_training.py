@@ -22,8 +22,8 @@ from trainyard.operators import (
 
 MODEL = "digits"
 METRIC = "f1_macro"
-POOL = "ondemand"
 PLATFORM = load_platform()
+CHECKPOINTS = f"{PLATFORM.training.checkpoints.uri}/{{{{ run_key }}}}"
 
 DOC = """
 Trains a small convolutional network on scikit-learn's scanned handwritten digits.
@@ -55,7 +55,7 @@ PARAMS = {
         maximum=8,
         description="GPU nodes that share each batch; they start and end together",
     ),
-    "pool": pool_param(PLATFORM, POOL),
+    "pool": pool_param(PLATFORM),
     "memory": Param(
         PLATFORM.training.gpu_resources["limits"]["memory"],
         type="string",
@@ -100,7 +100,7 @@ with DAG(
         task_id="validate",
         step="validate",
         dataset="{{ params.dataset }}",
-        output_uri="file:///data",
+        output_uri=PLATFORM.training.datasets.uri,
         step_params={"date": date},
         deadline=timedelta(minutes=15),
     )
@@ -108,7 +108,7 @@ with DAG(
         task_id="preprocess",
         step="preprocess",
         dataset=validate.output["dataset"],
-        output_uri="file:///data",
+        output_uri=PLATFORM.training.datasets.uri,
         step_params={"date": date},
         deadline=timedelta(minutes=15),
     )
@@ -116,7 +116,7 @@ with DAG(
         task_id="train",
         step="train",
         dataset=preprocess.output["dataset"],
-        output_uri="file:///checkpoints/{{ run_key }}/model",
+        output_uri=f"{CHECKPOINTS}/model",
         step_params={
             "model": MODEL,
             "epochs": "{{ params.epochs }}",
@@ -125,20 +125,20 @@ with DAG(
             "dropout": "{{ params.dropout }}",
             "epoch_seconds": "{{ params.epoch_seconds }}",
         },
-        **in_chosen_pool(PLATFORM, POOL),
+        **in_chosen_pool(PLATFORM),
         nodes="{{ params.nodes }}",
         container_resources={"limits": {"memory": "{{ params.memory }}"}},
         fallback="{{ 'cpu' if params.fallback_after_seconds else none }}",
         fallback_after="{{ params.fallback_after_seconds }}",
         # A run on the spot pool that loses its node twice goes on where nobody takes nodes away.
-        escalate_to=POOL,
+        escalate_to=PLATFORM.default_pool,
         deadline=timedelta(hours=2),
     )
     evaluate = TrainingPodOperator(
         task_id="evaluate",
         step="evaluate",
         dataset=preprocess.output["dataset"],
-        output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+        output_uri=f"{CHECKPOINTS}/evaluation",
         step_params={
             "model": MODEL,
             "model_uri": train.output["model_uri"],

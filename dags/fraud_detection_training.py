@@ -10,7 +10,6 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, Param, TaskGroup
 from trainyard.operators import (
     CONNECTION,
-    DATASETS,
     DATE,
     DeployModelOperator,
     TrainingPodOperator,
@@ -40,11 +39,11 @@ from trainyard.operators import (
 MODEL = "fraud"
 METRIC = "average_precision"  # one in fifty is fraud: accuracy would be 98 % for a model that finds none
 SOURCE = "transactions"
-POOL = "ondemand"
 # Nine settings: every combination.
 SPACE = {"learning_rate": [0.0005, 0.002, 0.008], "hidden": [16, 32, 64]}
 PATIENCE = timedelta(hours=6)
 PLATFORM = load_platform()
+DATASETS = PLATFORM.training.datasets.uri
 
 DOC = """
 Trains the fraud model on the week's card transactions, and deploys it if it beats the one in production.
@@ -68,7 +67,7 @@ SHARE: dict[str, Any] = {"type": "number", "maximum": 1}
 PARAMS = {
     "epochs": epochs_param("passes over the data, of each trial"),
     "seed": seed_param("the same seed gives the same models"),
-    "pool": pool_param(PLATFORM, POOL),
+    "pool": pool_param(PLATFORM),
     "threshold": Param(0.3, **SHARE, minimum=0, description=f"{METRIC} that a champion needs"),
     "min_improvement": Param(
         0.005,
@@ -134,7 +133,7 @@ with DAG(
 
     with TaskGroup("tuning", tooltip="Nine settings, and the best of them"):
         trials = candidates(features.output["dataset"], model=MODEL, space=SPACE)
-        train = train_trials(trials, dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM, POOL))
+        train = train_trials(trials, dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM))
 
         best = select_best(
             trials, task="tuning.train", trigger_rule="all_done_min_one_success"
@@ -146,7 +145,7 @@ with DAG(
             task_id="evaluate",
             step="evaluate",
             dataset=preprocess.output["dataset"],
-            output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+            output_uri=f"{PLATFORM.training.checkpoints.uri}/{{{{ run_key }}}}/evaluation",
             run_key=best["run_key"],
             parent_run_key=best["parent_run_key"],
             step_params={

@@ -7,7 +7,6 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup
 from trainyard.operators import (
-    DATASETS,
     DATE,
     STRATEGIES,
     TRIAL_DEADLINE,
@@ -29,7 +28,6 @@ from trainyard.operators import (
     train_trials,
 )
 
-POOL = "ondemand"
 RUNGS = 3  # rounds which the graph has; a run may use fewer
 PLATFORM = load_platform()
 # The models of the trainer, and what each learns from unless a run says otherwise.
@@ -100,7 +98,7 @@ PARAMS = {
     "eta": Param(
         3, type="integer", minimum=2, maximum=100, description="each round keeps 1/eta of the trials"
     ),
-    "pool": pool_param(PLATFORM, POOL),
+    "pool": pool_param(PLATFORM),
     "model_name": Param(
         "",
         type="string",
@@ -120,7 +118,7 @@ with DAG(
     **dag_args(),
 ) as dag:
     to_lake: dict[str, Any] = {
-        "output_uri": DATASETS,
+        "output_uri": PLATFORM.training.datasets.uri,
         "step_params": {"model": "{{ params.model }}", "date": DATE},
         "deadline": timedelta(minutes=30),
     }
@@ -153,7 +151,7 @@ with DAG(
     for rung in range(1, RUNGS + 1):
         with TaskGroup(f"rung_{rung}", tooltip=f"Round {rung} of successive halving"):
             trained = train_trials(
-                rounds[-1], dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM, POOL)
+                rounds[-1], dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM)
             )
             rounds.append(survivors(rung, rounds[0], rounds[-1], task=TRAIN.format(rung)))
             trained >> rounds[-1]
@@ -173,14 +171,14 @@ with DAG(
             run_key=winner["run_key"],
             parent_run_key=winner["parent_run_key"],
             step_params=winner["step_params"],
-            **in_chosen_pool(PLATFORM, POOL),
+            **in_chosen_pool(PLATFORM),
             deadline=TRIAL_DEADLINE,
         )
         evaluate = TrainingPodOperator(
             task_id="evaluate",
             step="evaluate",
             dataset=preprocess.output["dataset"],
-            output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+            output_uri=f"{PLATFORM.training.checkpoints.uri}/{{{{ run_key }}}}/evaluation",
             run_key=winner["run_key"],
             parent_run_key=winner["parent_run_key"],
             step_params={

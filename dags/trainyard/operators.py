@@ -4,7 +4,6 @@ from trainyard.alerts.tasks import notify, report
 from trainyard.assets import (
     CHAMPIONS,
     CONNECTION,
-    DATASETS,
     DATE,
     announce_champion,
     champion,
@@ -27,7 +26,7 @@ from trainyard.platform import load_platform
 from trainyard.registry.approval import approval_task
 from trainyard.registry.tasks import champion_version, gate, make_champion, passed, promote, register
 from trainyard.serving.operator import DeployModelOperator
-from trainyard.training.cleanup import CHECKPOINTS, clean_up
+from trainyard.training.cleanup import clean_up
 from trainyard.training.operator import TrainingPodOperator
 from trainyard.tuning.search_space import STRATEGIES
 from trainyard.tuning.sweep import TRIAL_DEADLINE, train_trials
@@ -35,9 +34,7 @@ from trainyard.tuning.tasks import best_of_rounds, candidates, first_round, sele
 
 __all__ = [
     "CHAMPIONS",
-    "CHECKPOINTS",
     "CONNECTION",
-    "DATASETS",
     "DATE",
     "STRATEGIES",
     "TRIAL_DEADLINE",

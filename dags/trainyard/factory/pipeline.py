@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Asset, Param, TaskGroup
 
 from trainyard.alerts.callbacks import on_success
 from trainyard.alerts.tasks import notify
-from trainyard.assets import DATASETS, DATE
+from trainyard.assets import DATE
 from trainyard.defaults import dag_args, default_args
 from trainyard.factory.spec import ModelSpec, param_schema
 from trainyard.flow import day_of_data
@@ -123,7 +123,12 @@ def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
 def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
     """The tasks up to `evaluate`, whose result they return; `date` is the day of the data."""
     model = {"model": spec.model}
-    data = {"output_uri": DATASETS, "step_params": {**model, "date": date}, "deadline": DATA_DEADLINE}
+    data: dict[str, Any] = {
+        "output_uri": platform.training.datasets.uri,
+        "step_params": {**model, "date": date},
+        "deadline": DATA_DEADLINE,
+    }
+    checkpoints = f"{platform.training.checkpoints.uri}/{{{{ run_key }}}}"
     with TaskGroup("data", prefix_group_id=False, tooltip="A versioned data set in the lake"):
         source = spec.data.replace("{date}", as_template(date))
         raw = _step("validate", spec, dataset=source, **data)["dataset"]
@@ -135,7 +140,7 @@ def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
         "train",
         spec,
         dataset=dataset,
-        output_uri="file:///checkpoints/{{ run_key }}/model",
+        output_uri=f"{checkpoints}/model",
         step_params={**model, **features, **{name: f"{{{{ params.{name} }}}}" for name in spec.train.params}},
         deadline=spec.train.deadline,
         container_resources=spec.train.resources,
@@ -145,7 +150,7 @@ def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
         "evaluate",
         spec,
         dataset=dataset,
-        output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+        output_uri=f"{checkpoints}/evaluation",
         step_params={**model, **features, "model_uri": train["model_uri"], "champion": MODEL_NAME},
         deadline=DATA_DEADLINE,
     )

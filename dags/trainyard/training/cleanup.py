@@ -7,9 +7,9 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from trainyard.graph import last_tasks
+from trainyard.platform import load_platform
 from trainyard.training.operator import TrainingPodOperator
 
-CHECKPOINTS = "file:///checkpoints"
 # Whether the run ends well, which these tasks decide: by their states, as a result may be from before a task
 # was cleared, and then not reached again.
 FINISHED = (
@@ -27,13 +27,13 @@ def clean_up(dag: DAG) -> TrainingPodOperator:
     It is a teardown, which neither turns a failed run into a success, as any other last task with the rule
     `all_done` would, nor fails a run by itself: what it leaves is the maintenance's.
     """
-    last = last_tasks(dag)
+    last, checkpoints = last_tasks(dag), load_platform().training.checkpoints.uri
     task = TrainingPodOperator(
         task_id="clean_up",
         dag=dag,
         step="clean",
-        dataset=CHECKPOINTS,
-        output_uri=CHECKPOINTS,
+        dataset=checkpoints,
+        output_uri=checkpoints,
         step_params={"finished": FINISHED.format(tasks=[each.task_id for each in last], number=len(last))},
         container_resources={"requests": {"cpu": "100m", "memory": "512Mi"}},
         # The run ends, and people hear of it, only after it: better to leave it to the maintenance.

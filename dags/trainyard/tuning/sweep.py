@@ -17,6 +17,7 @@ from trainyard.airflow_compat import aread_xcom, task_states
 from trainyard.failures import TaskFailed
 from trainyard.mlflow_client import MlflowClient
 from trainyard.naming import RUN_KEY_TAG, TAG_PREFIX, run_key, safe_key
+from trainyard.platform import load_platform
 from trainyard.training.operator import TrainingPodOperator
 from trainyard.tuning.search_space import Settings, is_number
 
@@ -82,7 +83,7 @@ def trial_arguments(number: int, trial: Settings, *, parent: str, common: Settin
     return {
         "run_key": key,
         "parent_run_key": parent,
-        "output_uri": f"file:///checkpoints/{key}/model",
+        "output_uri": f"{load_platform().training.checkpoints.uri}/{key}/model",
         "step_params": {**common, **trial},
     }
 
