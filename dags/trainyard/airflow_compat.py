@@ -115,7 +115,10 @@ async def push_xcom(
 
 
 def is_mapped_over(task: Any) -> bool:
-    """Whether another task is mapped over the result of `task`, which a trigger has in serialized form."""
+    """Whether another task is mapped over the result of `task`.
+
+    It is in serialized form, as triggers have it, and not mapped itself.
+    """
     return next(task.iter_mapped_dependants(), None) is not None
 
 

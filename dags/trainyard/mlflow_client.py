@@ -6,6 +6,7 @@ The methods have the names that they have in `mlflow.MlflowClient`.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -256,8 +257,8 @@ def _authorization() -> Mapping[str, str]:
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        password = os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
-        return {"Authorization": aiohttp.BasicAuth(user, password, "utf-8").encode()}
+        secret = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
     return {}
 
 
