@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,20 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server, which the tests share: each uses names of its own."""
     with serving(tmp_path_factory.mktemp("mlflow")) as uri:
         yield uri
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> str:
+    # The tests share the server and have a model each.
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", request.node.name)
+
+
+@pytest.fixture
+def client(mlflow_uri: str) -> Any:
+    """MLflow's own client, as a witness."""
+    import mlflow
+
+    return mlflow.MlflowClient(mlflow_uri, mlflow_uri)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The registry's control tasks, against a real MLflow server; test_client.py has what they promote and why."""
+"""The registry's control tasks on a real MLflow server; test_client.py has what they promote and why."""
 
 from __future__ import annotations
 
