@@ -39,18 +39,15 @@ If `data_arrival` failed, so does this run.
 
 `request` says what to predict: the newest data that has arrived, or that of `data_date`. `data` (validate,
 features) runs beside `model` (which version is champion?). `predict` writes
-`/data/predictions/fraud/date=<day>/model_version=<version>/`; the same day and version give the same files.
+`predictions/fraud/date=<day>/model_version=<version>/` of the datasets volume; the same day and version give the same files.
 
 Without a champion there is nothing to ask: the run is skipped from `load_champion` on, which says so.
 """
 
-SUMMARY = (
-    "{% set found = ti.xcom_pull(task_ids='predict') %}"
-    + MODEL
-    + """ v{{ found.model_version }} suspects {{ found.class_1 }} of {{ found.rows }} transactions \
+SUMMARY = """{% set found = ti.xcom_pull(task_ids='predict') -%}
+MODEL v{{ found.model_version }} suspects {{ found.class_1 }} of {{ found.rows }} transactions \
 ({{ '{:.2%}'.format(found.class_1 / [found.rows, 1] | max) }})
-predictions: {{ found.output }}"""
-)
+predictions: {{ found.output }}""".replace("MODEL", MODEL)
 
 
 def only_on_schedule(context: Any) -> None:
@@ -122,7 +119,13 @@ with DAG(
                 deadline=timedelta(minutes=30),
             )
 
-        champion_found = champion_version(wanted["model"], trained_as=MODEL, task_id="load_champion")
+        # The whole run uses this version, even if another one is promoted meanwhile.
+        found = champion_version(
+            wanted["model"],
+            trained_as=MODEL,
+            trained_by="fraud_detection_training",
+            task_id="load_champion",
+        )
 
     predict = TrainingPodOperator(
         task_id="predict",
@@ -132,8 +135,8 @@ with DAG(
         step_params={
             **step_params,
             "features_uri": features.output["dataset"],
-            "model_uri": champion_found["uri"],
-            "model_version": champion_found["version"],
+            "model_uri": found["uri"],
+            "model_version": found["version"],
         },
         deadline=timedelta(hours=1),
     )

@@ -135,9 +135,7 @@ with DAG(
         trials = candidates(features.output["dataset"], model=MODEL, space=SPACE)
         train = train_trials(trials, dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM))
 
-        best = select_best(
-            trials, task="tuning.train", trigger_rule="all_done_min_one_success"
-        )  # one trial is enough
+        best = select_best(trials, task="tuning.train")
         train >> best
 
     with TaskGroup("judgement", tooltip="Held-out data, and the champion"):

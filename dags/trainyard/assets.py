@@ -86,8 +86,6 @@ def promoted_model(triggering_asset_events: Mapping[Any, Any]) -> str | None:
 def delivered_day(triggering_asset_events: Mapping[Any, Any]) -> str | None:
     """The day whose delivery triggered a run, the newest one of several; None for other runs.
 
-    Only for tasks in a worker: those that start in the triggerer do not see the events.
-
     Raises:
         AirflowFailException: an event names what is no day.
     """

@@ -127,20 +127,26 @@ async def make_champion(context: Context, deployed: Mapping[str, Any]) -> dict[s
 
 
 @control_task()
-async def champion_version(_: Context, model: str, *, trained_as: str = "") -> dict[str, str]:
-    """Which version is champion now, as `uri` and as `version`, a part of paths; skipped without one.
+async def champion_version(_: Context, model: str, *, trained_as: str, trained_by: str) -> dict[str, str]:
+    """The version that is champion now; the task is skipped without one.
 
-    Predictions lie under the trainer's name of the model: if that, `trained_as`, is another one than the
-    registry's, `version` begins with the latter, so that two models do not write over each other's.
+    The result has its `uri`, and `version` for paths. Predictions are stored under the trainer's name of the
+    model: when the registry has it under another name, `version` begins with that one, so that two models do
+    not overwrite each other's predictions.
+
+    Args:
+        model: the name in the registry.
+        trained_as: the trainer's name of the model.
+        trained_by: the DAG that trains it, for the message when there is no champion.
     """
     async with connect() as mlflow:
         version = await find_alias(mlflow, model, CHAMPION)
     if version is None:
         raise AirflowSkipException(
-            f"{model} has no champion yet: run {trained_as or model}'s training, or give a version of it the "
-            "alias champion in MLflow"
+            f"{model} has no champion yet: run {trained_by}, or give a version of it the alias champion in "
+            "MLflow"
         )
-    prefix = "" if model == (trained_as or model) else f"{model}-"
+    prefix = "" if model == trained_as else f"{model}-"
     return {"uri": f"models:/{model}/{version.version}", "version": f"{prefix}{version.version}"}
 
 

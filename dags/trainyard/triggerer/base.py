@@ -1,4 +1,4 @@
-"""The two bases of tasks that start and end in the triggerer: they may wait for long, and hold no worker.
+"""The two bases of tasks that start and end in the triggerer: they may wait for long, and need no worker.
 
 The operator lies in a module that DAG files import, the trigger in another, which may import what DAG files
 should not (a Kubernetes client):
@@ -20,9 +20,9 @@ should not (a Kubernetes client):
                 raise TaskFailed("bad_data", f"{self.request['table']} has no rows")
             return {"rows": rows}
 
-`work` begins anew when a triggerer ends in the midst of it, so it has to find what it began before: by a name
-made of `self.identity`. Override `abandon` to undo what a user gave up, `reads` to tell lineage what the task
-reads, and `rendered` for more than templates.
+`work` runs again when the triggerer restarts, so it has to find what it created before: by a name made of
+`self.identity`. Override `abandon` to undo the work of a task that a user ended, `reads` to report to lineage
+what the task reads, and `rendered` for more than templates. For a few requests without a wait see `control`.
 """
 
 from __future__ import annotations

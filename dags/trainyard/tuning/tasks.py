@@ -29,9 +29,12 @@ async def candidates(
     return sweep.trials_of_run(context, settings, model=model, features_uri=features_uri)
 
 
-@control_task()
+@control_task(trigger_rule="all_done_min_one_success")
 async def select_best(context: Context, trials: Trials, *, task: str) -> dict[str, Any]:
-    """The trial with the best validation score, of those that the mapped task `task` trained."""
+    """The trial with the best validation score, of those that the mapped task `task` trained.
+
+    Failed trials do not matter as long as one succeeded.
+    """
     dag_run = context["dag_run"]
     outcomes = await sweep.collect(dag_run.dag_id, dag_run.run_id, task, trials)
     log.info("%s", sweep.table([outcomes]))

@@ -134,9 +134,14 @@ def test_a_person_can_make_a_version_champion(
 def test_predictions_are_those_of_the_champion(
     client: mlflow.MlflowClient, model: str, on_mlflow: str
 ) -> None:
-    with pytest.raises(AirflowSkipException, match=f"{model} has no champion yet"):
-        result_of(tasks.champion_version, {}, model, trained_as="fraud")
+    with pytest.raises(
+        AirflowSkipException, match=f"{model} has no champion yet: run fraud_detection_training"
+    ):
+        result_of(
+            tasks.champion_version, {}, model, trained_as="fraud", trained_by="fraud_detection_training"
+        )
     run(client, model, "first", 0.92)
-    found = {"uri": f"models:/{model}/1", "version": f"{model}-1"}
-    assert result_of(tasks.champion_version, {}, model, trained_as="fraud") == found
-    assert result_of(tasks.champion_version, {}, model, trained_as=model) == {**found, "version": "1"}
+    found = {"uri": f"models:/{model}/1"}
+    for trained_as, version in (("fraud", f"{model}-1"), (model, "1")):
+        names = {"trained_as": trained_as, "trained_by": "some_training"}
+        assert result_of(tasks.champion_version, {}, model, **names) == {**found, "version": version}
