@@ -39,7 +39,8 @@ If `data_arrival` failed, so does this run.
 
 `request` says what to predict: the newest data that has arrived, or that of `data_date`. `data` (validate,
 features) runs beside `model` (which version is champion?). `predict` writes
-`predictions/fraud/date=<day>/model_version=<version>/` of the datasets volume; the same day and version give the same files.
+`predictions/fraud/date=<day>/model_version=<version>/` on the datasets volume; the same day and version give
+the same files.
 
 Without a champion there is nothing to ask: the run is skipped from `load_champion` on, which says so.
 """
