@@ -6,29 +6,26 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.sensors.external_task import ExternalTaskSensor
-from airflow.sdk import (
-    DAG,
-    AssetOrTimeSchedule,
-    Context,
-    CronTriggerTimetable,
-    TaskGroup,
-    get_current_context,
-    task,
-)
+from airflow.sdk import DAG, AssetOrTimeSchedule, Context, CronTriggerTimetable, TaskGroup
 from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
-from trainyard.assets import DATASETS, champion, incoming_uri
-from trainyard.defaults import dag_args
-from trainyard.params import data_date_param, model_name_param
-from trainyard.platform import load_platform
-from trainyard.training.operator import TrainingPodOperator
+from trainyard.operators import (
+    TrainingPodOperator,
+    champion,
+    champion_version,
+    dag_args,
+    data_date_param,
+    inference_request,
+    load_platform,
+    model_name_param,
+    report,
+)
 
 MODEL = "fraud"
 SOURCE = "transactions"
-SHORT = timedelta(minutes=5)
 # When this DAG is due, data_arrival has ended, unless Airflow was down and begins both at once. Longer would
 # only keep a new champion from its predictions: one run is active at a time.
 PATIENCE = timedelta(minutes=30)
-PLATFORM = load_platform()
+DATASETS = load_platform().training.datasets.uri
 
 DOC = """
 Predicts which transactions are fraud, with the champion of the registry.
@@ -42,10 +39,16 @@ If `data_arrival` failed, so does this run.
 
 `request` says what to predict: the newest data that has arrived, or that of `data_date`. `data` (validate,
 features) runs beside `model` (which version is champion?). `predict` writes
-`/data/predictions/fraud/date=<day>/model_version=<version>/`; the same day and version give the same files.
+`predictions/fraud/date=<day>/model_version=<version>/` on the datasets volume; the same day and version give
+the same files.
 
 Without a champion there is nothing to ask: the run is skipped from `load_champion` on, which says so.
 """
+
+SUMMARY = """{% set found = ti.xcom_pull(task_ids='predict') -%}
+MODEL v{{ found.model_version }} suspects {{ found.class_1 }} of {{ found.rows }} transactions \
+({{ '{:.2%}'.format(found.class_1 / [found.rows, 1] | max) }})
+predictions: {{ found.output }}""".replace("MODEL", MODEL)
 
 
 def only_on_schedule(context: Any) -> None:
@@ -94,18 +97,7 @@ with DAG(
         pre_execute=only_on_schedule,
     )
 
-    @task(execution_timeout=SHORT, trigger_rule="none_failed")
-    def request(triggering_asset_events: Any = None) -> dict[str, str]:
-        """What to predict: a model and a day, from the promotion that triggered the run or its params."""
-        from trainyard.assets import newest_arrival, promoted_model
-
-        context = get_current_context()
-        params, today = context["params"], context["dag_run"].run_after.date().isoformat()
-        model = promoted_model(triggering_asset_events or {}) or params["model_name"]
-        date = params["data_date"] or newest_arrival(SOURCE, until=today)
-        return {"model": model, "date": date, "source": incoming_uri(SOURCE, date)}
-
-    wanted: Any = request()
+    wanted = inference_request(SOURCE, task_id="request", trigger_rule="none_failed")
     wait_for_arrival >> wanted
 
     with TaskGroup("load", tooltip="Data and model at the same time") as load:
@@ -128,23 +120,13 @@ with DAG(
                 deadline=timedelta(minutes=30),
             )
 
-        @task(execution_timeout=SHORT)
-        def load_champion(model: str) -> dict[str, str]:
-            """Which version is champion now; the whole run asks that one, whatever is promoted meanwhile."""
-            from trainyard.registry.client import CHAMPION, connect, find_alias
-
-            version = find_alias(connect(PLATFORM.training.tracking_uri), model, CHAMPION)
-            if version is None:
-                raise AirflowSkipException(
-                    f"{model} has no champion yet: run fraud_detection_training, or give a version of it the "
-                    "alias champion in MLflow"
-                )
-            # Predictions lie under the name of the trainer's model: another name in the registry must not
-            # write over those.
-            prefix = "" if model == MODEL else f"{model}-"
-            return {"uri": f"models:/{model}/{version.version}", "version": f"{prefix}{version.version}"}
-
-        champion_version: Any = load_champion(wanted["model"])
+        # The whole run uses this version, even if another one is promoted meanwhile.
+        found = champion_version(
+            wanted["model"],
+            trained_as=MODEL,
+            trained_by="fraud_detection_training",
+            task_id="load_champion",
+        )
 
     predict = TrainingPodOperator(
         task_id="predict",
@@ -154,21 +136,10 @@ with DAG(
         step_params={
             **step_params,
             "features_uri": features.output["dataset"],
-            "model_uri": champion_version["uri"],
-            "model_version": champion_version["version"],
+            "model_uri": found["uri"],
+            "model_version": found["version"],
         },
         deadline=timedelta(hours=1),
     )
 
-    @task(execution_timeout=SHORT)
-    def summary(prediction: dict[str, Any]) -> str:
-        """Say what was predicted, and where it lies."""
-        from trainyard.alerts.summary import notify
-
-        found, rows = prediction["class_1"], prediction["rows"]
-        return notify(
-            f"{MODEL} v{prediction['model_version']} suspects {found} of {rows} transactions "
-            f"({found / max(rows, 1):.2%})\npredictions: {prediction['output']}"
-        )
-
-    summary(predict.output)
+    predict >> report(SUMMARY, task_id="summary")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
-from airflow.sdk import DAG, Param, task
-from trainyard.assets import DATE, incoming, incoming_uri
-from trainyard.defaults import dag_args
-from trainyard.params import data_date_param, seed_param
-from trainyard.training.operator import TrainingPodOperator
+from airflow.sdk import DAG, Param
+from trainyard.operators import (
+    DATE,
+    TrainingPodOperator,
+    arrived,
+    dag_args,
+    data_date_param,
+    incoming,
+    incoming_uri,
+    seed_param,
+)
 
 NAMES = ("transactions", "customers", "ratings")
 
@@ -55,11 +60,5 @@ with DAG(
         ]
     )
 
-    # A task of its own: Airflow reports no outlets of tasks that end in the triggerer.
-    @task(execution_timeout=timedelta(minutes=5), outlets=[incoming(name) for name in NAMES])
-    def arrived(date: str, outlet_events: Any = None) -> None:
-        """Report that the data of the day is there."""
-        for name in NAMES:
-            outlet_events[incoming(name)].extra = {"date": date}
-
-    generate >> arrived(DATE)
+    # A task of its own, for all deliveries at once.
+    generate >> arrived(DATE, outlets=[incoming(name) for name in NAMES])

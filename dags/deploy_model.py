@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from trainyard.assets import CHAMPIONS, announce_champion
-from trainyard.defaults import dag_args
-from trainyard.platform import load_platform
-from trainyard.serving.operator import DeployModelOperator
+from airflow.sdk import DAG, Param
+from trainyard.operators import DeployModelOperator, dag_args, make_champion, only_if
 
 DOC = """
 Deploys a version of a model from the registry, by number or alias, and names it `champion` once it serves.
@@ -47,36 +43,5 @@ with DAG(
 ) as dag:
     deploy = DeployModelOperator(task_id="deploy", model="{{ params.model }}", version="{{ params.version }}")
 
-    @task.short_circuit(execution_timeout=timedelta(minutes=5))
-    def wanted() -> bool:
-        """Whether the run is to move the alias."""
-        return bool(get_current_context()["params"]["make_champion"])
-
-    @task(execution_timeout=timedelta(minutes=5), outlets=[CHAMPIONS])
-    def appoint(deployed: dict[str, Any]) -> dict[str, Any]:
-        """Name what serves champion; the version before keeps a tag that says until when it was."""
-        from trainyard.registry.client import appoint as appoint_version
-        from trainyard.registry.client import connect
-
-        context = get_current_context()
-        dag_run = context["dag_run"]
-        promotion = appoint_version(
-            connect(load_platform().training.tracking_uri),
-            model=deployed["model"],
-            version=deployed["version"],
-            reason=f"deployed by {dag_run.dag_id}, run {dag_run.run_id}",
-            tags={
-                "triggered_by": dag_run.triggering_user_name
-                or str(getattr(dag_run.run_type, "value", dag_run.run_type))
-            },
-        )
-        if promotion.moved:
-            announce_champion(
-                context["outlet_events"],
-                model=promotion.model,
-                version=promotion.version,
-                date=f"{dag_run.run_after:%Y-%m-%d}",
-            )
-        return vars(promotion)
-
-    deploy >> wanted() >> appoint(deploy.output)
+    wanted = only_if("{{ params.make_champion }}", task_id="wanted")
+    deploy >> wanted >> make_champion(deploy.output, task_id="appoint")

@@ -5,17 +5,25 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
-from trainyard.defaults import dag_args
-from trainyard.factory.pipeline import gate, notify, promote
-from trainyard.params import epochs_param, in_chosen_pool, model_name_param, pool_param, seed_param
-from trainyard.platform import load_platform
-from trainyard.training.cleanup import clean_up
-from trainyard.training.operator import TrainingPodOperator
+from trainyard.operators import (
+    TrainingPodOperator,
+    clean_up,
+    dag_args,
+    epochs_param,
+    gate,
+    in_chosen_pool,
+    load_platform,
+    model_name_param,
+    notify,
+    pool_param,
+    promote,
+    seed_param,
+)
 
 MODEL = "digits"
 METRIC = "f1_macro"
-POOL = "ondemand"
 PLATFORM = load_platform()
+CHECKPOINTS = f"{PLATFORM.training.checkpoints.uri}/{{{{ run_key }}}}"
 
 DOC = """
 Trains a small convolutional network on scikit-learn's scanned handwritten digits.
@@ -47,7 +55,7 @@ PARAMS = {
         maximum=8,
         description="GPU nodes that share each batch; they start and end together",
     ),
-    "pool": pool_param(PLATFORM, POOL),
+    "pool": pool_param(PLATFORM),
     "memory": Param(
         PLATFORM.training.gpu_resources["limits"]["memory"],
         type="string",
@@ -92,7 +100,7 @@ with DAG(
         task_id="validate",
         step="validate",
         dataset="{{ params.dataset }}",
-        output_uri="file:///data",
+        output_uri=PLATFORM.training.datasets.uri,
         step_params={"date": date},
         deadline=timedelta(minutes=15),
     )
@@ -100,7 +108,7 @@ with DAG(
         task_id="preprocess",
         step="preprocess",
         dataset=validate.output["dataset"],
-        output_uri="file:///data",
+        output_uri=PLATFORM.training.datasets.uri,
         step_params={"date": date},
         deadline=timedelta(minutes=15),
     )
@@ -108,7 +116,7 @@ with DAG(
         task_id="train",
         step="train",
         dataset=preprocess.output["dataset"],
-        output_uri="file:///checkpoints/{{ run_key }}/model",
+        output_uri=f"{CHECKPOINTS}/model",
         step_params={
             "model": MODEL,
             "epochs": "{{ params.epochs }}",
@@ -117,20 +125,20 @@ with DAG(
             "dropout": "{{ params.dropout }}",
             "epoch_seconds": "{{ params.epoch_seconds }}",
         },
-        **in_chosen_pool(PLATFORM, POOL),
+        **in_chosen_pool(PLATFORM),
         nodes="{{ params.nodes }}",
         container_resources={"limits": {"memory": "{{ params.memory }}"}},
         fallback="{{ 'cpu' if params.fallback_after_seconds else none }}",
         fallback_after="{{ params.fallback_after_seconds }}",
         # A run on the spot pool that loses its node twice goes on where nobody takes nodes away.
-        escalate_to=POOL,
+        escalate_to=PLATFORM.default_pool,
         deadline=timedelta(hours=2),
     )
     evaluate = TrainingPodOperator(
         task_id="evaluate",
         step="evaluate",
         dataset=preprocess.output["dataset"],
-        output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+        output_uri=f"{CHECKPOINTS}/evaluation",
         step_params={
             "model": MODEL,
             "model_uri": train.output["model_uri"],

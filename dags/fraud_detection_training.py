@@ -7,34 +7,43 @@ from typing import Any
 
 from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
-from trainyard.assets import CONNECTION, DATE, incoming, incoming_marker, incoming_uri
-from trainyard.defaults import dag_args
-from trainyard.factory.pipeline import gate, notify, promote, register
-from trainyard.params import (
+from airflow.sdk import DAG, Param, TaskGroup
+from trainyard.operators import (
+    CONNECTION,
+    DATE,
+    DeployModelOperator,
+    TrainingPodOperator,
+    candidates,
+    choose,
+    clean_up,
+    dag_args,
     data_date_param,
     epochs_param,
+    gate,
     in_chosen_pool,
+    incoming,
+    incoming_marker,
+    incoming_uri,
+    load_platform,
     model_name_param,
+    notify,
+    only_if,
     pool_param,
+    promote,
+    register,
     seed_param,
+    select_best,
+    train_trials,
 )
-from trainyard.platform import load_platform
-from trainyard.serving.operator import DeployModelOperator
-from trainyard.training.cleanup import clean_up
-from trainyard.training.operator import TrainingPodOperator
-from trainyard.tuning import search_space, sweep
 
 MODEL = "fraud"
 METRIC = "average_precision"  # one in fifty is fraud: accuracy would be 98 % for a model that finds none
 SOURCE = "transactions"
-POOL = "ondemand"
 # Nine settings: every combination.
 SPACE = {"learning_rate": [0.0005, 0.002, 0.008], "hidden": [16, 32, 64]}
-DATASETS = "file:///data"
-SHORT = timedelta(minutes=5)
 PATIENCE = timedelta(hours=6)
 PLATFORM = load_platform()
+DATASETS = PLATFORM.training.datasets.uri
 
 DOC = """
 Trains the fraud model on the week's card transactions, and deploys it if it beats the one in production.
@@ -58,7 +67,7 @@ SHARE: dict[str, Any] = {"type": "number", "maximum": 1}
 PARAMS = {
     "epochs": epochs_param("passes over the data, of each trial"),
     "seed": seed_param("the same seed gives the same models"),
-    "pool": pool_param(PLATFORM, POOL),
+    "pool": pool_param(PLATFORM),
     "threshold": Param(0.3, **SHARE, minimum=0, description=f"{METRIC} that a champion needs"),
     "min_improvement": Param(
         0.005,
@@ -123,28 +132,10 @@ with DAG(
         )
 
     with TaskGroup("tuning", tooltip="Nine settings, and the best of them"):
+        trials = candidates(features.output["dataset"], model=MODEL, space=SPACE)
+        train = train_trials(trials, dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM))
 
-        @task(execution_timeout=SHORT)
-        def candidates(features_uri: str) -> list[dict[str, Any]]:
-            """The settings to try, as arguments of the training tasks."""
-            settings = search_space.settings("grid", SPACE, trials=9, seed=0)
-            context: Any = get_current_context()
-            return sweep.trials_of_run(context, settings, model=MODEL, features_uri=features_uri)
-
-        trials = candidates(features.output["dataset"])
-        train = sweep.train_trials(
-            trials, dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM, POOL)
-        )
-
-        @task(execution_timeout=SHORT, trigger_rule="all_done_min_one_success")
-        def select_best(trials: list[dict[str, Any]]) -> dict[str, Any]:
-            """Take the trial with the best validation score."""
-            outcomes = sweep.collect(get_current_context()["ti"], "tuning.train", trials)
-            print(sweep.table([outcomes]))
-            best = sweep.best([outcomes])
-            return {**best.arguments, "model_uri": best.result["model_uri"], "score": best.score}
-
-        best: Any = select_best(trials)
+        best = select_best(trials, task="tuning.train")
         train >> best
 
     with TaskGroup("judgement", tooltip="Held-out data, and the champion"):
@@ -152,7 +143,7 @@ with DAG(
             task_id="evaluate",
             step="evaluate",
             dataset=preprocess.output["dataset"],
-            output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+            output_uri=f"{PLATFORM.training.checkpoints.uri}/{{{{ run_key }}}}/evaluation",
             run_key=best["run_key"],
             parent_run_key=best["parent_run_key"],
             step_params={
@@ -163,47 +154,42 @@ with DAG(
             },
             deadline=timedelta(minutes=30),
         )
-        decision: Any = gate.override(task_id="compare")(
+        decision = gate(
             evaluate.output,
+            task_id="compare",
             model=model_name,
             metric=METRIC,
             minimum="{{ params.threshold }}",
             min_improvement="{{ params.min_improvement }}",
         )
 
-    @task.branch(execution_timeout=SHORT)
-    def route(decision: dict[str, Any]) -> str:
-        """Deploy what passed, keep the rest as challenger."""
-        return "deploy" if decision["passed"] else "skip"
-
     with TaskGroup("deploy", tooltip="The champion is what serves") as deploy:
-        version: Any = register(evaluate.output, model=model_name)
+        version = register(evaluate.output, model=model_name)
         rollout = DeployModelOperator(task_id="rollout", model=model_name, version=version["version"])
         # Not its own rule none_failed: the group is skipped as a whole.
-        promoted: Any = promote.override(trigger_rule="all_success")(
-            evaluate.output, decision, model=model_name, date=DATE
-        )
+        promoted = promote(evaluate.output, decision, model=model_name, date=DATE, trigger_rule="all_success")
 
-        @task.short_circuit(execution_timeout=SHORT)
-        def predict_after() -> bool:
-            """Whether the run is to trigger batch_inference."""
-            return bool(get_current_context()["params"]["predict_after"])
-
+        predict_after = only_if("{{ params.predict_after }}", task_id="predict_after")
         predict = TriggerDagRunOperator(
             task_id="predict",
             trigger_dag_id="batch_inference",
             conf={"model_name": model_name, "data_date": DATE},
-            execution_timeout=SHORT,
+            execution_timeout=timedelta(minutes=5),
         )
-        version >> rollout >> promoted >> predict_after() >> predict
+        version >> rollout >> promoted >> predict_after >> predict
 
     with TaskGroup("skip", tooltip="Not good enough") as skip:
-        challenger: Any = promote.override(task_id="register_challenger", trigger_rule="all_success")(
-            evaluate.output, decision, model=model_name, date=DATE
+        challenger = promote(
+            evaluate.output,
+            decision,
+            model=model_name,
+            date=DATE,
+            task_id="register_challenger",
+            trigger_rule="all_success",
         )
 
     wait_for_data >> data
-    route(decision) >> [deploy, skip]
-    whichever = notify.override(trigger_rule="none_failed_min_one_success")
-    whichever(promoted, evaluate.output, challenger)
+    route = choose(decision["passed"], then="deploy", otherwise="skip", task_id="route")
+    route >> [deploy, skip]
+    notify(promoted, evaluate.output, challenger, trigger_rule="none_failed_min_one_success")
     clean_up(dag)

@@ -5,18 +5,29 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, TaskGroup, get_current_context, task
-from trainyard.assets import DATASETS, DATE
-from trainyard.defaults import dag_args
-from trainyard.factory.pipeline import notify, promote
-from trainyard.params import data_date_param, epochs_param, in_chosen_pool, pool_param, seed_param
-from trainyard.platform import load_platform
-from trainyard.training.cleanup import clean_up
-from trainyard.training.operator import TrainingPodOperator
-from trainyard.tuning import search_space, sweep
+from airflow.sdk import DAG, Param, TaskGroup
+from trainyard.operators import (
+    DATE,
+    STRATEGIES,
+    TRIAL_DEADLINE,
+    TrainingPodOperator,
+    best_of_rounds,
+    choose,
+    clean_up,
+    dag_args,
+    data_date_param,
+    epochs_param,
+    first_round,
+    in_chosen_pool,
+    load_platform,
+    notify,
+    pool_param,
+    promote,
+    seed_param,
+    survivors,
+    train_trials,
+)
 
-POOL = "ondemand"
-SHORT = timedelta(minutes=5)
 RUNGS = 3  # rounds which the graph has; a run may use fewer
 PLATFORM = load_platform()
 # The models of the trainer, and what each learns from unless a run says otherwise.
@@ -28,6 +39,7 @@ SOURCES = {
     "tumours": "sklearn://breast_cancer",
 }
 WITH_FEATURES = frozenset({"fraud"})
+TRAIN = "rung_{}.train"  # the task that trains the trials of a round
 
 DOC = """
 Tries settings of a model's hyperparameters and registers the best as `challenger`.
@@ -64,9 +76,7 @@ PARAMS = {
         pattern=r"^([a-z][a-z0-9]*://[^\s{}]{1,500})?$",
         description="URI of the data; empty for the model's own",
     ),
-    "strategy": Param(
-        "grid", type="string", enum=list(search_space.STRATEGIES), description="how to choose settings"
-    ),
+    "strategy": Param("grid", type="string", enum=list(STRATEGIES), description="how to choose settings"),
     "space": Param(
         {"learning_rate": [0.0005, 0.002, 0.008], "batch_size": [128, 256, 512]},
         type="object",
@@ -88,7 +98,7 @@ PARAMS = {
     "eta": Param(
         3, type="integer", minimum=2, maximum=100, description="each round keeps 1/eta of the trials"
     ),
-    "pool": pool_param(PLATFORM, POOL),
+    "pool": pool_param(PLATFORM),
     "model_name": Param(
         "",
         type="string",
@@ -108,7 +118,7 @@ with DAG(
     **dag_args(),
 ) as dag:
     to_lake: dict[str, Any] = {
-        "output_uri": DATASETS,
+        "output_uri": PLATFORM.training.datasets.uri,
         "step_params": {"model": "{{ params.model }}", "date": DATE},
         "deadline": timedelta(minutes=30),
     }
@@ -121,82 +131,35 @@ with DAG(
             **to_lake,
         )
 
-        @task.branch(execution_timeout=SHORT)
-        def steps() -> list[str]:
-            """Not every model has features of its own."""
-            has_features = get_current_context()["params"]["model"] in WITH_FEATURES
-            return ["data.preprocess", *(["data.features"] if has_features else [])]
-
+        # Not every model has features of its own.
+        steps = choose(
+            f"{{{{ params.model in {sorted(WITH_FEATURES)} }}}}",
+            then=["data.preprocess", "data.features"],
+            otherwise=["data.preprocess"],
+            task_id="steps",
+        )
         raw = validate.output["dataset"]
         preprocess = TrainingPodOperator(task_id="preprocess", step="preprocess", dataset=raw, **to_lake)
         features = TrainingPodOperator(task_id="features", step="features", dataset=raw, **to_lake)
-        validate >> steps() >> [preprocess, features]
+        validate >> steps >> [preprocess, features]
 
     # Not by Airflow's own cross product (`expand(a=.., b=..)`): that crosses whole arguments of an operator,
     # while hyperparameters share one, and a trial needs a run key to come back to in the next round.
-    @task(execution_timeout=SHORT, trigger_rule="none_failed")
-    def candidates(features: dict[str, Any] | None) -> list[dict[str, Any]]:
-        """The settings to try, as arguments of the first round's training tasks."""
-        context: Any = get_current_context()
-        params = context["params"]
-        settings = search_space.settings(
-            params["strategy"], params["space"], params["trials"], params["seed"]
-        )
-        trials = sweep.trials_of_run(
-            context,
-            settings,
-            model=params["model"],
-            features_uri=features["dataset"] if features else "",
-        )
-        first, *_ = plan = sweep.rungs(len(trials), params["epochs"], params["rungs"], params["eta"])
-        print("rounds:", ", ".join(f"{rung.trials} trials to epoch {rung.epochs}" for rung in plan))
-        return [sweep.until(trial, first) for trial in trials]
-
-    @task(execution_timeout=SHORT, trigger_rule="all_done_min_one_success")
-    def survivors(rung: int, first: list[Any], trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The best trials of round `rung`, to go on in the next; none if it was the last."""
-        context = get_current_context()
-        params = context["params"]
-        plan = sweep.rungs(len(first), params["epochs"], params["rungs"], params["eta"])
-        outcomes = sweep.collect(context["ti"], f"rung_{rung}.train", trials)
-        print(sweep.table([outcomes]))
-        if rung == len(plan):
-            return []
-        following = plan[rung]
-        return [
-            sweep.until(trial.arguments, following) for trial in sweep.ranked(outcomes)[: following.trials]
-        ]
-
     # The whole result: of a task that was skipped, a single key of it would be an error.
-    rounds: list[Any] = [candidates(features.output)]
+    rounds: list[Any] = [first_round(features.output, task_id="candidates", trigger_rule="none_failed")]
     preprocess >> rounds[0]
     for rung in range(1, RUNGS + 1):
         with TaskGroup(f"rung_{rung}", tooltip=f"Round {rung} of successive halving"):
-            trained = sweep.train_trials(
-                rounds[-1], dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM, POOL)
+            trained = train_trials(
+                rounds[-1], dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM)
             )
-            rounds.append(survivors(rung, rounds[0], rounds[-1]))
+            rounds.append(survivors(rung, rounds[0], rounds[-1], task=TRAIN.format(rung)))
             trained >> rounds[-1]
     last = rounds.pop()  # nobody trains after it
 
-    @task(execution_timeout=SHORT, trigger_rule="none_failed")
-    def best(rounds: list[list[dict[str, Any]] | None]) -> dict[str, Any]:
-        """Show all trials, and take the best one of the last round."""
-        from trainyard.registry.client import connect
-
-        ti = get_current_context()["ti"]
-        outcomes = [sweep.collect(ti, f"rung_{rung}.train", trials) for rung, trials in enumerate(rounds, 1)]
-        table = sweep.table(outcomes)
-        print(table)
-        winner = sweep.best(outcomes)
-        failed = sum(bool(trial.error) for trials in outcomes for trial in trials)
-        parent = winner.arguments["parent_run_key"]
-        tags = {"trials": len(outcomes[0]), "failed": failed, "best": winner.key, "score": winner.score}
-        sweep.record(connect(PLATFORM.training.tracking_uri), ti.dag_id, parent, table, tags)
-        whole = {**winner.arguments["step_params"], "stop_after": 0}
-        return {**winner.arguments, "step_params": whole, "features_uri": whole["features_uri"]}
-
-    winner: Any = best(rounds)
+    winner = best_of_rounds(
+        rounds, task_id="best", tasks=[TRAIN.format(rung) for rung in range(1, RUNGS + 1)]
+    )
     last >> winner
 
     with TaskGroup("winner", tooltip="The best trial, as a model"):
@@ -208,14 +171,14 @@ with DAG(
             run_key=winner["run_key"],
             parent_run_key=winner["parent_run_key"],
             step_params=winner["step_params"],
-            **in_chosen_pool(PLATFORM, POOL),
-            deadline=sweep.TRIAL_DEADLINE,
+            **in_chosen_pool(PLATFORM),
+            deadline=TRIAL_DEADLINE,
         )
         evaluate = TrainingPodOperator(
             task_id="evaluate",
             step="evaluate",
             dataset=preprocess.output["dataset"],
-            output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+            output_uri=f"{PLATFORM.training.checkpoints.uri}/{{{{ run_key }}}}/evaluation",
             run_key=winner["run_key"],
             parent_run_key=winner["parent_run_key"],
             step_params={
@@ -233,8 +196,13 @@ with DAG(
             "metric": evaluate.output["score"],
             "champion_metric": None,
         }
-        challenger: Any = promote.override(task_id="register_challenger", trigger_rule="all_success")(
-            evaluate.output, decision, model="{{ params.model_name or params.model }}", date=DATE
+        challenger = promote(
+            evaluate.output,
+            decision,
+            model="{{ params.model_name or params.model }}",
+            date=DATE,
+            task_id="register_challenger",
+            trigger_rule="all_success",
         )
 
     notify(challenger, evaluate.output)

@@ -6,11 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param
-from trainyard.cron_job.operator import RunCronJobOperator
-from trainyard.defaults import dag_args
-from trainyard.platform import load_platform
-from trainyard.training.cleanup import CHECKPOINTS
-from trainyard.training.operator import TrainingPodOperator
+from trainyard.operators import RunCronJobOperator, TrainingPodOperator, dag_args, load_platform
 
 PLATFORM = load_platform()
 
@@ -66,8 +62,8 @@ with DAG(
     TrainingPodOperator(
         task_id="checkpoints",
         step="clean",
-        dataset=CHECKPOINTS,
-        output_uri=CHECKPOINTS,
+        dataset=PLATFORM.training.checkpoints.uri,
+        output_uri=PLATFORM.training.checkpoints.uri,
         step_params={"older_than_days": "{{ params.older_than_days }}", "dry_run": "{{ params.dry_run }}"},
     )
     for name, cron_job in (PLATFORM.maintenance.cron_jobs if PLATFORM.maintenance else {}).items():

@@ -7,16 +7,31 @@ parse DAG files.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.abc import MetaPathFinder
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow.dag_processing.importers import AbstractDagImporter
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.triggers.base import TaskSuccessEvent
     from jinja2 import Environment
+    from sqlalchemy.orm import Session
 
 AIRFLOW_VERSION = "3.3.2"
+# Under this key the event that ends a task in the triggerer carries its asset events; see `extend_triggers`.
+OUTLETS = "trainyard_outlets"
+# XCom of a branch or short circuit, which the scheduler reads before it starts the tasks directly after it.
+SKIP_KEY = "skipmixin_key"
+_TRIGGER_MODELS = "airflow.models.trigger"
+_MAX_INTEGER = 2**63
+log = logging.getLogger(__name__)
 
 
 def template_environment() -> Environment:
@@ -66,15 +81,172 @@ def read_own_xcom(ti_key: Any, key: str) -> Any:
     return XCom.get_value(ti_key=ti_key, key=key)
 
 
-async def push_xcom(dag_id: str, run_id: str, task_id: str, map_index: int, xcoms: Mapping[str, Any]) -> None:
+async def aread_xcom(dag_id: str, run_id: str, task_id: str, key: str, map_index: int = -1) -> Any:
+    """`read_xcom` for triggers."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return await XCom.aget_one(key=key, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index)
+
+
+async def push_xcom(
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: int,
+    xcoms: Mapping[str, Any],
+    mapped_length: int | None = None,
+) -> None:
     """Push XComs of a task instance from a trigger.
 
-    The `xcoms` of a TaskSuccessEvent would turn an object into its JSON text.
+    The `xcoms` of a TaskSuccessEvent would turn an object into its JSON text. `mapped_length` belongs to
+    `return_value`: how many instances a task has that is mapped over it.
     """
     from airflow.sdk.execution_time.xcom import XCom
 
+    where: dict[str, Any] = {
+        "dag_id": dag_id,
+        "task_id": task_id,
+        "run_id": run_id,
+        "map_index": map_index,
+    }
     for key, value in xcoms.items():
-        await XCom.aset(key, value, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index)
+        length = mapped_length if key == "return_value" else None
+        await XCom.aset(key, value, **where, _mapped_length=length)
+
+
+def is_mapped_over(task: Any) -> bool:
+    """Whether another task is mapped over the result of `task`.
+
+    It is in serialized form, as triggers have it, and not mapped itself.
+    """
+    return next(task.iter_mapped_dependants(), None) is not None
+
+
+def success_event(task: Any, outlet_events: Any) -> TaskSuccessEvent:
+    """The event that ends a task in the triggerer, with its asset events as a worker would report them.
+
+    Args:
+        task: the task, in serialized form; None when it is not known.
+        outlet_events: `outlet_events` of the task's context.
+    """
+    from airflow.sdk.execution_time.task_runner import _serialize_outlet_events
+    from airflow.triggers.base import TaskSuccessEvent
+
+    if not (outlets := list(task.outlets) if task else []):
+        return TaskSuccessEvent()
+    report = {"outlets": [_outlet(each) for each in outlets], "events": []}
+    if outlet_events is not None:
+        report["events"] = list(_serialize_outlet_events(outlet_events))
+    return TaskSuccessEvent(xcoms={OUTLETS: report})  # type: ignore[dict-item]
+
+
+def _outlet(outlet: Any) -> dict[str, Any]:
+    """An outlet as the API's AssetProfile."""
+    kind = type(outlet).__name__.removeprefix("Serialized")
+    return {"name": getattr(outlet, "name", None), "uri": getattr(outlet, "uri", None), "type": kind}
+
+
+def extend_triggers() -> None:
+    """Let tasks that end in the triggerer report outlets, and see what started their run.
+
+    Airflow 3.3.2 registers no asset events for a task that a trigger ends, and tells a trigger neither which
+    asset events nor which user started the run. To be called at the start of every Airflow process; it takes
+    effect when the process imports the models of triggers, and costs nothing in those that do not.
+    """
+    if _TRIGGER_MODELS in sys.modules:
+        _extend(sys.modules[_TRIGGER_MODELS])
+    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls `_extend` once the models of triggers are imported."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != _TRIGGER_MODELS:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            _extend(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _extend(trigger_models: Any) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.triggers.base import TaskSuccessEvent
+
+    submit = trigger_models.handle_event_submit
+    if TaskSuccessEvent in submit.registry:
+        return
+    ends = submit.dispatch(TaskSuccessEvent)
+
+    @submit.register(TaskSuccessEvent)
+    def _(event: TaskSuccessEvent, *, task_instance: TaskInstance, session: Session) -> None:
+        report = (event.xcoms or {}).pop(OUTLETS, None)
+        try:
+            if report:
+                _register_outlets(task_instance, report, session)
+        except Exception as error:
+            # Raised here it would end the triggerer. The try fails instead, as on a worker.
+            log.exception("the asset events of %s cannot be registered", task_instance)
+            reason = f"its asset events cannot be registered: {error}"
+            trigger_models._fail_unresumable_task_instance(task_instance, reason, error, session=session)
+            return
+        ends(event, task_instance=task_instance, session=session)
+
+    plain: Any = DagRun.dag_run_data
+    DagRun.dag_run_data = property(lambda run: _with_origin(plain.fget(run), run))  # type: ignore[method-assign,assignment]
+
+
+def _register_outlets(task_instance: TaskInstance, report: Any, session: Session) -> None:
+    from airflow.api_fastapi.execution_api.datamodels.asset import AssetProfile
+    from sqlalchemy import event
+
+    outlets = [AssetProfile(**outlet) for outlet in report["outlets"]]
+    with session.begin_nested():
+        callbacks = task_instance.register_asset_changes_in_db(
+            task_instance, outlets, report["events"], session=session
+        )
+
+    def tell_listeners(_: Any) -> None:
+        for callback in callbacks:
+            callback()
+
+    if callbacks:
+        event.listen(session, "after_commit", tell_listeners, once=True)
+
+
+def _with_origin(data: Any, dag_run: DagRun) -> Any:
+    """The run as triggers get it, with the user and the asset events that started it."""
+    from airflow.api_fastapi.execution_api.datamodels.taskinstance import AssetEventDagRunReference
+    from airflow.utils.types import DagRunType
+
+    events = []
+    if dag_run.run_type == DagRunType.ASSET_TRIGGERED:
+        for each in dag_run.consumed_asset_events:
+            reference = AssetEventDagRunReference.model_validate(each, from_attributes=True)
+            events.append(reference.model_copy(update={"extra": _encodable(reference.extra)}))
+    origin = {"triggering_user_name": dag_run.triggering_user_name, "consumed_asset_events": events}
+    return data.model_copy(update=origin)
+
+
+def _encodable(value: Any) -> Any:
+    """`value` without integers over 64 bits, of which the triggerer dies: they become text."""
+    if isinstance(value, Mapping):
+        return {key: _encodable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_encodable(each) for each in value]
+    if isinstance(value, int) and not -_MAX_INTEGER <= value < _MAX_INTEGER:
+        return str(value)
+    return value
 
 
 def register_importer(importer: AbstractDagImporter) -> None:

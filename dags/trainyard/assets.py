@@ -10,9 +10,10 @@ from typing import Any
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowFailException
 
+from trainyard.platform import load_platform
+
 CONNECTION = "trainyard_s3"
 BUCKET = "incoming"
-DATASETS = "file:///data"
 # The day whose data a run works on: its param `data_date` or, as for every scheduled run, its own day. A run
 # that a delivery triggered has another (`delivered_day`).
 DATE = "{{ params.data_date or (dag_run.run_after | ds) }}"
@@ -28,7 +29,7 @@ def incoming(name: str) -> Asset:
 
 def incoming_uri(name: str, date: str = DATE) -> str:
     """The directory of one day's data, as training pods see it."""
-    return f"{DATASETS}/{BUCKET}/{name}/date={date}"
+    return f"{load_platform().training.datasets.uri}/{BUCKET}/{name}/date={date}"
 
 
 def incoming_marker(name: str, date: str = DATE) -> str:
@@ -84,8 +85,6 @@ def promoted_model(triggering_asset_events: Mapping[Any, Any]) -> str | None:
 
 def delivered_day(triggering_asset_events: Mapping[Any, Any]) -> str | None:
     """The day whose delivery triggered a run, the newest one of several; None for other runs.
-
-    Only for tasks in a worker: those that start in the triggerer do not see the events.
 
     Raises:
         AirflowFailException: an event names what is no day.

@@ -11,10 +11,10 @@ OWNER = "ml-platform"
 
 
 def default_args(**changes: Any) -> dict[str, Any]:
-    """`default_args` of a DAG: two more tries, half a minute apart and then more. `changes` replace keys.
+    """`default_args` of a DAG: two retries with exponential backoff. `changes` replace keys.
 
-    Tasks carry no callbacks: a training task starts and ends in the triggerer, which runs none. A failed run
-    is told once, by the DAG's own callback (see `dag_args`).
+    Tasks have no callbacks: most start and end in the triggerer. A failed run is reported once, by the DAG's
+    own callback (see `dag_args`).
     """
     return {
         "owner": OWNER,
@@ -29,8 +29,8 @@ def default_args(**changes: Any) -> dict[str, Any]:
 def dag_args(**changes: Any) -> dict[str, Any]:
     """Arguments of a DAG, `default_args` among them: `DAG("name", **dag_args(schedule="@daily"))`.
 
-    There is no start date: with one, a DAG would make up for the last time of its schedule as soon as it is
-    unpaused. Without, it waits for the next.
+    There is no start date: with one, a DAG would run for the last time of its schedule as soon as it is
+    unpaused. Without one, it waits for the next time.
     """
     return {
         "catchup": False,

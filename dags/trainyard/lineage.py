@@ -1,13 +1,13 @@
 """Lineage: OpenLineage events that link dataset version -> run -> model version.
 
-Airflow's own OpenLineage provider tells what workers do. What starts and ends in the triggerer runs on none,
-so its trigger (`in_triggerer`) tells it here. Without `openlineage.url` in the chart's values nothing is
-sent; a receiver that is down or hangs costs at most `SECONDS` per event and a line in the log.
+Airflow's own OpenLineage provider reports what workers do. What starts and ends in the triggerer runs on
+none, so its trigger (`triggerer.base`) reports it here; of the control tasks only a promotion is reported.
+Without `openlineage.url` in the chart's values nothing is sent; a receiver that is down or hangs costs at
+most `SECONDS` per event and a line in the log.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -52,8 +52,8 @@ async def failed(task: TaskIdentity, reads: Iterable[Any], error: str) -> None:
     await _emit(lambda to: task_event(to, task, "FAIL", inputs=_datasets(reads), error=error))
 
 
-def registered(context: Mapping[str, Any], *, model: str, version: str, model_uri: str) -> None:
-    """Tell that a task on a worker made a version of a model of what was trained.
+async def registered(context: Mapping[str, Any], *, model: str, version: str, model_uri: str) -> None:
+    """Tell that a task made a version of a model of what was trained.
 
     Args:
         context: the task's.
@@ -65,7 +65,7 @@ def registered(context: Mapping[str, Any], *, model: str, version: str, model_ur
     map_index = -1 if ti.map_index is None else ti.map_index
     task = TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, map_index, ti.try_number)
     inputs, outputs = _datasets([model_uri]), [_model(model, version)]
-    asyncio.run(_emit(lambda to: task_event(to, task, "COMPLETE", inputs=inputs, outputs=outputs)))
+    await _emit(lambda to: task_event(to, task, "COMPLETE", inputs=inputs, outputs=outputs))
 
 
 def task_event(

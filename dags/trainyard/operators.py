@@ -1,9 +1,9 @@
 """The public API: everything that a DAG file imports. All other modules of the library are internal."""
 
+from trainyard.alerts.tasks import notify, report
 from trainyard.assets import (
     CHAMPIONS,
     CONNECTION,
-    DATASETS,
     DATE,
     announce_champion,
     champion,
@@ -13,7 +13,7 @@ from trainyard.assets import (
 )
 from trainyard.cron_job.operator import RunCronJobOperator
 from trainyard.defaults import dag_args, default_args
-from trainyard.factory.pipeline import gate, notify, promote, register
+from trainyard.flow import arrived, choose, day_of_data, inference_request, only_if
 from trainyard.params import (
     data_date_param,
     epochs_param,
@@ -24,37 +24,56 @@ from trainyard.params import (
 )
 from trainyard.platform import load_platform
 from trainyard.registry.approval import approval_task
+from trainyard.registry.tasks import champion_version, gate, make_champion, passed, promote, register
 from trainyard.serving.operator import DeployModelOperator
-from trainyard.training.cleanup import CHECKPOINTS, clean_up
+from trainyard.training.cleanup import clean_up
 from trainyard.training.operator import TrainingPodOperator
+from trainyard.tuning.search_space import STRATEGIES
+from trainyard.tuning.sweep import TRIAL_DEADLINE, train_trials
+from trainyard.tuning.tasks import best_of_rounds, candidates, first_round, select_best, survivors
 
 __all__ = [
     "CHAMPIONS",
-    "CHECKPOINTS",
     "CONNECTION",
-    "DATASETS",
     "DATE",
+    "STRATEGIES",
+    "TRIAL_DEADLINE",
     "DeployModelOperator",
     "RunCronJobOperator",
     "TrainingPodOperator",
     "announce_champion",
     "approval_task",
+    "arrived",
+    "best_of_rounds",
+    "candidates",
     "champion",
+    "champion_version",
+    "choose",
     "clean_up",
     "dag_args",
     "data_date_param",
+    "day_of_data",
     "default_args",
     "epochs_param",
+    "first_round",
     "gate",
     "in_chosen_pool",
     "incoming",
     "incoming_marker",
     "incoming_uri",
+    "inference_request",
     "load_platform",
+    "make_champion",
     "model_name_param",
     "notify",
+    "only_if",
+    "passed",
     "pool_param",
     "promote",
     "register",
+    "report",
     "seed_param",
+    "select_best",
+    "survivors",
+    "train_trials",
 ]

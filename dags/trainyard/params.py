@@ -10,6 +10,8 @@ from airflow.sdk import Param
 
 from trainyard.platform import Platform
 
+CPU = "cpu"
+
 
 def epochs_param(description: str) -> Param:
     """How long to train."""
@@ -21,17 +23,26 @@ def seed_param(description: str) -> Param:
     return Param(0, type="integer", minimum=0, maximum=2**31 - 1, description=description)
 
 
-def pool_param(platform: Platform, default: str) -> Param:
-    """Where to train; see `in_chosen_pool`."""
+def pool_param(platform: Platform, default: str | None = None) -> Param:
+    """Where to train, by default in the platform's default pool; see `in_chosen_pool`.
+
+    A platform without GPU pools trains on CPUs, the only choice then.
+    """
+    if not platform.pools:
+        return Param(CPU, type="string", enum=[CPU], description="the platform has no GPU pool")
+    default = platform.pool(default or str(platform.default_pool)).name
     return Param(default, type="string", enum=sorted(platform.pools), description="GPU pool to train in")
 
 
-def in_chosen_pool(platform: Platform, default: str) -> dict[str, str]:
+def in_chosen_pool(platform: Platform, default: str | None = None) -> dict[str, str]:
     """Arguments of a task that trains in the GPU pool which the run's `pool_param` names.
 
     Airflow's own pool cannot follow a parameter: that of `default` counts the task wherever its pod goes.
     """
-    return {"gpu_pool": "{{ params.pool }}", "pool": platform.pool(default).airflow_pool}
+    if not platform.pools:
+        return {}
+    pool = platform.pool(default or str(platform.default_pool))
+    return {"gpu_pool": "{{ params.pool }}", "pool": pool.airflow_pool}
 
 
 def model_name_param(model: str) -> Param:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,11 @@ class Volume:
 
     claim_name: str
     mount_path: str
+
+    @property
+    def uri(self) -> str:
+        """Where it is in training pods, as a URI."""
+        return f"file://{self.mount_path.rstrip('/')}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Training:
     datasets: Volume
     checkpoints: Volume
     keep_failed_pods: bool
+    more_volumes: Mapping[str, Volume] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,16 @@ class Maintenance:
 class Platform:
     """The platform file, checked.
 
+    `default_pool` is the GPU pool of what names none; None where there are no GPUs, and training runs on
+    CPUs. `default_spot_pool` is that of what may lose its node: the default pool where no pool is spot.
     `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
     empty, `maintenance` where the chart makes none of its CronJobs.
     """
 
     training: Training
     pools: Mapping[str, GpuPool]
+    default_pool: str | None = None
+    default_spot_pool: str | None = None
     serving: Serving | None = None
     lineage: Lineage | None = None
     maintenance: Maintenance | None = None
@@ -167,14 +177,37 @@ class _Section:
 
 
 def _platform(top: _Section) -> Platform:
-    pools = top.section("pools")
+    section, training = top.section("pools"), top.section("training")
+    pools = {name: _pool(name, section.section(name)) for name in section.data}
+    default, spot = _default_pools(training, pools)
     return Platform(
-        training=_training(top.section("training")),
-        pools={name: _pool(name, pools.section(name)) for name in pools.data},
+        training=_training(training),
+        pools=pools,
+        default_pool=default,
+        default_spot_pool=spot,
         serving=_serving(top.section("serving")) if "serving" in top.data else None,
         lineage=_lineage(top.section("openlineage")) if "openlineage" in top.data else None,
         maintenance=_maintenance(top.section("maintenance")) if "maintenance" in top.data else None,
     )
+
+
+def _default_pools(training: _Section, pools: Mapping[str, GpuPool]) -> tuple[str | None, str | None]:
+    """The default pool and the default spot pool: those that the file names, else the first by name."""
+    on_demand, spot = (
+        sorted(name for name, pool in pools.items() if pool.spot is kind) for kind in (False, True)
+    )
+    default = _named_pool(training, "defaultPool", pools) or next(iter([*on_demand, *spot]), None)
+    return default, _named_pool(training, "defaultSpotPool", pools) or next(iter(spot), default)
+
+
+def _named_pool(training: _Section, key: str, pools: Mapping[str, GpuPool]) -> str | None:
+    if training.data.get(key) is None:
+        return None
+    name = training.get(key, str)
+    if name not in pools:
+        known = ", ".join(sorted(pools)) or "none"
+        raise PlatformError(f"{training.path}.{key}: no GPU pool {name!r} (there are: {known})")
+    return name
 
 
 def _training(training: _Section) -> Training:
@@ -202,6 +235,11 @@ def _training(training: _Section) -> Training:
         datasets=_volume(volumes.section("datasets")),
         checkpoints=_volume(volumes.section("checkpoints")),
         keep_failed_pods=training.get("keepFailedPods", bool, False),
+        more_volumes={
+            name: _volume(volumes.section(name))
+            for name in volumes.data
+            if name not in ("datasets", "checkpoints")
+        },
     )
 
 

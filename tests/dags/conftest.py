@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ os.environ["TRAINYARD_PLATFORM"] = str(PLATFORM_FILE)
 # The image's airflow_local_settings.py, which makes Airflow read model files.
 sys.path.append(str(Path(__file__).parents[2] / "images/airflow"))
 
+from mlflow_server import serving  # noqa: E402
 from trainyard.alerts import receivers  # noqa: E402
 from trainyard.naming import TaskIdentity  # noqa: E402
 from trainyard.platform import Platform, load_platform  # noqa: E402
@@ -28,6 +31,37 @@ from trainyard.training.pod import TrainingRequest  # noqa: E402
 @pytest.fixture
 def platform() -> Platform:
     return load_platform()
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server, which the tests share: each uses names of its own."""
+    with serving(tmp_path_factory.mktemp("mlflow")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> str:
+    # The tests share the server and have a model each.
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", request.node.name)
+
+
+@pytest.fixture
+def client(mlflow_uri: str) -> Any:
+    """MLflow's own client, as a witness."""
+    import mlflow
+
+    return mlflow.MlflowClient(mlflow_uri, mlflow_uri)
+
+
+@pytest.fixture
+def on_mlflow(mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes that server the platform's; its address."""
+    platform = json.loads(PLATFORM_FILE.read_text())
+    platform["training"]["trackingUri"] = mlflow_uri
+    (tmp_path / "platform.json").write_text(json.dumps(platform))
+    monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
+    return mlflow_uri
 
 
 @pytest.fixture

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import airflow
 import pytest
 from airflow.dag_processing.importers import get_importer_registry
-from airflow.sdk import DAG, BaseOperator
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG, Asset, AssetAlias, BaseOperator
 from airflow.sdk.api.datamodels._generated import TaskStatesResponse, XComResponse
 from airflow.sdk.execution_time import comms, task_runner
+from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.triggers.base import DiscrimatedTriggerEvent, TaskSuccessEvent
 from airflow.utils import file
+from pydantic import TypeAdapter
 from trainyard import airflow_compat
 from trainyard.factory.importer import ModelImporter
 
+DAGS = Path(__file__).parents[2] / "dags"
 TASK = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
 
 
@@ -107,3 +115,108 @@ def test_the_dag_processor_lists_the_files_of_a_registered_importer(tmp_path: Pa
     ]
     assert get_importer_registry().get_importer("m.yaml").__class__ is ModelImporter
     assert tmp_path / "ignored/models/n.yaml" not in set(airflow_compat.files_not_ignored(tmp_path))
+
+
+def serialized(dag: DAG, task_id: str) -> Any:
+    """A task as triggers have it."""
+    return DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
+
+
+def test_the_length_of_what_is_mapped_over_goes_with_the_result(supervise: Any) -> None:
+    supervisor = supervise()
+    asyncio.run(airflow_compat.push_xcom("d", "r", "t", -1, {"a": [1], "return_value": [1, 2]}, 2))
+    assert [request.mapped_length for request in supervisor.requests] == [None, 2]
+
+
+def test_one_xcom_is_read_from_a_trigger(supervise: Any) -> None:
+    supervisor = supervise(comms.XComResult.from_xcom_response(XComResponse(key="k", value=7)))
+    assert asyncio.run(airflow_compat.aread_xcom("d", "r", "t", "k", 3)) == 7
+    assert (supervisor.requests[0].task_id, supervisor.requests[0].map_index) == ("t", 3)
+
+
+def test_a_task_knows_whether_another_is_mapped_over_it() -> None:
+    with DAG("d", schedule=None) as dag:
+        listed = BashOperator(task_id="listed", bash_command="true")
+        BashOperator(task_id="plain", bash_command="true")
+        BashOperator.partial(task_id="each", bash_command="true").expand(env=listed.output)
+    assert airflow_compat.is_mapped_over(serialized(dag, "listed"))
+    assert not airflow_compat.is_mapped_over(serialized(dag, "plain"))
+
+
+def test_a_success_carries_the_asset_events_that_a_worker_would_report() -> None:
+    """Compared with what Airflow's own task runner sends for the same task."""
+    outlets = [Asset("s3://b/x"), AssetAlias("champions"), Asset.ref(name="n"), Asset.ref(uri="s3://b/y")]
+    with DAG("d", schedule=None) as dag:
+        task = BashOperator(task_id="t", bash_command="true", outlets=outlets)
+        BashOperator(task_id="plain", bash_command="true")
+    events = OutletEventAccessors()
+    events[outlets[0]].extra = {"date": "2026-01-02"}
+    events[outlets[1]].add(Asset("s3://b/z"), extra={"version": "1"})
+    event = airflow_compat.success_event(serialized(dag, "t"), events)
+    told = [profile.model_dump() for profile in task_runner._build_asset_profiles(task.outlets)]
+    assert event.xcoms == {
+        airflow_compat.OUTLETS: {
+            "outlets": told,
+            "events": list(task_runner._serialize_outlet_events(events)),
+        }
+    }
+    # It survives the way between the triggerer's processes.
+    entry = TypeAdapter(DiscrimatedTriggerEvent)
+    assert entry.validate_python(event.model_dump()).xcoms == event.xcoms
+    assert airflow_compat.success_event(serialized(dag, "plain"), events).xcoms is None
+
+
+def test_triggers_are_extended_when_their_models_are_imported() -> None:
+    code = """
+import sys
+from trainyard.airflow_compat import extend_triggers
+import airflow.settings
+extend_triggers()
+extend_triggers()
+assert "airflow.models.trigger" not in sys.modules, "processes without triggers pay nothing"
+from airflow.models.trigger import handle_event_submit
+from airflow.models.dagrun import DagRun
+from airflow.triggers.base import TaskSuccessEvent
+print(handle_event_submit.dispatch(TaskSuccessEvent).__module__, DagRun.dag_run_data.fget.__module__)
+extend_triggers()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
+
+
+def test_asset_events_that_cannot_be_registered_fail_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow's triggerer ends on an error in this place; triggerer/test_in_airflow.py has the good case."""
+    from airflow.models import trigger as trigger_models
+
+    airflow_compat.extend_triggers()
+
+    class Instance:
+        trigger_id = 7
+        state = "deferred"
+        next_method = next_kwargs = scheduled_dttm = None
+
+    class Session:
+        flushed = 0
+
+        def begin_nested(self) -> Any:
+            raise OSError("no database")
+
+        def flush(self) -> None:
+            self.flushed += 1
+
+    instance, session = Instance(), Session()
+    report = {"outlets": [{"name": "n", "uri": "s3://b/x", "type": "Asset"}], "events": []}
+    event = TaskSuccessEvent(xcoms={airflow_compat.OUTLETS: report})
+    trigger_models.handle_event_submit(event, task_instance=instance, session=session)
+    assert (instance.state, instance.next_method, instance.trigger_id) == ("scheduled", "__fail__", None)
+    assert instance.next_kwargs["error"] == "its asset events cannot be registered: no database"
+
+
+def test_integers_that_end_the_triggerer_become_text() -> None:
+    huge = {"a": [10**30, -(2**63), 2**63 - 1, 2**63], "b": {"c": -(2**63) - 1, "d": True}, "e": "x"}
+    assert airflow_compat._encodable(huge) == {
+        "a": [str(10**30), -(2**63), 2**63 - 1, str(2**63)],
+        "b": {"c": str(-(2**63) - 1), "d": True},
+        "e": "x",
+    }

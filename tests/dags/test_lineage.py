@@ -79,7 +79,7 @@ def test_registration_links_the_trained_model_to_its_version(receive: Any) -> No
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id="register", map_index=None, try_number=1)
     with listening(201) as receiver:
         receive(receiver.url)
-        lineage.registered({"ti": ti}, model="digits", version="3", model_uri="models:/m-1f")
+        asyncio.run(lineage.registered({"ti": ti}, model="digits", version="3", model_uri="models:/m-1f"))
     (event,) = receiver.got
     check_event(event)
     assert named(event["inputs"]) == [("mlflow", "m-1f", "")]

@@ -33,6 +33,9 @@ def damaged(tmp_path: Path, path: str, value: Any) -> Path:
         ("training.checkpointFreq", True, "checkpointFreq: expected int"),
         ("pools.spot.tolerations", {}, "pools.spot.tolerations: expected list"),
         ("pools.spot", [], "pools.spot: expected dict"),
+        ("training.defaultPool", "a100", r"defaultPool: no GPU pool 'a100' \(there are: ondemand, spot\)"),
+        ("training.defaultSpotPool", 7, "defaultSpotPool: expected str, got 7"),
+        ("training.volumes.models", {"claimName": "m"}, "volumes.models.mountPath is missing"),
     ],
 )
 def test_errors_name_the_key(tmp_path: Path, path: str, value: Any, message: str) -> None:
@@ -50,3 +53,34 @@ def test_broken_json_names_the_file(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(PlatformError, match=r"platform.json is not JSON"):
         load_platform(file)
+
+
+@pytest.mark.parametrize(
+    ("pools", "given", "expected"),
+    [
+        ({"b": False, "a": False}, {}, ("a", "a")),
+        ({"b": True, "c": False, "a": True}, {}, ("c", "a")),
+        ({"b": True}, {}, ("b", "b")),
+        ({}, {}, (None, None)),
+        ({}, {"defaultPool": None, "defaultSpotPool": None}, (None, None)),
+        ({"a": False, "b": False, "c": True, "d": True}, {"defaultPool": "b"}, ("b", "c")),
+        ({"a": False, "c": True, "d": True}, {"defaultSpotPool": "d"}, ("a", "d")),
+    ],
+)
+def test_the_default_pools_are_those_of_the_file_or_the_first(
+    tmp_path: Path, pools: dict[str, bool], given: dict[str, Any], expected: tuple[str | None, str | None]
+) -> None:
+    data = json.loads(PLATFORM_FILE.read_text())
+    one = data["pools"]["ondemand"]
+    data["pools"] = {name: {**one, "spot": spot} for name, spot in pools.items()}
+    data["training"] |= given
+    (tmp_path / "platform.json").write_text(json.dumps(data))
+    platform = load_platform(tmp_path / "platform.json")
+    assert (platform.default_pool, platform.default_spot_pool) == expected
+
+
+def test_volumes_have_uris_and_there_may_be_more(tmp_path: Path) -> None:
+    more = {"claimName": "m", "mountPath": "/models/"}
+    training = load_platform(damaged(tmp_path, "training.volumes.models", more)).training
+    assert training.datasets.uri == "file:///data"
+    assert training.more_volumes["models"].uri == "file:///models"

@@ -1,29 +1,25 @@
-"""The training pipeline and its pieces: what the DAGs of `models/*.yaml` are made of, and others may use.
-
-mlflow is imported inside tasks: it takes seconds, and the DAG processor imports this module.
-"""
+"""The training pipeline: what the DAGs of `models/*.yaml` are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, Param, TaskGroup, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import DAG, Asset, Param, TaskGroup
 
 from trainyard.alerts.callbacks import on_success
-from trainyard.assets import CHAMPIONS, DATASETS, DATE, announce_champion, delivered_day
+from trainyard.alerts.tasks import notify
+from trainyard.assets import DATE
 from trainyard.defaults import dag_args, default_args
 from trainyard.factory.spec import ModelSpec, param_schema
-from trainyard.naming import run_key
+from trainyard.flow import day_of_data
 from trainyard.params import data_date_param, in_chosen_pool, model_name_param, pool_param
-from trainyard.platform import Platform, load_platform
+from trainyard.platform import Platform
+from trainyard.registry.tasks import gate, passed, promote, register
 from trainyard.training.cleanup import clean_up
 from trainyard.training.operator import TrainingPodOperator
 from trainyard.triggerer.templates import as_template
 
-SHORT = timedelta(minutes=5)
 DATA_DEADLINE = timedelta(minutes=30)
 MODEL_NAME = "{{ params.model_name }}"
 
@@ -127,7 +123,12 @@ def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
 def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
     """The tasks up to `evaluate`, whose result they return; `date` is the day of the data."""
     model = {"model": spec.model}
-    data = {"output_uri": DATASETS, "step_params": {**model, "date": date}, "deadline": DATA_DEADLINE}
+    data: dict[str, Any] = {
+        "output_uri": platform.training.datasets.uri,
+        "step_params": {**model, "date": date},
+        "deadline": DATA_DEADLINE,
+    }
+    checkpoints = f"{platform.training.checkpoints.uri}/{{{{ run_key }}}}"
     with TaskGroup("data", prefix_group_id=False, tooltip="A versioned data set in the lake"):
         source = spec.data.replace("{date}", as_template(date))
         raw = _step("validate", spec, dataset=source, **data)["dataset"]
@@ -139,7 +140,7 @@ def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
         "train",
         spec,
         dataset=dataset,
-        output_uri="file:///checkpoints/{{ run_key }}/model",
+        output_uri=f"{checkpoints}/model",
         step_params={**model, **features, **{name: f"{{{{ params.{name} }}}}" for name in spec.train.params}},
         deadline=spec.train.deadline,
         container_resources=spec.train.resources,
@@ -149,7 +150,7 @@ def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
         "evaluate",
         spec,
         dataset=dataset,
-        output_uri="file:///checkpoints/{{ run_key }}/evaluation",
+        output_uri=f"{checkpoints}/evaluation",
         step_params={**model, **features, "model_uri": train["model_uri"], "champion": MODEL_NAME},
         deadline=DATA_DEADLINE,
     )
@@ -198,7 +199,7 @@ def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[An
             last = approve
         if spec.approval and spec.deploy:
             # The answer may have taken days, and what is deployed should be the champion.
-            still = passed.override(task_id="still_passed")(decision, version)
+            still = passed(decision, version, task_id="still_passed")
             last >> still
             last = still
         if spec.deploy:
@@ -214,126 +215,3 @@ def _release(spec: ModelSpec, decision: Any, version: Any) -> tuple[Any, list[An
             last >> deploy
             last = deploy
     return answer, [last]
-
-
-# A worker pod for what is a template elsewhere, as only a worker is told of the events.
-@task(execution_timeout=SHORT)
-def day_of_data() -> str:
-    """The day whose data a run works on: its param `data_date`, what the delivery names, or its own day."""
-    context = get_current_context()
-    delivered = delivered_day(context["triggering_asset_events"])
-    own = context["dag_run"].run_after.date().isoformat()
-    return context["params"]["data_date"] or delivered or own
-
-
-@task(execution_timeout=SHORT)
-def gate(
-    evaluation: dict[str, Any], *, model: str, metric: str, minimum: float | str, min_improvement: float | str
-) -> dict[str, Any]:
-    """Compare what `evaluate` found with the minimum and with the champion of `model` on the same data.
-
-    The numbers may come from templates, as text.
-    """
-    from trainyard.registry.client import champion_of, connect, decide
-
-    if metric not in evaluation:
-        numbers = sorted(name for name, value in evaluation.items() if isinstance(value, float))
-        raise AirflowFailException(
-            f"evaluate gave no metric {metric!r}, only {', '.join(numbers)}; name one of those as the gate's"
-        )
-    client = connect(load_platform().training.tracking_uri)
-    champion = champion_of(client, model, metric, evaluation.get("champion"))
-    decision = decide(
-        evaluation[metric], champion, minimum=float(minimum), min_improvement=float(min_improvement)
-    )
-    print(f"gate {'passed' if decision.passed else 'not passed'}: {decision.reason}")
-    return vars(decision)
-
-
-@task(execution_timeout=SHORT)
-def register(evaluation: dict[str, Any], *, model: str) -> dict[str, Any]:
-    """Make a version of `model` of what was trained; it has no alias yet."""
-    from trainyard.registry.client import connect
-    from trainyard.registry.client import register as register_model
-
-    version = register_model(
-        connect(load_platform().training.tracking_uri), model=model, **_trained(evaluation)
-    )
-    return {"model": model, "version": str(version.version)}
-
-
-# Only the next task is skipped then; `promote` runs, and names the version challenger.
-@task.short_circuit(execution_timeout=SHORT, ignore_downstream_trigger_rules=False)
-def passed(decision: dict[str, Any], version: dict[str, Any]) -> bool:
-    """Go on to the release of a version that passed the gate, and that against the present champion."""
-    from trainyard.registry.client import CHAMPION, Gate, as_of_now, connect, find_alias
-
-    client = connect(load_platform().training.tracking_uri)
-    gate = as_of_now(Gate(**decision), version["version"], find_alias(client, version["model"], CHAMPION))
-    print(f"{'goes on' if gate.passed else 'is not released'}: {gate.reason}")
-    return gate.passed
-
-
-@task(execution_timeout=SHORT, trigger_rule="none_failed", outlets=[CHAMPIONS])
-def promote(
-    evaluation: dict[str, Any],
-    decision: dict[str, Any],
-    answer: dict[str, Any] | None = None,
-    *,
-    model: str,
-    date: str,
-) -> dict[str, Any]:
-    """Name the version `champion` if the gate passed, else `challenger`, and announce a new champion.
-
-    The version is tagged with what it was judged by. `answer` is a person's, who may overrule the gate;
-    `date` is the day of the data.
-    """
-    from trainyard import lineage
-    from trainyard.registry.approval import audit_tags, overruled, read_approval
-    from trainyard.registry.client import Gate, connect
-    from trainyard.registry.client import promote as promote_model
-
-    context = get_current_context()
-    approval = read_approval(answer)
-    verdict = overruled(Gate(**decision), approval)
-    promotion = promote_model(
-        connect(load_platform().training.tracking_uri),
-        model=model,
-        **_trained(evaluation),
-        gate=verdict,
-        tags=audit_tags(context, evaluation=evaluation, gate=verdict, approval=approval),
-    )
-    lineage.registered(context, model=model, version=promotion.version, model_uri=evaluation["model_uri"])
-    if promotion.moved:
-        events: Any = context["outlet_events"]
-        announce_champion(events, model=model, version=promotion.version, date=date)
-    return vars(promotion)
-
-
-@task(execution_timeout=SHORT)
-def notify(
-    promotion: dict[str, Any] | None,
-    evaluation: dict[str, Any],
-    otherwise: dict[str, Any] | None = None,
-) -> str:
-    """Say what came of the run; `otherwise` is the promotion of the run's other branch, if it has two."""
-    from trainyard.alerts import summary
-
-    dag_run = get_current_context()["dag_run"]
-    text = summary.summary(
-        dag_id=dag_run.dag_id,
-        run_id=dag_run.run_id,
-        promotion=promotion or otherwise or {},
-        metrics=evaluation,
-    )
-    return summary.notify(text)
-
-
-def _trained(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What the registry has to know of the model that this run trained."""
-    dag_run = get_current_context()["dag_run"]
-    return {
-        "model_uri": evaluation["model_uri"],
-        "run_id": evaluation["mlflow_run_id"],
-        "run_key": run_key(dag_run.dag_id, dag_run.run_id),
-    }

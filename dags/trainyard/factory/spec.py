@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -30,12 +30,14 @@ KINDS = {
     "integer": "a whole number",
     "number": "a number",
 }
+# Words for a pool, whatever the platform calls it.
+DEFAULT_POOL, DEFAULT_SPOT_POOL = "default", "default-spot"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True)
-class Train:
-    """Where and how to train. `pool` None means a CPU pod."""
+class TrainSettings:
+    """Where and how to train. `pool` is the platform's name of a GPU pool; None means a CPU pod."""
 
     pool: str | None
     gpus: int
@@ -48,7 +50,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateSettings:
     """What makes a model good enough to become champion."""
 
     metric: str
@@ -57,7 +59,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Approval:
+class ApprovalSettings:
     """A person has to approve a new champion; empty `approvers` (ids of users) means anybody who may."""
 
     timeout: timedelta
@@ -65,7 +67,7 @@ class Approval:
 
 
 @dataclass(frozen=True)
-class Deploy:
+class DeploySettings:
     """The new champion is served."""
 
     replicas: int
@@ -89,10 +91,10 @@ class ModelSpec:
     data: str
     features: bool
     image: str | None
-    train: Train
-    gate: Gate
-    approval: Approval | None
-    deploy: Deploy | None
+    train: TrainSettings
+    gate: GateSettings
+    approval: ApprovalSettings | None
+    deploy: DeploySettings | None
     notify: str
     max_active_runs: int
     retries: int
@@ -125,7 +127,7 @@ def parse_spec(text: str, name: str, platform: Platform) -> ModelSpec:
     spec = _spec(name, _with_defaults(schema(), document.data))
     if problems := [document.problem(*found) for found in _reference_problems(spec, platform)]:
         raise DocumentError(problems)
-    return spec
+    return replace(spec, train=_with_pools(spec.train, platform))
 
 
 @cache
@@ -209,12 +211,12 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
         data=data["data"],
         features=data["features"],
         image=data["image"],
-        train=Train(
-            pool=train["pool"],
+        train=TrainSettings(
+            pool=_text(train["pool"]),
             gpus=train["gpus"],
             fallback=train["fallback"],
             fallback_after=duration(train["fallback_after"]),
-            escalate_to=train["escalate_to"],
+            escalate_to=_text(train["escalate_to"]),
             resources={
                 kind: {resource: str(quantity) for resource, quantity in quantities.items()}
                 for kind, quantities in train["resources"].items()
@@ -222,7 +224,7 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
             deadline=duration(train["deadline"]),
             params=train["params"],
         ),
-        gate=Gate(**data["gate"]),
+        gate=GateSettings(**data["gate"]),
         approval=_approval(_option("approval", data)),
         deploy=_deploy(_option("deploy", data)),
         notify=data["notify"],
@@ -230,6 +232,11 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
         retries=data["retries"],
         timeout=duration(data["timeout"]),
     )
+
+
+def _text(value: Any) -> str | None:
+    """The name of a pool, which YAML takes for a number when it looks like one."""
+    return None if value is None else str(value)
 
 
 def _option(key: str, data: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -240,14 +247,14 @@ def _option(key: str, data: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return _with_defaults(schema()["properties"][key], {}) if value is True else value
 
 
-def _approval(settings: Mapping[str, Any] | None) -> Approval | None:
+def _approval(settings: Mapping[str, Any] | None) -> ApprovalSettings | None:
     if settings is None:
         return None
-    return Approval(duration(settings["timeout"]), tuple(map(str, settings["approvers"])))
+    return ApprovalSettings(duration(settings["timeout"]), tuple(map(str, settings["approvers"])))
 
 
-def _deploy(settings: Mapping[str, Any] | None) -> Deploy | None:
-    return None if settings is None else Deploy(settings["replicas"])
+def _deploy(settings: Mapping[str, Any] | None) -> DeploySettings | None:
+    return None if settings is None else DeploySettings(settings["replicas"])
 
 
 def duration(text: str) -> timedelta:
@@ -255,10 +262,27 @@ def duration(text: str) -> timedelta:
     return timedelta(**{DURATION_UNITS[text[-1]]: int(text[:-1])})
 
 
+def _pool_name(named: str | None, platform: Platform) -> str | None:
+    """The platform's name of the pool that a model file names; None for CPUs.
+
+    A pool that is called like one of the words is meant itself.
+    """
+    words = {DEFAULT_POOL: platform.default_pool, DEFAULT_SPOT_POOL: platform.default_spot_pool}
+    return words[named] if named in words and named not in platform.pools else named
+
+
+def _with_pools(train: TrainSettings, platform: Platform) -> TrainSettings:
+    """The settings with the platform's names of pools; without any, with what a CPU needs."""
+    pool, escalate_to = _pool_name(train.pool, platform), _pool_name(train.escalate_to, platform)
+    if pool is None:
+        return replace(train, pool=None, gpus=1, fallback=None, escalate_to=None)
+    return replace(train, pool=pool, escalate_to=escalate_to)
+
+
 def _reference_problems(spec: ModelSpec, platform: Platform) -> Iterator[_Found]:
     train = spec.train
     for key in ("pool", "escalate_to"):
-        pool = getattr(train, key)
+        pool = _pool_name(getattr(train, key), platform)
         if pool is not None and pool not in platform.pools:
             known = ", ".join(sorted(platform.pools)) or "none"
             yield ("train", key), f"no GPU pool {pool!r}; choose one of: {known}, or add it to `gpuPools`"

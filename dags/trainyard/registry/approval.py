@@ -15,7 +15,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.execution_time.hitl import HITLUser
 
-from trainyard.registry.client import Gate
+from trainyard.registry.client import GateDecision
 from trainyard.urls import run_url
 
 
@@ -39,7 +39,7 @@ class PromotionApproval(ApprovalOperator):
 
 
 @dataclass(frozen=True)
-class Approval:
+class ApprovalAnswer:
     """A person's answer. `by` is empty where nobody answered in time, which is a rejection."""
 
     approved: bool
@@ -85,20 +85,20 @@ def approval_task(
     )
 
 
-def read_approval(answer: Mapping[str, Any] | None) -> Approval | None:
+def read_approval(answer: Mapping[str, Any] | None) -> ApprovalAnswer | None:
     """The answer in the `output` of an approval task; None where none was asked for."""
     if not answer:
         return None
     user = answer.get("responded_by_user") or {}
     at = answer["responded_at"]
-    return Approval(
+    return ApprovalAnswer(
         approved=answer["chosen_options"] == [PromotionApproval.APPROVE],
         by=str(user.get("name") or user.get("id") or ""),
         at=at if isinstance(at, str) else at.isoformat(timespec="seconds"),
     )
 
 
-def overruled(gate: Gate, approval: Approval | None) -> Gate:
+def overruled(gate: GateDecision, approval: ApprovalAnswer | None) -> GateDecision:
     """The gate's decision after a person's: who rejects keeps a model from becoming champion."""
     if approval is None or approval.approved:
         return gate
@@ -109,8 +109,8 @@ def audit_tags(
     context: Mapping[str, Any],
     *,
     evaluation: Mapping[str, Any],
-    gate: Gate,
-    approval: Approval | None = None,
+    gate: GateDecision,
+    approval: ApprovalAnswer | None = None,
 ) -> dict[str, Any]:
     """What a promotion leaves on the version, as `tags` of `registry.promote`: who, what, against what.
 
@@ -134,10 +134,14 @@ def audit_tags(
         "compared_metric": gate.metric,
         "champion_metric": gate.champion_metric,
         "champion_version": gate.champion_version,
-        # A schedule or an asset has no user: then it is what started the run.
-        "triggered_by": run.triggering_user_name or str(getattr(run.run_type, "value", run.run_type)),
+        "triggered_by": triggered_by(run),
         **people,
         "dag_id": run.dag_id,
         "run_id": run.run_id,
         "run_url": run_url(run.dag_id, run.run_id),
     }
+
+
+def triggered_by(dag_run: Any) -> str:
+    """Which user started a run; for a schedule or an asset, which has none, the type of the run."""
+    return dag_run.triggering_user_name or str(getattr(dag_run.run_type, "value", dag_run.run_type))

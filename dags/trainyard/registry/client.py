@@ -1,7 +1,4 @@
-"""The model registry: is a trained model good enough, and which version gets which alias.
-
-mlflow is imported inside functions: it takes seconds, and DAG files import this module.
-"""
+"""The model registry: is a trained model good enough, and which version gets which alias."""
 
 from __future__ import annotations
 
@@ -10,16 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+from trainyard.mlflow_client import MlflowClient, MlflowError, ModelVersion
+from trainyard.naming import RUN_KEY_TAG, TAG_PREFIX
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-TAG_PREFIX = "trainyard."
-RUN_KEY_TAG = f"{TAG_PREFIX}run_key"
 # Tags of a version that was champion: until when, and which version came after it.
 CHAMPION_UNTIL_TAG = f"{TAG_PREFIX}champion_until"
 REPLACED_BY_TAG = f"{TAG_PREFIX}replaced_by"
@@ -35,7 +29,7 @@ class Champion:
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateDecision:
     """Whether a model may become champion, and why. On a first run there is no champion."""
 
     passed: bool
@@ -63,21 +57,16 @@ class Promotion:
     moved: bool = False
 
 
-def connect(tracking_uri: str) -> MlflowClient:
-    """A client of the MLflow server at `tracking_uri`, for runs and models alike."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-
-
-def decide(metric: float, champion: Champion | None, *, minimum: float, min_improvement: float) -> Gate:
+def decide(
+    metric: float, champion: Champion | None, *, minimum: float, min_improvement: float
+) -> GateDecision:
     """Decide whether `metric` (higher is better) is enough to replace the champion.
 
     Raises:
         ValueError: a score is not a finite number.
     """
     to_beat = (champion.metric, champion.version) if champion else (None, None)
-    gate = Gate(False, "", metric, *to_beat)  # refuses what is no score before anything is compared
+    gate = GateDecision(False, "", metric, *to_beat)  # refuses what is no score before anything is compared
     if metric < minimum:
         return replace(gate, reason=f"{metric:.4f} is below the minimum of {minimum:.4f}")
     if champion is None:
@@ -94,7 +83,9 @@ def decide(metric: float, champion: Champion | None, *, minimum: float, min_impr
     return replace(gate, passed=passed, reason=reason)
 
 
-def champion_of(client: MlflowClient, model: str, metric: str, evaluated: object = None) -> Champion | None:
+async def champion_of(
+    client: MlflowClient, model: str, metric: str, evaluated: object = None
+) -> Champion | None:
     """The champion of `model` with its metric; None without one.
 
     That is what the step `evaluate` found of it on the candidate's data (`evaluated`: its result's
@@ -103,14 +94,14 @@ def champion_of(client: MlflowClient, model: str, metric: str, evaluated: object
     Raises:
         ValueError: the champion's run does not have the metric.
     """
-    champion = find_alias(client, model, CHAMPION)
+    champion = await find_alias(client, model, CHAMPION)
     if champion is None:
         return None
     version = str(champion.version)
     found = evaluated if isinstance(evaluated, Mapping) else {}  # an image of somebody else made it
     if str(found.get("version")) == version and metric in found:
         return Champion(version, found[metric])
-    metrics = client.get_run(champion.run_id).data.metrics
+    metrics = (await client.get_run(champion.run_id)).metrics
     if metric not in metrics:
         raise ValueError(
             f"run {champion.run_id} of the champion {model} v{version} has no metric {metric!r}; "
@@ -128,20 +119,18 @@ def _not_evaluated(found: Mapping[str, Any], version: str, metric: str) -> str:
     return str(found.get("error") or f"evaluate gave no {metric} of it")
 
 
-def find_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
+async def find_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
     """The version of `model` with `alias`; None when model or alias do not exist."""
-    from mlflow.exceptions import MlflowException
-
     try:
-        return client.get_model_version_by_alias(model, alias)
-    except MlflowException as error:
-        # A missing alias is INVALID_PARAMETER_VALUE in the stores, a missing model the other one.
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        return await client.get_model_version_by_alias(model, alias)
+    except MlflowError as error:
+        # A missing alias is INVALID_PARAMETER_VALUE, a missing model RESOURCE_DOES_NOT_EXIST.
+        if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
 
 
-def register(
+async def register(
     client: MlflowClient,
     *,
     model: str,
@@ -156,22 +145,22 @@ def register(
     same run key. The version is a candidate: it has no alias before `promote`. `models:/m-...` (a logged
     model) and `runs:/RUN/path` are understood; `tags` go onto the version.
     """
-    _ensure_model(client, model)
-    source, model_id = _origin(client, model_uri, run_id)
-    known = _versions_of(client, model, run_key, source)
-    version = known[0] if known else _create_version(client, model, source, model_id, run_id, run_key)
-    _tag(client, version, tags or {})
+    await _ensure_model(client, model)
+    source, model_id = await _origin(client, model_uri, run_id)
+    known = await _versions_of(client, model, run_key, source)
+    version = known[0] if known else await _create_version(client, model, source, model_id, run_id, run_key)
+    await _tag(client, version, tags or {})
     return version
 
 
-def promote(
+async def promote(
     client: MlflowClient,
     *,
     model: str,
     model_uri: str,
     run_id: str,
     run_key: str,
-    gate: Gate,
+    gate: GateDecision,
     tags: Mapping[str, Any],
 ) -> Promotion:
     """Register the model if that is not done yet, and make it champion if the gate passed, else challenger.
@@ -180,22 +169,22 @@ def promote(
     the champion (see `as_of_now`). `tags` (metrics, git commit, data version, ...) go onto the version; the
     champion before it keeps tags that say until when it was and what replaced it.
     """
-    version = register(client, model=model, model_uri=model_uri, run_id=run_id, run_key=run_key)
-    before = find_alias(client, model, CHAMPION)
+    version = await register(client, model=model, model_uri=model_uri, run_id=run_id, run_key=run_key)
+    before = await find_alias(client, model, CHAMPION)
     gate = as_of_now(gate, str(version.version), before)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     decision = {"gate": json.dumps(vars(gate)), "decided_at": now, "reason": gate.reason}
-    _tag(client, version, {**tags, **decision})
+    await _tag(client, version, {**tags, **decision})
     is_champion = before is not None and before.version == version.version
     if not gate.passed and not is_champion:
-        client.set_registered_model_alias(model, CHALLENGER, version.version)
+        await client.set_registered_model_alias(model, CHALLENGER, version.version)
         return Promotion(model, str(version.version), CHALLENGER, gate.reason)
     if not is_champion:
-        _crown(client, version, before, now)
+        await _move_alias(client, version, before, now)
     return Promotion(model, str(version.version), CHAMPION, gate.reason, moved=not is_champion)
 
 
-def as_of_now(gate: Gate, version: str, champion: ModelVersion | None) -> Gate:
+def as_of_now(gate: GateDecision, version: str, champion: ModelVersion | None) -> GateDecision:
     """The decision on `version`, given who is `champion` by now.
 
     Approval and deployment come after the gate and may take days. A version that became champion meanwhile
@@ -208,70 +197,71 @@ def as_of_now(gate: Gate, version: str, champion: ModelVersion | None) -> Gate:
     return replace(gate, passed=False, reason=f"{reason}; {gate.reason}")
 
 
-def appoint(
+async def make_champion(
     client: MlflowClient, *, model: str, version: str, reason: str, tags: Mapping[str, Any]
 ) -> Promotion:
     """Make a registered version champion without a gate, because a person put it into service.
 
     May be repeated. The champion before it keeps tags that say until when it was and what replaced it.
     """
-    appointed = client.get_model_version(model, version)
+    chosen = await client.get_model_version(model, version)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    before = find_alias(client, model, CHAMPION)
-    if before is not None and before.version == appointed.version:
+    before = await find_alias(client, model, CHAMPION)
+    if before is not None and before.version == chosen.version:
         return Promotion(model, version, CHAMPION, reason)
-    _tag(client, appointed, {**tags, "decided_at": now, "reason": reason})
-    _crown(client, appointed, before, now)
+    await _tag(client, chosen, {**tags, "decided_at": now, "reason": reason})
+    await _move_alias(client, chosen, before, now)
     return Promotion(model, version, CHAMPION, reason, moved=True)
 
 
-def _crown(client: MlflowClient, version: ModelVersion, before: ModelVersion | None, now: str) -> None:
+async def _move_alias(
+    client: MlflowClient, version: ModelVersion, before: ModelVersion | None, now: str
+) -> None:
     """Move the alias champion to `version`. The alias moves last, so that a repetition finishes the rest."""
     if before is not None:
-        client.set_model_version_tag(version.name, before.version, CHAMPION_UNTIL_TAG, now)
-        client.set_model_version_tag(version.name, before.version, REPLACED_BY_TAG, str(version.version))
+        await client.set_model_version_tag(version.name, before.version, CHAMPION_UNTIL_TAG, now)
+        await client.set_model_version_tag(
+            version.name, before.version, REPLACED_BY_TAG, str(version.version)
+        )
     for tag in (CHAMPION_UNTIL_TAG, REPLACED_BY_TAG):  # a former champion that comes back
         if tag in version.tags:
-            client.delete_model_version_tag(version.name, version.version, tag)
-    challenger = find_alias(client, version.name, CHALLENGER)
+            await client.delete_model_version_tag(version.name, version.version, tag)
+    challenger = await find_alias(client, version.name, CHALLENGER)
     if challenger is not None and challenger.version == version.version:
-        client.delete_registered_model_alias(version.name, CHALLENGER)
-    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+        await client.delete_registered_model_alias(version.name, CHALLENGER)
+    await client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
-def _origin(client: MlflowClient, model_uri: str, run_id: str) -> tuple[str, str | None]:
+async def _origin(client: MlflowClient, model_uri: str, run_id: str) -> tuple[str, str | None]:
     """Where the model's files lie, by which a version tells whose it is, and the id of a logged model."""
     if model_uri.startswith("models:/"):
         model_id = model_uri.removeprefix("models:/")
-        return client.get_logged_model(model_id).artifact_location, model_id
+        return await client.get_logged_model_location(model_id), model_id
     if model_uri.startswith("runs:/"):
         artifact = model_uri.removeprefix("runs:/").partition("/")[2]
-        return f"{client.get_run(run_id).info.artifact_uri}/{artifact}", None
+        return f"{(await client.get_run(run_id)).artifact_uri}/{artifact}", None
     return model_uri, None
 
 
-def _create_version(
+async def _create_version(
     client: MlflowClient, model: str, source: str, model_id: str | None, run_id: str, run_key: str
 ) -> ModelVersion:
-    created = client.create_model_version(
-        model,
-        source=source,
-        run_id=run_id,
-        tags={RUN_KEY_TAG: run_key},
-        model_id=model_id,
-        await_creation_for=0,
+    created = await client.create_model_version(
+        model, source=source, run_id=run_id, tags={RUN_KEY_TAG: run_key}, model_id=model_id
     )
     # Two registrations at once both get here: the one with the lower number stays.
-    first = _versions_of(client, model, run_key, source)[0]
+    first = (await _versions_of(client, model, run_key, source))[0]
     if first.version != created.version:
-        client.delete_model_version(model, created.version)
+        await client.delete_model_version(model, created.version)
     return first
 
 
-def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, Any]) -> None:
+async def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, Any]) -> None:
     for key, value in tags.items():
         if value not in (None, ""):
-            client.set_model_version_tag(version.name, version.version, f"{TAG_PREFIX}{key}", str(value))
+            await client.set_model_version_tag(
+                version.name, version.version, f"{TAG_PREFIX}{key}", str(value)
+            )
 
 
 def _require_score(what: str, value: object, cure: str) -> None:
@@ -279,20 +269,18 @@ def _require_score(what: str, value: object, cure: str) -> None:
         raise ValueError(f"{what} is {value!r}, not a finite number; {cure}")
 
 
-def _ensure_model(client: MlflowClient, model: str) -> None:
-    from mlflow.exceptions import MlflowException
-
+async def _ensure_model(client: MlflowClient, model: str) -> None:
     try:
-        client.create_registered_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        await client.create_registered_model(model)
+    except MlflowError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
-def _versions_of(client: MlflowClient, model: str, run_key: str, source: str) -> list[ModelVersion]:
+async def _versions_of(client: MlflowClient, model: str, run_key: str, source: str) -> list[ModelVersion]:
     """Versions of `model` that this run key made of what lies at `source`, oldest first."""
     # Filtered here rather than by the server: a filter on tags and name together differs among stores.
-    versions = client.search_model_versions(f"name = '{model}'", max_results=10000)
+    versions = await client.search_model_versions(f"name = '{model}'")
     mine = [
         version
         for version in versions

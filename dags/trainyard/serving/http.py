@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from typing import Any
 
 import aiohttp
 
 from trainyard.failures import Cause
+from trainyard.mlflow_client import MlflowClient, MlflowError
 from trainyard.serving.manifests import DeployFailed
 
-MLFLOW_PATIENCE_SECONDS = 120
 CALL_SECONDS = 20
-LOOK_SECONDS = 2
 VERSION_HEADER = "trainyard-model-version"
-# HTTP statuses of MLflow after which a retry is useless.
-FINAL = (400, 404)
+# Refusals that may pass while MLflow and what guards it are rolled out.
+ALSO_RETRIED = (401, 403, 409)
 
 
 class NoAnswer(Exception):
@@ -57,7 +54,7 @@ class ModelServer:
         return response["predictions"]
 
     async def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        return await _ask(method, self.url + path, body=body)
+        return await _request(method, self.url + path, body)
 
 
 async def resolve_version(tracking_uri: str, model: str, version: str) -> str:
@@ -66,34 +63,24 @@ async def resolve_version(tracking_uri: str, model: str, version: str) -> str:
     Raises:
         DeployFailed: the registry has none such, or does not answer.
     """
-    wanted, end = version.removeprefix("@"), time.monotonic() + MLFLOW_PATIENCE_SECONDS
-    base = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow"
-    if wanted.isdigit():
-        url, query = f"{base}/model-versions/get", {"name": model, "version": wanted}
-    else:
-        url, query = f"{base}/registered-models/alias", {"name": model, "alias": wanted}
-    while True:
+    wanted = version.removeprefix("@")
+    async with MlflowClient(tracking_uri, also_retried=ALSO_RETRIED) as mlflow:
+        find = mlflow.get_model_version if wanted.isdigit() else mlflow.get_model_version_by_alias
         try:
-            return str((await _ask("GET", url, query=query))["model_version"]["version"])
-        except NoAnswer as error:
-            if error.status in FINAL:
-                raise DeployFailed(
-                    Cause.BAD_CONFIG,
-                    f"model {model!r} has no version or alias {wanted!r}: {error}",
-                ) from error
-            if time.monotonic() > end:
+            return (await find(model, wanted)).version
+        except MlflowError as error:
+            if error.temporary:
                 raise DeployFailed(Cause.TEMPORARY, f"MLflow does not answer: {error}", retry=True) from error
-        await asyncio.sleep(LOOK_SECONDS)
+            message = f"model {model!r} has no version or alias {wanted!r}: {error}"
+            raise DeployFailed(Cause.BAD_CONFIG, message) from error
 
 
-async def _ask(
-    method: str, url: str, *, query: dict[str, str] | None = None, body: Any = None
-) -> dict[str, Any]:
+async def _request(method: str, url: str, body: Any = None) -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, url, params=query, json=body) as response,
+            session.request(method, url, json=body) as response,
         ):
             text = await response.text()
             if response.status != 200:

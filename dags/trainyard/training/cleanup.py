@@ -7,9 +7,9 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from trainyard.graph import last_tasks
+from trainyard.platform import load_platform
 from trainyard.training.operator import TrainingPodOperator
 
-CHECKPOINTS = "file:///checkpoints"
 # Whether the run succeeds: by the states of its last tasks, since an XCom may be left from before a task was
 # cleared.
 FINISHED = (
@@ -27,13 +27,13 @@ def clean_up(dag: DAG) -> TrainingPodOperator:
     It is a teardown: it does not turn a failed run into a success, as another last task with the trigger rule
     `all_done` would, and it does not fail the run. The maintenance deletes what it leaves.
     """
-    last = last_tasks(dag)
+    last, checkpoints = last_tasks(dag), load_platform().training.checkpoints.uri
     task = TrainingPodOperator(
         task_id="clean_up",
         dag=dag,
         step="clean",
-        dataset=CHECKPOINTS,
-        output_uri=CHECKPOINTS,
+        dataset=checkpoints,
+        output_uri=checkpoints,
         step_params={"finished": FINISHED.format(tasks=[each.task_id for each in last], number=len(last))},
         container_resources={"requests": {"cpu": "100m", "memory": "512Mi"}},
         # The run ends, and its alerts are sent, only after this task: it must not take long.

@@ -6,19 +6,17 @@ links. A worker that only fails the task asks `get_link` again: it must answer w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
 from airflow.sdk import BaseOperatorLink
 
 from trainyard.airflow_compat import read_own_xcom
-from trainyard.naming import TaskIdentity
+from trainyard.mlflow_client import MlflowClient, MlflowError
+from trainyard.naming import RUN_KEY_TAG, TaskIdentity
 from trainyard.platform import Training
 from trainyard.urls import task_url
 
 MLFLOW_SECONDS = 5
-RUN_KEY_TAG = "trainyard.run_key"
 
 
 class WhyPendingLink(BaseOperatorLink):
@@ -50,31 +48,22 @@ def why_pending(task: TaskIdentity) -> dict[str, str]:
 
 
 async def mlflow_run(training: Training, experiment: str, run_key: str) -> dict[str, str]:
-    """The XCom of the link to the run with that key; {} while there is none, or no address for people."""
-    found = await _ask(training, "GET", "experiments/get-by-name", {"experiment_name": experiment})
-    if not found:
-        return {}
-    wanted = f"tags.`{RUN_KEY_TAG}` = '{run_key}'"
-    query = {"experiment_ids": [found["experiment"]["experiment_id"]], "filter": wanted, "max_results": 1}
-    runs = (await _ask(training, "POST", "runs/search", query)).get("runs", [])
-    if not runs:
-        return {}
-    info, base = runs[0]["info"], training.tracking_ui_url.rstrip("/")
-    return {MLflowRunLink().xcom_key: f"{base}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}"}
+    """The XCom of the link to the run with that key.
 
-
-async def _ask(training: Training, method: str, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
-    """MLflow's answer; {} when it gives none, as a link is not worth a task's failure or delay."""
+    {} while there is none, without an address for people, and when MLflow does not answer: a link is not
+    worth a task's failure or delay.
+    """
     if not training.tracking_ui_url:
         return {}
-    timeout = aiohttp.ClientTimeout(total=MLFLOW_SECONDS)
-    url = f"{training.tracking_uri.rstrip('/')}/api/2.0/mlflow/{path}"
-    sent: dict[str, Any] = {"params": query} if method == "GET" else {"json": query}
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, url, **sent) as answer,
-        ):
-            return dict(await answer.json()) if answer.status == 200 else {}
-    except (aiohttp.ClientError, TimeoutError, ValueError):
+        async with MlflowClient(training.tracking_uri, patience=0, call_seconds=MLFLOW_SECONDS) as mlflow:
+            found = await mlflow.get_experiment_id(experiment)
+            wanted = f"tags.`{RUN_KEY_TAG}` = '{run_key}'"
+            runs = await mlflow.search_runs(found, wanted, limit=1) if found else []
+    except MlflowError:
         return {}
+    if not runs:
+        return {}
+    base = training.tracking_ui_url.rstrip("/")
+    page = f"{base}/#/experiments/{runs[0].experiment_id}/runs/{runs[0].run_id}"
+    return {MLflowRunLink().xcom_key: page}

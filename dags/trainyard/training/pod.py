@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
-from trainyard.platform import GpuPool, Platform
+from trainyard.platform import GpuPool, Platform, Training, Volume
 from trainyard.training import gang
 from trainyard.training.attempt import ANNOTATION, Attempt
 
@@ -117,9 +117,20 @@ def build_pod(
                 },
                 {"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_LIMIT}},
                 {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_LIMIT}},
+                *(
+                    {"name": name, "persistentVolumeClaim": {"claimName": volume.claim_name}}
+                    for name, volume in _more_volumes(training)
+                ),
             ],
         },
     }
+
+
+def _more_volumes(training: Training) -> list[tuple[str, Volume]]:
+    """The platform's further volumes, with names that a pod may have for them."""
+    return [
+        (f"more-{number}", volume) for number, (_, volume) in enumerate(sorted(training.more_volumes.items()))
+    ]
 
 
 def run_key_of(request: TrainingRequest, task: TaskIdentity) -> str:
@@ -198,6 +209,7 @@ def _container(
             {"name": "checkpoints", "mountPath": training.checkpoints.mount_path},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
+            *({"name": name, "mountPath": volume.mount_path} for name, volume in _more_volumes(training)),
         ],
     }
 

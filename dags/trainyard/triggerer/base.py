@@ -1,4 +1,4 @@
-"""The two bases of tasks that start and end in the triggerer: they may wait for long, and hold no worker.
+"""The two bases of tasks that start and end in the triggerer: they may wait for long, and need no worker.
 
 The operator lies in a module that DAG files import, the trigger in another, which may import what DAG files
 should not (a Kubernetes client):
@@ -20,9 +20,9 @@ should not (a Kubernetes client):
                 raise TaskFailed("bad_data", f"{self.request['table']} has no rows")
             return {"rows": rows}
 
-`work` begins anew when a triggerer ends in the midst of it, so it has to find what it began before: by a name
-made of `self.identity`. Override `abandon` to undo what a user gave up, `reads` to tell lineage what the task
-reads, and `rendered` for more than templates.
+`work` runs again when the triggerer restarts, so it has to find what it created before: by a name made of
+`self.identity`. Override `abandon` to undo the work of a task that a user ended, `reads` to report to lineage
+what the task reads, and `rendered` for more than templates. For a few requests without a wait see `control`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from airflow.sdk import BaseOperator, TaskInstanceState
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.triggers.base import (
     BaseTrigger,
     StartTriggerArgs,
     TaskFailedEvent,
-    TaskSuccessEvent,
+    TaskSkippedEvent,
     TriggerEvent,
 )
 from asgiref.sync import sync_to_async
 
 from trainyard import lineage
-from trainyard.airflow_compat import push_xcom, task_states
+from trainyard.airflow_compat import is_mapped_over, push_xcom, success_event, task_states
 from trainyard.failures import Cause, TaskFailed
 from trainyard.naming import TaskIdentity
 from trainyard.platform import PlatformError
@@ -98,25 +98,30 @@ class TriggererOperator(BaseOperator):
 class TriggererTask(BaseTrigger):
     """Base of triggers that run one try of a task from beginning to end.
 
-    What `work` returns is the XCom `return_value`, and each of its keys is one too; a failure leaves the XCom
-    `failure`. Both ends are told to lineage.
+    What `work` returns is the XCom `return_value`; each key of an object is one too, and None leaves none. A
+    failure leaves the XCom `failure`. The task's outlets are reported when it succeeds.
 
     Args:
         request: the operator's arguments, not rendered yet: see `start_args`.
     """
 
+    # Whether lineage gets an event for the task's start and one for its end.
+    has_lineage = True
+
     def __init__(self, request: Mapping[str, Any]) -> None:
         super().__init__()
         self.request = dict(request)
+        self.context: Mapping[str, Any] = {}
         self.render_error: Exception | None = None
 
     @abstractmethod
-    async def work(self) -> Mapping[str, Any]:
+    async def work(self) -> Any:
         """Do what `request`, which is rendered by now, asks for, and return the task's result.
 
         Raises:
             TaskFailed: it did not succeed.
-            ValueError: an argument is wrong, which no other try can cure.
+            AirflowFailException, ValueError: an argument is wrong, which no other try can cure.
+            AirflowSkipException: the task is skipped.
             Exception: anything else; another try may succeed.
         """
 
@@ -139,10 +144,10 @@ class TriggererTask(BaseTrigger):
             raise RuntimeError("the trigger belongs to no task instance")
         return TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
 
-    async def push(self, xcoms: Mapping[str, Any]) -> None:
-        """Push XComs. Not by the event's `xcoms`: those turn an object into its JSON text."""
+    async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
+        """Push XComs; `mapped_length` see `push_xcom`."""
         task = self.identity
-        await push_xcom(task.dag_id, task.run_id, task.task_id, task.map_index, xcoms)
+        await push_xcom(task.dag_id, task.run_id, task.task_id, task.map_index, xcoms, mapped_length)
 
     async def on_kill(self) -> None:
         """Abandon the work if a user ended the task.
@@ -169,6 +174,7 @@ class TriggererTask(BaseTrigger):
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Render the request. An error is kept for `run`, which fails the task in good order."""
+        self.context = context
         try:
             self.request = self.rendered(context)
         except (TemplateError, ValueError) as error:
@@ -176,30 +182,47 @@ class TriggererTask(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Run the task; yields the one event that ends it."""
-        await lineage.started(self.identity, self.reads())
+        if self.has_lineage:
+            await lineage.started(self.identity, self.reads())
         try:
             result = await self._result()
+            await self._push_result(result)
+        except AirflowSkipException as skipped:
+            self.log.info("skipped: %s", skipped)
+            yield TaskSkippedEvent()
         except TaskFailed as failed:
-            await lineage.failed(self.identity, self.reads(), f"{failed.cause}: {failed.message}")
+            if self.has_lineage:
+                await lineage.failed(self.identity, self.reads(), f"{failed.cause}: {failed.message}")
             yield await self._failure(failed)
         else:
-            await lineage.ended(self.identity, self.reads(), result)
-            await self.push({**result, "return_value": result})
-            yield TaskSuccessEvent()
+            if self.has_lineage:
+                await lineage.ended(self.identity, self.reads(), result)
+            yield success_event(self.task, self.context.get("outlet_events"))
 
-    async def _result(self) -> Mapping[str, Any]:
-        """What `work` returns. Whatever goes wrong is a TaskFailed."""
+    async def _result(self) -> Any:
+        """What `work` returns. Whatever goes wrong is a TaskFailed, and a skip an AirflowSkipException."""
         try:
             if self.render_error:
                 raise self.render_error
             return await self.work()
-        except TaskFailed:
+        except (TaskFailed, AirflowSkipException):
             raise
-        except (TemplateError, PlatformError, ValueError) as error:
+        except (TemplateError, PlatformError, ValueError, AirflowFailException) as error:
             raise TaskFailed(Cause.BAD_CONFIG, str(error)) from error
         except Exception as error:
             self.log.exception("the trigger failed")
             raise TaskFailed(Cause.PLATFORM, f"{type(error).__name__}: {error}", retry=True) from error
+
+    async def _push_result(self, result: Any) -> None:
+        """Push what the task returned, and for a task that is mapped over it how long it is."""
+        mapped_length = None
+        if self.task is not None and self.identity.map_index < 0 and is_mapped_over(self.task):
+            if not isinstance(result, list | dict):
+                raise TaskFailed(Cause.BAD_RESULT, f"a task is mapped over {result!r}; return a list")
+            mapped_length = len(result)
+        if result is not None:
+            keys = result if isinstance(result, Mapping) else {}
+            await self.push({**keys, "return_value": result}, mapped_length)
 
     async def _failure(self, failed: TaskFailed) -> TriggerEvent:
         """The event that fails the task, or its try."""

@@ -6,20 +6,20 @@ there are is `search_space`.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
-from trainyard.naming import run_key, safe_key
+from trainyard.airflow_compat import aread_xcom, task_states
+from trainyard.failures import TaskFailed
+from trainyard.mlflow_client import MlflowClient
+from trainyard.naming import RUN_KEY_TAG, TAG_PREFIX, run_key, safe_key
+from trainyard.platform import load_platform
 from trainyard.training.operator import TrainingPodOperator
 from trainyard.tuning.search_space import Settings, is_number
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 TRIAL_DEADLINE = timedelta(hours=2)
 
@@ -83,7 +83,7 @@ def trial_arguments(number: int, trial: Settings, *, parent: str, common: Settin
     return {
         "run_key": key,
         "parent_run_key": parent,
-        "output_uri": f"file:///checkpoints/{key}/model",
+        "output_uri": f"{load_platform().training.checkpoints.uri}/{key}/model",
         "step_params": {**common, **trial},
     }
 
@@ -102,23 +102,25 @@ def train_trials(trials: Any, *, dataset: Any, **in_pool: str) -> Any:
     ).expand_kwargs(trials)
 
 
-def collect(ti: Any, task_id: str, arguments: Sequence[Mapping[str, Any]] | None) -> list[Trial]:
+async def collect(
+    dag_id: str, run_id: str, task_id: str, arguments: Sequence[Mapping[str, Any]] | None
+) -> list[Trial]:
     """What became of the instances of the mapped training task `task_id`; [] if it was never mapped.
 
-    To be called on a worker: a mapped task's outputs, read all at once, come without those of failed
-    instances, and so without saying whose they are.
+    One by one: a mapped task's outputs, read all at once, come without those of failed instances, and so
+    without saying whose they are; a trigger cannot read them at once anyway.
     """
     if not arguments:
         return []
-    states = ti.get_task_states(ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
-    indexes = list(range(len(arguments)))
-    results = ti.xcom_pull(task_ids=task_id, map_indexes=indexes)
-    failures = ti.xcom_pull(task_ids=task_id, map_indexes=indexes, key="failure")
-    # The state decides, for a task that was cleared may have left a result of its first time.
-    return [
-        judge(trial, states.get(f"{task_id}_{index}", "not started"), results[index], failures[index])
-        for index, trial in enumerate(arguments)
-    ]
+    states = await asyncio.to_thread(task_states, dag_id, run_id, task_ids=[task_id])
+    outcomes = []
+    for index, trial in enumerate(arguments):
+        # The state decides, for a task that was cleared may have left a result of its first time.
+        state = states.get(f"{task_id}_{index}", "not started")
+        key = "return_value" if state == "success" else "failure"
+        found = await aread_xcom(dag_id, run_id, task_id, key, index)
+        outcomes.append(judge(trial, state, found if state == "success" else None, found))
+    return outcomes
 
 
 def judge(arguments: Mapping[str, Any], state: str, result: Any, failure: Any) -> Trial:
@@ -141,15 +143,14 @@ def best(rounds: Sequence[Sequence[Trial]]) -> Trial:
     """The winner: the best trial of the last round that any trial survived.
 
     Raises:
-        AirflowFailException: no trial succeeded; the message has the cause of each.
+        TaskFailed: no trial succeeded; the message has the cause of each.
     """
     for trials in reversed(rounds):
         if ranking := ranked(trials):
             return ranking[0]
     causes = [f"trial {number}: {trial.error}" for number, trial in enumerate(rounds[0])]
-    raise AirflowFailException(
-        "no trial succeeded: " + ("; ".join(causes) or "none was started, see the tasks before")
-    )
+    why = "; ".join(causes) or "none was started, see the tasks before"
+    raise TaskFailed("trials_failed", f"no trial succeeded: {why}")
 
 
 def table(rounds: Sequence[Sequence[Trial]]) -> str:
@@ -181,13 +182,14 @@ def _varied(trials: Sequence[Trial]) -> list[str]:
     return [name for name in names if len({repr(each.get(name)) for each in params}) > 1]
 
 
-def record(client: MlflowClient, experiment: str, parent: str, text: str, tags: Mapping[str, Any]) -> None:
+async def record(
+    client: MlflowClient, experiment: str, parent: str, text: str, tags: Mapping[str, Any]
+) -> None:
     """Put the table and tags onto the MLflow run `parent`, under which the trials are nested."""
-    found = client.get_experiment_by_name(experiment)
+    found = await client.get_experiment_id(experiment)
     if found is None:
         return  # no trial got as far as MLflow
-    filter_string = f"tags.`trainyard.run_key` = '{parent}'"
-    for run in client.search_runs([found.experiment_id], filter_string=filter_string):
-        client.log_text(run.info.run_id, text, "sweep.md")
+    for run in await client.search_runs(found, f"tags.`{RUN_KEY_TAG}` = '{parent}'"):
+        await client.log_text(run, text, "sweep.md")
         for name, value in tags.items():
-            client.set_tag(run.info.run_id, f"trainyard.sweep_{name}", str(value))
+            await client.set_tag(run.run_id, f"{TAG_PREFIX}sweep_{name}", str(value))

@@ -22,11 +22,11 @@ def test_each_delivery_goes_where_the_sensor_looks() -> None:
         )
 
 
-def test_the_assets_are_reported_by_a_task_that_airflow_hears() -> None:
+def test_the_assets_are_reported_once_all_are_there() -> None:
     arrived = dag.get_task("arrived")
     assert arrived.upstream_task_ids == {"generate"}
     assert [asset.uri for asset in arrived.outlets] == [f"s3://incoming/{name}" for name in NAMES]
-    assert not getattr(arrived, "start_from_trigger", False)
+    assert arrived.start_from_trigger
 
 
 def test_it_comes_before_the_training() -> None:

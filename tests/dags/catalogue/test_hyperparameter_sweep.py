@@ -39,7 +39,7 @@ def test_the_winner_goes_on_under_its_own_run() -> None:
 
 def test_the_winner_is_registered_and_promotes_nothing() -> None:
     register = dag.get_task("winner.register_challenger")
-    assert register.op_args[1]["passed"] is False
+    assert register.arguments["decision"]["passed"] is False
     assert register.upstream_task_ids == {"winner.evaluate"}
     assert "notify" in register.downstream_task_ids
 

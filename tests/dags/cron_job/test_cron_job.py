@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 from aiohttp import web
 from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from api_server import status
 from kubernetes_asyncio.client import ApiClient, Configuration
@@ -130,7 +131,7 @@ class Trigger(CronJobTrigger):
 
         return LocalKube(self.request["namespace"])
 
-    async def push(self, xcoms: Mapping[str, Any]) -> None:
+    async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
         self.xcoms |= xcoms
 
 
@@ -143,6 +144,7 @@ def operator() -> RunCronJobOperator:
             cron_job="cleanup",
             env={"RETENTION_DAYS": "{{ params.days }}", "DRY_RUN": None},
             deadline=timedelta(seconds=1),
+            retries=2,
         )
 
 
@@ -154,7 +156,7 @@ def run(
     assert operator.start_trigger_args.trigger_cls == TRIGGER
     trigger = Trigger(**operator.start_trigger_args.trigger_kwargs)
     ti = SimpleNamespace(dag_id="maintenance", run_id="r", task_id="clean", map_index=-1, try_number=1)
-    ti.task = SimpleNamespace(retries=2, template_fields=(), template_ext=(), start_trigger_args=None)
+    ti.task = DagSerialization.from_dict(DagSerialization.to_dict(operator.dag)).get_task("clean")
     trigger.task_instance = ti
     trigger.render_template_fields({"ti": ti, "params": {"days": days}})
 

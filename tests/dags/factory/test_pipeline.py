@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,13 +12,15 @@ import pytest
 from airflow.sdk import DAG, Asset
 from airflow.sdk.definitions._internal.templater import create_template_env
 from airflow.sdk.definitions.param import ParamValidationError
-from airflow.sdk.exceptions import AirflowFailException
 from test_spec import LEAST
 from trainyard.alerts.callbacks import on_failure, on_success
 from trainyard.assets import DATE
 from trainyard.factory import pipeline as pipelines
 from trainyard.factory.spec import parse_spec
+from trainyard.failures import TaskFailed
+from trainyard.flow import day_of_data
 from trainyard.platform import Platform
+from trainyard.registry.tasks import gate
 
 EVALUATION = {"roc_auc": 0.91, "score": 0.91, "data_version": "0123456789ab", "mlflow_run_id": "r"}
 OF_THE_DAY = LEAST.replace("generator://customers?rows=100&seed=1", "file:///data/incoming/x/date={date}")
@@ -69,7 +72,7 @@ def test_a_release_comes_before_the_promotion(platform: Platform, more: str, cha
     for before, then in pairwise(chain):
         assert before in after(dag, then)
     # Skipped for a version that did not pass, which is promoted to challenger nevertheless.
-    assert dag.get_task("passed").ignore_downstream_trigger_rules is False
+    assert dag.get_task("passed").kind == "short_circuit"
     assert dag.get_task("promote").trigger_rule == "none_failed"
 
 
@@ -152,7 +155,7 @@ def test_data_of_the_day(platform: Platform) -> None:
     request = request_of(dag, "validate")
     assert request["dataset"] == f"file:///data/incoming/x/date={DATE}"
     assert request["step_params"]["date"] == DATE
-    assert dag.get_task("promote").op_kwargs["date"] == DATE
+    assert dag.get_task("promote").arguments["date"] == DATE
     assert "day_of_data" not in dag.task_ids
 
 
@@ -162,7 +165,7 @@ def test_what_a_delivery_starts_works_on_the_day_of_the_delivery(platform: Platf
     assert request_of(dag, "validate")["dataset"] == f"file:///data/incoming/x/date={day}"
     for task_id in ("validate", "preprocess", "features"):
         assert request_of(dag, task_id)["step_params"]["date"] == day
-    assert dag.get_task("promote").op_kwargs["date"].operator.task_id == "day_of_data"
+    assert dag.get_task("promote").arguments["date"].operator.task_id == "day_of_data"
     assert dag.get_task("day_of_data").downstream_task_ids >= {"validate", "promote"}
     assert "run_after" not in str([task.start_trigger_args for task in dag.tasks])
 
@@ -176,18 +179,16 @@ def test_what_a_delivery_starts_works_on_the_day_of_the_delivery(platform: Platf
         (None, {}, "2026-11-16"),
     ],
 )
-def test_the_day_of_a_delivery(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, events: dict[str, Any], day: str
-) -> None:
+def test_the_day_of_a_delivery(given: str | None, events: dict[str, Any], day: str) -> None:
     context = {
         "params": {"data_date": given},
         "triggering_asset_events": events,
         "dag_run": SimpleNamespace(run_after=datetime(2026, 11, 16, 2, tzinfo=UTC)),
     }
-    monkeypatch.setattr(pipelines, "get_current_context", lambda: context)
-    assert pipelines.day_of_data.function() == day
+    assert asyncio.run(day_of_data.function(context)) == day
 
 
 def test_the_gate_names_the_metrics_that_there_are() -> None:
-    with pytest.raises(AirflowFailException, match="no metric 'f1', only roc_auc, score; name one of those"):
-        pipelines.gate.function(EVALUATION, model="m", metric="f1", minimum=0, min_improvement=0)
+    with pytest.raises(TaskFailed, match="no metric 'f1', only roc_auc, score; name one of those") as failed:
+        asyncio.run(gate.function({}, EVALUATION, model="m", metric="f1", minimum=0, min_improvement=0))
+    assert (failed.value.cause, failed.value.retry) == ("bad_config", False)

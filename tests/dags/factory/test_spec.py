@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trainyard.factory.spec import Approval, Deploy, ModelSpec, parse_spec, schema
+from trainyard.factory.spec import ApprovalSettings, DeploySettings, ModelSpec, parse_spec, schema
 from trainyard.factory.yaml_document import DocumentError
 from trainyard.platform import Platform
 
@@ -83,14 +84,14 @@ timeout: 2d
     assert spec.registered_as == "cards"
     assert spec.train.resources["requests"] == {"cpu": "1", "memory": "1Gi"}
     assert spec.train.params["learning_rate"] == 0.001
-    assert spec.approval == Approval(timedelta(hours=2), ("anna", "2"))
-    assert (spec.deploy, spec.notify, spec.max_active_runs) == (Deploy(2), "always", 2)
+    assert spec.approval == ApprovalSettings(timedelta(hours=2), ("anna", "2"))
+    assert (spec.deploy, spec.notify, spec.max_active_runs) == (DeploySettings(2), "always", 2)
     assert spec.timeout == timedelta(days=2)
 
 
 def test_true_means_the_defaults() -> None:
     spec = parse(changed("approval: true\ndeploy: true"))
-    assert (spec.approval, spec.deploy) == (Approval(timedelta(hours=8), ()), Deploy(1))
+    assert (spec.approval, spec.deploy) == (ApprovalSettings(timedelta(hours=8), ()), DeploySettings(1))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,8 @@ def test_a_bad_line_is_named_with_its_place_and_cure(line: str, expected: str) -
             "{pool: spot, resources: {requests: {cpu: 0}}}",
             "train.resources.requests.cpu: 0 is not more than 0",
         ),
-        ("{gpus: 1}", "3:1 train: pool is missing; add train.pool, a GPU pool of the platform"),
+        ("{pool: [spot]}", "3:9 train.pool: expected text or a whole number or null, got a list"),
+        ("{escalate_to: 7}", "3:9 train.escalate_to: no GPU pool '7'"),
     ],
 )
 def test_what_is_wrong_with_training_is_named(train: str, expected: str) -> None:
@@ -224,12 +226,48 @@ def test_numbers_of_the_schema_have_both_bounds() -> None:
 
 
 def test_a_platform_without_gpus_says_so(platform: Platform) -> None:
-    from dataclasses import replace
-
     with pytest.raises(DocumentError, match="choose one of: none, or add it to `gpuPools`"):
         parse_spec(LEAST, "churn", replace(platform, pools={}))
     cpu = parse_spec(LEAST.replace("pool: ondemand", "pool: null"), "churn", replace(platform, pools={}))
     assert cpu.train.pool is None
+
+
+def pools(platform: Platform, *names: str, spot: str = "") -> Platform:
+    """The platform with other pools; the default pool is the first, as the chart has it."""
+    one = platform.pools["ondemand"]
+    known = {name: replace(one, name=name, spot=name == spot) for name in names}
+    default = names[0] if names else None
+    return replace(platform, pools=known, default_pool=default, default_spot_pool=spot or default)
+
+
+@pytest.mark.parametrize(
+    ("train", "names", "spot", "expected"),
+    [
+        ("{}", ["a100"], "", "a100"),
+        ("{pool: default}", ["100", "4090"], "", "100"),
+        ("{pool: 4090}", ["100", "4090"], "", "4090"),
+        ("{pool: default-spot}", ["100", "4090"], "4090", "4090"),
+        ("{pool: default-spot}", ["a100"], "", "a100"),
+        ("{pool: default}", ["a100", "default"], "", "default"),
+        ("{}", [], "", None),
+        ("{pool: default-spot, escalate_to: default, fallback: cpu, gpus: 2}", [], "", None),
+        ("{pool: null}", ["a100"], "", None),
+    ],
+)
+def test_a_pool_is_named_by_a_word_or_its_name(
+    platform: Platform, train: str, names: list[str], spot: str, expected: str | None
+) -> None:
+    text = LEAST.replace("{pool: ondemand}", train)
+    found = parse_spec(text, "churn", pools(platform, *names, spot=spot)).train
+    assert found.pool == expected
+    if expected is None:
+        assert (found.gpus, found.fallback, found.escalate_to) == (1, None, None)
+
+
+def test_what_is_resumed_elsewhere_goes_to_the_default_pool(platform: Platform) -> None:
+    text = LEAST.replace("{pool: ondemand}", "{pool: default-spot, escalate_to: default}")
+    train = parse_spec(text, "churn", platform).train
+    assert (train.pool, train.escalate_to) == ("spot", "ondemand")
 
 
 def test_the_schema_has_the_bounds_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,17 @@ from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 from airflow.sdk.serde import deserialize, serialize
 from airflow.serialization.serialized_objects import DagSerialization
 from trainyard.registry.approval import (
-    Approval,
+    ApprovalAnswer,
     PromotionApproval,
     approval_task,
     audit_tags,
     overruled,
     read_approval,
 )
-from trainyard.registry.client import Gate
+from trainyard.registry.client import GateDecision
 
 AT = datetime(2026, 11, 21, 13, 0, 1, 5, tzinfo=UTC)
-GATE = Gate(True, "0.95 is better", 0.95, 0.9, "7")
+GATE = GateDecision(True, "0.95 is better", 0.95, 0.9, "7")
 
 
 def event(option: str, user: dict[str, str] | None = None) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def dag() -> DAG:
     return dag
 
 
-def answer(dag: DAG, what: dict[str, Any]) -> tuple[Approval | None, list[str]]:
+def answer(dag: DAG, what: dict[str, Any]) -> tuple[ApprovalAnswer | None, list[str]]:
     """The approval as a later task reads it, through XCom, and the ids of the tasks that get skipped."""
     xcoms: dict[str, Any] = {}
     ti = SimpleNamespace(map_index=-1, xcom_push=lambda key, value: xcoms.update({key: value}))
@@ -93,7 +93,7 @@ def test_without_approvers_everybody_may_answer(dag: DAG) -> None:
 
 def test_an_approval_skips_nothing(dag: DAG) -> None:
     approval, skipped = answer(dag, event("Approve", {"id": "1", "name": "ada"}))
-    assert approval == Approval(True, "ada", "2026-11-21T13:00:01+00:00")
+    assert approval == ApprovalAnswer(True, "ada", "2026-11-21T13:00:01+00:00")
     assert skipped == []
     assert overruled(GATE, approval) == GATE
 
@@ -126,7 +126,7 @@ def test_a_promotion_leaves_who_what_and_against_which_metrics() -> None:
     run = SimpleNamespace(dag_id="d", run_id="r", triggering_user_name="ada", run_type="manual")
     evaluation = {"f1_macro": 0.95, "rows": 9, "data_version": "abc", "git_commit": "def", "model_uri": "m"}
     tags = audit_tags(
-        {"dag_run": run}, evaluation=evaluation, gate=GATE, approval=Approval(True, "bob", "now")
+        {"dag_run": run}, evaluation=evaluation, gate=GATE, approval=ApprovalAnswer(True, "bob", "now")
     )
     assert tags == {
         "f1_macro": 0.95,

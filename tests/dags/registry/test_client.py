@@ -1,66 +1,17 @@
-"""Gate and promotion against a real MLflow registry (its SQL store, as on the server)."""
+"""Gate and promotion against a real MLflow server."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
-from mlflow import MlflowClient
-from trainyard.factory import pipeline as pipelines
+from registered_models import aliases_of, ask, champion_of, promote, run, trained
+from trainyard.mlflow_client import MlflowClient
 from trainyard.registry import client as registry
-from trainyard.registry.client import Champion, Gate, champion_of, decide, promote
-
-MODEL = "digits"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    # Making the tables takes seconds, so the tests share the database and have a model each.
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture
-def model(request: pytest.FixtureRequest) -> str:
-    return request.node.name
-
-
-@pytest.fixture
-def client(store: str) -> MlflowClient:
-    return registry.connect(store)
-
-
-def trained(client: MlflowClient, tmp_path: Path, f1: float) -> dict[str, str]:
-    """A finished run with a logged model, as the trainer leaves it."""
-    found = client.get_experiment_by_name("tests")
-    experiment = found.experiment_id if found else client.create_experiment("tests", str(tmp_path))
-    run_id = client.create_run(experiment).info.run_id
-    client.log_metric(run_id, "f1_macro", f1)
-    logged = client.create_logged_model(experiment, name="model", source_run_id=run_id)
-    client.finalize_logged_model(logged.model_id, "READY")
-    return {"model_uri": f"models:/{logged.model_id}", "run_id": run_id}
-
-
-def run(
-    client: MlflowClient,
-    tmp_path: Path,
-    model: str,
-    key: str,
-    f1: float,
-    about: dict[str, str] | None = None,
-) -> Any:
-    """Gate and promotion of a new model, or of the one that `about` tells of."""
-    about = about or trained(client, tmp_path, f1)
-    champion = champion_of(client, model, "f1_macro")
-    gate = decide(f1, champion, minimum=0.9, min_improvement=0.005)
-    tags = {"f1_macro": f1, "git_commit": "abc", "nothing": None}
-    return promote(client, model=model, run_key=key, gate=gate, tags=tags, **about)
-
-
-def aliases_of(client: MlflowClient, model: str) -> dict[str, int]:
-    return {alias: int(version) for alias, version in client.get_registered_model(model).aliases.items()}
+from trainyard.registry.client import Champion, GateDecision, decide
 
 
 @pytest.mark.parametrize(
@@ -82,12 +33,12 @@ def test_the_gate(metric: float, champion: float | None, passed: bool, reason: s
     assert reason in gate.reason
 
 
-def test_a_missing_champion_is_a_first_run(client: MlflowClient, model: str) -> None:
+def test_a_missing_champion_is_a_first_run(client: mlflow.MlflowClient, model: str) -> None:
     assert champion_of(client, model, "f1_macro", {"version": "1", "f1_macro": 0.9}) is None
 
 
-def test_better_replaces_and_no_better_challenges(client: MlflowClient, model: str, tmp_path: Path) -> None:
-    promotions = [run(client, tmp_path, model, f"k{i}", f1) for i, f1 in enumerate((0.95, 0.952, 0.97))]
+def test_better_replaces_and_no_better_challenges(client: mlflow.MlflowClient, model: str) -> None:
+    promotions = [run(client, model, f"k{i}", f1) for i, f1 in enumerate((0.95, 0.952, 0.97))]
     assert [p.alias for p in promotions] == ["champion", "challenger", "champion"]
     assert aliases_of(client, model) == {"champion": 3, "challenger": 2}
     before, now = (client.get_model_version(model, number) for number in ("1", "3"))
@@ -99,21 +50,19 @@ def test_better_replaces_and_no_better_challenges(client: MlflowClient, model: s
     assert {"trainyard.reason", "trainyard.decided_at", "trainyard.f1_macro"} <= set(now.tags)
 
 
-def test_a_repeated_run_keeps_its_version_and_its_alias(
-    client: MlflowClient, model: str, tmp_path: Path
-) -> None:
-    about = trained(client, tmp_path, 0.95)
-    first = run(client, tmp_path, model, "k", 0.95, about)
-    again = run(client, tmp_path, model, "k", 0.95, about)  # its gate sees the champion that it is itself
+def test_a_repeated_run_keeps_its_version_and_its_alias(client: mlflow.MlflowClient, model: str) -> None:
+    about = trained(client, 0.95)
+    first = run(client, model, "k", 0.95, about)
+    again = run(client, model, "k", 0.95, about)  # its gate sees the champion that it is itself
     assert (again.version, again.alias) == (first.version, "champion")
     assert len(client.search_model_versions(f"name = '{model}'")) == 1
 
 
 def test_a_cleared_run_with_another_model_has_another_version(
-    client: MlflowClient, model: str, tmp_path: Path
+    client: mlflow.MlflowClient, model: str
 ) -> None:
-    first, second = trained(client, tmp_path, 0.95), trained(client, tmp_path, 0.97)
-    promotions = [run(client, tmp_path, model, "k", f1, it) for f1, it in ((0.95, first), (0.97, second))]
+    first, second = trained(client, 0.95), trained(client, 0.97)
+    promotions = [run(client, model, "k", f1, it) for f1, it in ((0.95, first), (0.97, second))]
     assert [(one.version, one.moved) for one in promotions] == [("1", True), ("2", True)]
     versions = [client.get_model_version(model, number) for number in ("1", "2")]
     ids = [about["model_uri"].removeprefix("models:/") for about in (first, second)]
@@ -122,28 +71,34 @@ def test_a_cleared_run_with_another_model_has_another_version(
     told = [(version.tags["trainyard.f1_macro"], version.tags["trainyard.run_key"]) for version in versions]
     assert told == [("0.95", "k"), ("0.97", "k")]
     for number, about in (("1", first), ("2", second)):
-        again = registry.register(client, model=model, run_key="k", **about)
+        again = ask(client, registry.register, model=model, run_key="k", **about)
         assert str(again.version) == number, "each model keeps its own"
 
 
-def test_an_artifact_of_a_run_is_registered_once(client: MlflowClient, model: str, tmp_path: Path) -> None:
-    run_id = trained(client, tmp_path, 0.95)["run_id"]
+def test_an_artifact_of_a_run_is_registered_once(client: mlflow.MlflowClient, model: str) -> None:
+    run_id = trained(client, 0.95)["run_id"]
     about = {"model": model, "run_id": run_id, "run_key": "k"}
     paths = ("model", "model", "other")
-    numbers = [registry.register(client, model_uri=f"runs:/{run_id}/{p}", **about).version for p in paths]
+    numbers = [
+        ask(client, registry.register, model_uri=f"runs:/{run_id}/{p}", **about).version for p in paths
+    ]
     assert [int(number) for number in numbers] == [1, 1, 2]
 
 
-def test_registrations_at_once_leave_one_version(client: MlflowClient, model: str, tmp_path: Path) -> None:
-    about = trained(client, tmp_path, 0.95)
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(registry.register, client, model=model, run_key="k", **about) for _ in range(4)]
-    assert len({str(job.result().version) for job in jobs}) == 1
+def test_registrations_at_once_leave_one_version(client: mlflow.MlflowClient, model: str) -> None:
+    about = trained(client, 0.95)
+
+    async def four_at_once(ours: MlflowClient) -> Any:
+        return await asyncio.gather(
+            *(registry.register(ours, model=model, run_key="k", **about) for _ in range(4))
+        )
+
+    assert len({each.version for each in ask(client, four_at_once)}) == 1
     assert len(client.search_model_versions(f"name = '{model}'")) == 1
 
 
-def test_a_champion_without_the_metric_is_named(client: MlflowClient, model: str, tmp_path: Path) -> None:
-    run(client, tmp_path, model, "k", 0.95)
+def test_a_champion_without_the_metric_is_named(client: mlflow.MlflowClient, model: str) -> None:
+    run(client, model, "k", 0.95)
     with pytest.raises(ValueError, match=r"champion .* has no metric 'auc'"):
         champion_of(client, model, "auc", {"version": "1", "f1_macro": 0.9})
     assert champion_of(client, model, "auc", {"version": "1", "auc": 0.8}) == Champion("1", 0.8)
@@ -160,32 +115,19 @@ def test_a_champion_without_the_metric_is_named(client: MlflowClient, model: str
     ],
 )
 def test_a_champion_that_was_not_evaluated_has_its_own_score(
-    client: MlflowClient, model: str, tmp_path: Path, evaluated: Any, because: str
+    client: mlflow.MlflowClient, model: str, evaluated: Any, because: str
 ) -> None:
-    run(client, tmp_path, model, "first", 0.92)
-    run(client, tmp_path, model, "second", 0.95)
+    run(client, model, "first", 0.92)
+    run(client, model, "second", 0.95)
     champion = champion_of(client, model, "f1_macro", evaluated)
     assert champion == Champion("2", 0.95, f"on its own test set, because {because}")
     gate = decide(0.97, champion, minimum=0, min_improvement=0)
     assert gate.reason.endswith(f"; v2 was measured on its own test set, because {because}")
 
 
-def test_the_gate_compares_on_the_data_of_the_evaluation(
-    client: MlflowClient, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(client, tmp_path, model, "k", 0.95)
-    monkeypatch.setattr(registry, "connect", lambda uri: client)
-    harder = {"f1_macro": 0.91, "champion": {"version": "1", "score": 0.85, "f1_macro": 0.85}}
-    decision = pipelines.gate.function(
-        harder, model=model, metric="f1_macro", minimum="0.9", min_improvement="0.005"
-    )
-    assert decision["passed"] and decision["reason"].endswith("v1 was measured on the same data")
-    assert (decision["champion_metric"], decision["champion_version"]) == (0.85, "1")
-
-
 def test_the_decision_survives_xcom() -> None:
     gate = decide(0.95, Champion("1", 0.9), minimum=0.9, min_improvement=0.0)
-    assert Gate(**vars(gate)) == gate
+    assert GateDecision(**vars(gate)) == gate
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), None, "0.97", True])
@@ -193,7 +135,7 @@ def test_what_is_no_score_never_passes_a_gate(score: Any) -> None:
     with pytest.raises(ValueError, match=r"model's score is .*not a finite number"):
         decide(score, None, minimum=0.9, min_improvement=0.0)
     with pytest.raises(ValueError, match="not a finite number"):
-        Gate(True, "as it came from XCom", score, None)
+        GateDecision(True, "as it came from XCom", score, None)
 
 
 def test_a_champion_with_nan_says_how_to_get_rid_of_it() -> None:
@@ -201,12 +143,10 @@ def test_a_champion_with_nan_says_how_to_get_rid_of_it() -> None:
         decide(0.95, Champion("1", float("nan")), minimum=0.9, min_improvement=0.0)
 
 
-def test_a_candidate_is_registered_first_and_promoted_later(
-    client: MlflowClient, model: str, tmp_path: Path
-) -> None:
-    about = trained(client, tmp_path, 0.95)
-    candidate = registry.register(client, model=model, run_key="k", tags={"commit": "abc"}, **about)
-    assert registry.find_alias(client, model, "champion") is None
+def test_a_candidate_is_registered_first_and_promoted_later(client: mlflow.MlflowClient, model: str) -> None:
+    about = trained(client, 0.95)
+    candidate = ask(client, registry.register, model=model, run_key="k", tags={"commit": "abc"}, **about)
+    assert ask(client, registry.find_alias, model, "champion") is None
     promoted = promote(
         client,
         model=model,
@@ -220,22 +160,22 @@ def test_a_candidate_is_registered_first_and_promoted_later(
     assert (tags["trainyard.commit"], tags["trainyard.approved_by"]) == ("abc", "ada")
 
 
-def test_only_a_new_champion_counts_as_moved(client: MlflowClient, model: str, tmp_path: Path) -> None:
-    models = {key: trained(client, tmp_path, 0.95) for key in "ab"}
-    promotions = [run(client, tmp_path, model, key, 0.95, models[key]) for key in "aab"]
+def test_only_a_new_champion_counts_as_moved(client: mlflow.MlflowClient, model: str) -> None:
+    models = {key: trained(client, 0.95) for key in "ab"}
+    promotions = [run(client, model, key, 0.95, models[key]) for key in "aab"]
     assert [p.moved for p in promotions] == [True, False, False]
 
 
 def test_a_challenger_that_wins_later_is_no_challenger_any_more(
-    client: MlflowClient, model: str, tmp_path: Path
+    client: mlflow.MlflowClient, model: str
 ) -> None:
     scores = {"a": 0.95, "b": 0.952, "c": 0.96}
-    models = {key: trained(client, tmp_path, f1) for key, f1 in scores.items()}
+    models = {key: trained(client, f1) for key, f1 in scores.items()}
     for key, f1 in scores.items():
-        run(client, tmp_path, model, key, f1, models[key])
-    won = Gate(True, "approved", 0.952, 0.96, "3")
+        run(client, model, key, f1, models[key])
+    won = GateDecision(True, "approved", 0.952, 0.96, "3")
     assert promote(client, model=model, run_key="b", gate=won, tags={}, **models["b"]).alias == "champion"
-    back = Gate(True, "rolled back", 0.96, 0.952, "2")
+    back = GateDecision(True, "rolled back", 0.96, 0.952, "2")
     assert promote(client, model=model, run_key="c", gate=back, tags={}, **models["c"]).version == "3"
     assert aliases_of(client, model) == {"champion": 3}
     assert client.get_model_version(model, "2").tags["trainyard.replaced_by"] == "3"
@@ -246,15 +186,15 @@ def test_a_challenger_that_wins_later_is_no_challenger_any_more(
     ("first", "compared"), [(0.92, "v1"), (None, "no champion")], ids=["another", "none"]
 )
 def test_a_verdict_on_another_champion_than_that_of_now_is_obsolete(
-    client: MlflowClient, model: str, tmp_path: Path, first: float | None, compared: str
+    client: mlflow.MlflowClient, model: str, first: float | None, compared: str
 ) -> None:
     if first:
-        run(client, tmp_path, model, "first", first)
-    slow = trained(client, tmp_path, 0.95)
+        run(client, model, "first", first)
+    slow = trained(client, 0.95)
     gate = decide(0.95, champion_of(client, model, "f1_macro"), minimum=0.9, min_improvement=0.005)
     assert gate.passed
-    mine = registry.register(client, model=model, run_key="slow", **slow)
-    better = run(client, tmp_path, model, "fast", 0.99)  # while a person thinks about the slow one
+    mine = ask(client, registry.register, model=model, run_key="slow", **slow)
+    better = run(client, model, "fast", 0.99)  # while a person thinks about the slow one
     late = promote(client, model=model, run_key="slow", gate=gate, tags={}, **slow)
     assert (late.version, late.alias, late.moved) == (str(mine.version), "challenger", False)
     expected = f"v{better.version} became champion after v{mine.version} was compared with {compared}; "
@@ -266,50 +206,34 @@ def test_a_verdict_on_another_champion_than_that_of_now_is_obsolete(
     assert promote(client, model=model, run_key="slow", gate=gate, tags={}, **slow) == late
 
 
-def test_an_obsolete_verdict_releases_nothing(
-    client: MlflowClient, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "connect", lambda uri: client)
-    slow = trained(client, tmp_path, 0.95)
-    gate = vars(decide(0.95, champion_of(client, model, "f1_macro"), minimum=0.9, min_improvement=0.005))
-    registered = registry.register(client, model=model, run_key="slow", **slow)
-    version = {"model": model, "version": str(registered.version)}
-    assert pipelines.passed.function(gate, version) is True
-    assert pipelines.passed.function({**gate, "passed": False}, version) is False
-    run(client, tmp_path, model, "fast", 0.99)
-    assert pipelines.passed.function(gate, version) is False
-
-
-def test_a_promotion_that_is_tried_again_holds(client: MlflowClient, model: str, tmp_path: Path) -> None:
-    run(client, tmp_path, model, "first", 0.92)
-    about = trained(client, tmp_path, 0.95)
+def test_a_promotion_that_is_tried_again_holds(client: mlflow.MlflowClient, model: str) -> None:
+    run(client, model, "first", 0.92)
+    about = trained(client, 0.95)
     gate = decide(0.95, Champion("1", 0.92), minimum=0.9, min_improvement=0.005)
     tries = [promote(client, model=model, run_key="k", gate=gate, tags={}, **about) for _ in range(2)]
     assert [(one.alias, one.moved) for one in tries] == [("champion", True), ("champion", False)]
     assert tries[0].reason == tries[1].reason == gate.reason
 
 
-def test_a_champion_that_lost_its_alias_is_in_nobodys_way(
-    client: MlflowClient, model: str, tmp_path: Path
-) -> None:
-    run(client, tmp_path, model, "first", 0.92)
+def test_a_champion_that_lost_its_alias_is_in_nobodys_way(client: mlflow.MlflowClient, model: str) -> None:
+    run(client, model, "first", 0.92)
     client.delete_registered_model_alias(model, "champion")
     gate = decide(0.95, Champion("1", 0.92), minimum=0.9, min_improvement=0.005)
-    about = trained(client, tmp_path, 0.95)
+    about = trained(client, 0.95)
     assert promote(client, model=model, run_key="k", gate=gate, tags={}, **about).alias == "champion"
 
 
-def test_a_version_put_into_service_by_hand_becomes_champion(
-    client: MlflowClient, tmp_path: Path, model: str
-) -> None:
-    run(client, tmp_path, model, "first", 0.92)
-    run(client, tmp_path, model, "second", 0.95)
-    back = registry.appoint(client, model=model, version="1", reason="rolled back", tags={"by": "ann"})
+def test_a_version_put_into_service_by_hand_becomes_champion(client: mlflow.MlflowClient, model: str) -> None:
+    run(client, model, "first", 0.92)
+    run(client, model, "second", 0.95)
+    back = ask(
+        client, registry.make_champion, model=model, version="1", reason="rolled back", tags={"by": "ann"}
+    )
     assert (back.version, back.alias, back.moved) == ("1", "champion", True)
     versions = {version: client.get_model_version(model, version) for version in ("1", "2")}
     assert str(client.get_model_version_by_alias(model, "champion").version) == "1"
     assert versions["1"].tags["trainyard.by"] == "ann"
     assert "trainyard.champion_until" not in versions["1"].tags
     assert versions["2"].tags["trainyard.replaced_by"] == "1"
-    again = registry.appoint(client, model=model, version="1", reason="again", tags={})
+    again = ask(client, registry.make_champion, model=model, version="1", reason="again", tags={})
     assert not again.moved

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from trainyard import mlflow_client
 from trainyard.failures import Cause
-from trainyard.serving import http as serving_http
 from trainyard.serving.http import ModelServer, NoAnswer, resolve_version
 from trainyard.serving.manifests import DeployFailed
 
-FOUND: dict[str, Any] = {"model_version": {"version": "3"}}
+FOUND: dict[str, Any] = {"model_version": {"name": "fraud", "version": "3"}}
 QUOTED = "the upstream said HTTP 400 and HTTP 404"
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_http, "MLFLOW_PATIENCE_SECONDS", 10)
-    monkeypatch.setattr(serving_http, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(mlflow_client, "PATIENCE_SECONDS", 10)
+    monkeypatch.setattr(mlflow_client, "FIRST_PAUSE_SECONDS", 0)
 
 
 def asked(answers: list[tuple[int, Any]], ask: Callable[[str], Awaitable[Any]]) -> tuple[Any, int]:
@@ -64,7 +64,7 @@ def test_what_mlflow_does_not_have_is_final(status: int) -> None:
 
 
 def test_a_registry_that_never_answers_is_a_temporary_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_http, "MLFLOW_PATIENCE_SECONDS", -1)
+    monkeypatch.setattr(mlflow_client, "PATIENCE_SECONDS", -1)
     failed, _ = resolved((429, QUOTED))
     assert (failed.cause, failed.retry) == (Cause.TEMPORARY, True)
 

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import trainyard_contract
 from trainyard.naming import TaskIdentity
-from trainyard.platform import Platform, PlatformError
+from trainyard.platform import Platform, PlatformError, Volume
 from trainyard.training.attempt import Attempt
 from trainyard.training.pod import RESULT_PATH, RequestError, TrainingRequest, build_pod
 
@@ -236,3 +236,23 @@ def test_an_unknown_pool_is_refused(
 ) -> None:
     with pytest.raises(PlatformError, match=r"no GPU pool 'tpu' .*ondemand, spot"):
         build_pod(platform, replace(request_for_train, gpu_pool="tpu"), identity)
+
+
+def test_further_volumes_are_mounted_to_be_written(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    more = {"Pre-trained models": Volume("pretrained", "/models"), "cache": Volume("cache", "/cache")}
+    training = replace(platform.training, more_volumes=more)
+    pod = build_pod(replace(platform, training=training), request_for_train, identity)
+    kubernetes_validate.validate(pod, "1.33", strict=True)
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    mounted = {
+        claims[mount["name"]]: mount["mountPath"]
+        for mount in pod["spec"]["containers"][0]["volumeMounts"]
+        if mount["name"] in claims and not mount.get("readOnly")
+    }
+    assert mounted == {"checkpoints": "/checkpoints", "pretrained": "/models", "cache": "/cache"}

@@ -46,7 +46,7 @@ class CountTrigger(TriggererTask):
     async def abandon(self) -> None:
         self.xcoms["abandoned"] = True
 
-    async def push(self, xcoms: Mapping[str, Any]) -> None:
+    async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
         self.xcoms |= xcoms
 
 
@@ -58,9 +58,9 @@ def ended(rows: Any, retries: int = 3) -> tuple[TriggerEvent, dict[str, Any]]:
     """The one event that a task with this argument ends with, and its XComs."""
     trigger = CountTrigger({"rows": rows})
     ti = instance()
-    ti.task = SimpleNamespace(
-        retries=retries, template_fields=("rows",), template_ext=(), start_trigger_args=None
-    )
+    with DAG("d", schedule=None) as dag:
+        CountOperator(task_id="count", rows=rows if isinstance(rows, str) else 0, retries=retries)
+    ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("count")
     trigger.task_instance = ti
     trigger.render_template_fields({"ti": ti, "params": {"rows": 7}})
 

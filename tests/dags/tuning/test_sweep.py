@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
-from trainyard.registry import client as registry
+from airflow.sdk.execution_time import comms, task_runner
+from trainyard.failures import TaskFailed
+from trainyard.mlflow_client import MlflowClient
 from trainyard.tuning import sweep
 from trainyard.tuning.sweep import Rung, Trial
 
@@ -65,31 +67,39 @@ def test_keys_of_a_long_run_id_stay_apart() -> None:
     assert len(keys) == 20 and all(len(key) <= 120 for key in keys)
 
 
-class FinishedRun:
-    """The task instance of a task after the training: trial 1 failed, trial 2 has the better score.
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run after the training: trial 1 failed, trial 2 has the better score.
 
-    The real one asks Airflow's API, for which the end-to-end tests have a cluster.
+    Airflow's supervisor answers; triggerer/test_in_airflow.py asks the real one.
     """
+    failure = {"cause": "bad_config", "message": "learning_rate is 99\nuse 0 to 10"}
+    # Trial 1 has a result as well: from its first time, before it was cleared.
+    results = [{"score": 0.8}, {"score": 0.99}, {"score": 0.9}]
 
-    dag_id, run_id = "sweep", "r"
+    class Supervisor:
+        def send(self, request: Any) -> Any:
+            assert (request.dag_id, request.task_ids, request.run_ids) == ("sweep", ["rung_1.train"], ["r"])
+            states = {f"rung_1.train_{i}": "failed" if i == 1 else "success" for i in range(3)}
+            return comms.TaskStatesResult(task_states={"r": states})
 
-    def get_task_states(self, dag_id: str, *, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
-        assert (dag_id, task_ids, run_ids) == ("sweep", ["rung_1.train"], ["r"])
-        return {"r": {f"rung_1.train_{i}": "failed" if i == 1 else "success" for i in range(3)}}
+        async def asend(self, request: Any) -> Any:
+            assert (request.dag_id, request.run_id, request.task_id) == ("sweep", "r", "rung_1.train")
+            values = {"return_value": results, "failure": [None, failure, None]}[request.key]
+            return comms.XComResult(key=request.key, value=values[request.map_index])
 
-    def xcom_pull(self, *, task_ids: str, map_indexes: list[int], key: str = "return_value") -> list[Any]:
-        failure = {"cause": "bad_config", "message": "learning_rate is 99\nuse 0 to 10"}
-        # What trial 1 left when it succeeded, before it was cleared.
-        results = [{"score": 0.8}, {"score": 0.99}, {"score": 0.9}]
-        values = {"return_value": results, "failure": [None, failure, None]}[key]
-        return [values[index] for index in map_indexes]
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(), raising=False)
 
 
-def test_the_state_decides_and_a_failed_trial_has_its_cause() -> None:
-    outcomes = sweep.collect(FinishedRun(), "rung_1.train", trials())
+def collected(task_id: str, arguments: list[dict[str, Any]]) -> list[Trial]:
+    return asyncio.run(sweep.collect("sweep", "r", task_id, arguments))
+
+
+def test_the_state_decides_and_a_failed_trial_has_its_cause(finished: None) -> None:
+    outcomes = collected("rung_1.train", trials())
     assert [trial.error for trial in outcomes] == ["", "bad_config: learning_rate is 99\nuse 0 to 10", ""]
     assert [trial.key for trial in sweep.ranked(outcomes)] == ["sweep__r__trial-2", "sweep__r__trial-0"]
-    assert sweep.collect(FinishedRun(), "rung_2.train", []) == []
+    assert collected("rung_2.train", []) == []
 
 
 def test_a_score_of_nan_never_wins() -> None:
@@ -112,14 +122,14 @@ def test_the_winner_comes_from_the_last_round_that_was_survived() -> None:
 
 def test_when_all_trials_failed_all_causes_are_listed() -> None:
     outcomes = [Trial(arguments, error=f"oom: {i} GiB") for i, arguments in enumerate(trials(2))]
-    with pytest.raises(AirflowFailException, match="trial 0: oom: 0 GiB; trial 1: oom: 1 GiB"):
+    with pytest.raises(TaskFailed, match="trial 0: oom: 0 GiB; trial 1: oom: 1 GiB"):
         sweep.best([outcomes, []])
-    with pytest.raises(AirflowFailException, match="none was started"):
+    with pytest.raises(TaskFailed, match="none was started"):
         sweep.best([[]])
 
 
-def test_the_table_shows_what_differs_and_the_best_first() -> None:
-    outcomes = sweep.collect(FinishedRun(), "rung_1.train", trials())
+def test_the_table_shows_what_differs_and_the_best_first(finished: None) -> None:
+    outcomes = collected("rung_1.train", trials())
     lines = sweep.table(
         [outcomes, [Trial(sweep.until(trials()[2], Rung(1, 3)), {"score": 0.95})]]
     ).splitlines()
@@ -133,11 +143,16 @@ def test_the_table_shows_what_differs_and_the_best_first() -> None:
     assert sweep.table([[]]).startswith("| trial | round")
 
 
-def test_the_table_lands_on_the_parent_run(tmp_path: Path) -> None:
-    client = registry.connect(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.create_experiment("sweep", (tmp_path / "artifacts").as_uri())
-    run = client.create_run(experiment, tags={"trainyard.run_key": "sweep__r"}).info.run_id
-    sweep.record(client, "sweep", "sweep__r", "| trial |", {"trials": 3})
-    assert client.get_run(run).data.tags["trainyard.sweep_trials"] == "3"
-    assert [file.path for file in client.list_artifacts(run)] == ["sweep.md"]
-    sweep.record(client, "never trained", "k", "", {})
+def test_the_table_lands_on_the_parent_run(mlflow_uri: str) -> None:
+    witness = mlflow.MlflowClient(mlflow_uri, mlflow_uri)
+    experiment = witness.create_experiment("sweep")
+    run = witness.create_run(experiment, tags={"trainyard.run_key": "sweep__r"}).info.run_id
+
+    async def record() -> None:
+        async with MlflowClient(mlflow_uri) as client:
+            await sweep.record(client, "sweep", "sweep__r", "| trial |", {"trials": 3})
+            await sweep.record(client, "never trained", "k", "", {})
+
+    asyncio.run(record())
+    assert witness.get_run(run).data.tags["trainyard.sweep_trials"] == "3"
+    assert [file.path for file in witness.list_artifacts(run)] == ["sweep.md"]

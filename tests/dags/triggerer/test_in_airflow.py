@@ -1,0 +1,139 @@
+"""Control tasks in a real Airflow: its scheduling, its triggerer and its database, with a real MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+HERE = Path(__file__).parent / "airflow"
+ROOT = Path(__file__).parents[3]
+PLATFORM_FILE = ROOT / "tests/dags/platform.json"
+MODEL = "in-airflow"
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("airflow")
+
+
+@pytest.fixture(scope="module")
+def database(logs: Path, mlflow_uri: str) -> dict[str, Any]:
+    """What Airflow's database has after the runs of airflow/dags."""
+    platform = json.loads(PLATFORM_FILE.read_text())
+    platform["training"]["trackingUri"] = mlflow_uri
+    (logs / "platform.json").write_text(json.dumps(platform))
+    env = {
+        **os.environ,
+        "AIRFLOW_HOME": str(logs),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # no event starts a DAG that is paused
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{logs}/airflow.db",
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "dags", ROOT / "images/airflow"))),
+        "TRAINYARD_PLATFORM": str(logs / "platform.json"),
+    }
+    conf = {"evaluation": evaluation(mlflow_uri), "model": MODEL}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "run.py"), json.dumps(conf)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    found: dict[str, Any] = json.loads((logs / "found.json").read_text())
+    return found
+
+
+def evaluation(uri: str) -> dict[str, Any]:
+    """What `evaluate` returns of a trained model."""
+    client = mlflow.MlflowClient(uri, uri)
+    experiment = client.create_experiment(MODEL)
+    run_id = client.create_run(experiment).info.run_id
+    logged = client.create_logged_model(experiment, name="model", source_run_id=run_id)
+    client.finalize_logged_model(logged.model_id, "READY")
+    return {"f1": 0.9, "model_uri": f"models:/{logged.model_id}", "mlflow_run_id": run_id}
+
+
+@pytest.fixture
+def states(database: dict[str, Any]) -> dict[str, str]:
+    """The states of the tasks that are not mapped."""
+    return {task: state for _, task, index, state, *_ in database["states"] if index == -1}
+
+
+@pytest.fixture
+def xcoms(database: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    return {(task, key): value for task, key, value in database["xcoms"]}
+
+
+def test_a_result_is_one_xcom_and_each_of_its_keys(states: Any, xcoms: dict[tuple[str, str], Any]) -> None:
+    assert states["gate"] == states["register"] == states["notify"] == "success"
+    assert xcoms["gate", "return_value"]["passed"] is xcoms["gate", "passed"] is True
+    assert xcoms["register", "return_value"] == {"model": MODEL, "version": "1"}
+    assert xcoms["notify", "return_value"].startswith(f"{MODEL} v1 is now champion: 0.9000 reaches")
+    assert ("arrived", "return_value") not in xcoms, "a task that returns nothing leaves nothing"
+
+
+def test_a_branch_skips_the_groups_that_it_does_not_name(states: dict[str, str]) -> None:
+    assert {task: states[task] for task in ("route", "good.promote", "bad.never", "bad.after_never")} == {
+        "route": "success",
+        "good.promote": "success",
+        "bad.never": "skipped",
+        "bad.after_never": "skipped",
+    }
+    assert states["join"] == "success", "it comes after the group that is followed"
+
+
+def test_a_short_circuit_skips_what_comes_next(states: dict[str, str]) -> None:
+    assert (states["no"], states["skipped"], states["later"]) == ("success", "skipped", "success")
+    assert (states["yes"], states["goes_on"]) == ("success", "success")
+
+
+def test_outlets_are_reported_with_what_a_task_says_of_them(database: dict[str, Any]) -> None:
+    events = {event["uri"]: event for event in database["events"]}
+    delivery = events["s3://incoming/x"]
+    assert (delivery["task"], delivery["extra"]["date"]) == ("arrived", "2026-01-02")
+    promoted = events[f"trainyard://models/{MODEL}/champion"]
+    assert (promoted["task"], promoted["aliases"]) == ("good.promote", ["champions"])
+    assert promoted["extra"] == {"model": MODEL, "version": "1", "date": "2026-01-02"}
+    assert len(database["events"]) == 2
+    assert database["queued"] == ["on_delivery"]
+
+
+def test_a_run_knows_which_event_started_it(xcoms: dict[tuple[str, str], Any]) -> None:
+    assert xcoms["day_of_data", "return_value"] == "2026-01-02"
+
+
+def test_a_promotion_knows_who_started_the_run(database: dict[str, Any], mlflow_uri: str) -> None:
+    version = mlflow.MlflowClient(mlflow_uri, mlflow_uri).get_model_version_by_alias(MODEL, "champion")
+    assert version.tags["trainyard.triggered_by"] == "ada"
+    assert version.tags["trainyard.run_key"] == "control__manual__1"
+
+
+def test_a_task_is_mapped_over_what_a_control_task_returns(database: dict[str, Any]) -> None:
+    indexes = [index for _, task, index, *_ in database["states"] if task == "each"]
+    assert sorted(indexes) == [0, 1, 2]
+
+
+def test_what_no_try_can_cure_is_not_tried_again(database: dict[str, Any], xcoms: Any) -> None:
+    ends = {task: tuple(end) for _, task, _, *end in database["states"]}
+    assert ends["fails"][:2] == ("failed", 1)
+    # A worker has to say that there is no use in the try that is left.
+    assert ends["fails_for_good"] == ("scheduled", 1, "execute_complete")
+    assert xcoms["fails", "failure"]["cause"] == "bad_config"
+    assert "no metric 'nothing', only f1" in xcoms["fails", "failure"]["message"]
+    assert ends["appoint"][:2] == ("failed", 1)
+    assert "RESOURCE_DOES_NOT_EXIST" in xcoms["appoint", "failure"]["message"]
+
+
+def test_what_a_task_says_is_in_its_log(database: dict[str, Any], logs: Path) -> None:
+    (log,) = (logs / "logs").rglob("task_id=gate/attempt=1.log.trigger.*.log")
+    said = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert any("gate passed: 0.9000 reaches the minimum" in line for line in said), said
