@@ -49,7 +49,7 @@ def _inputs(name: str, *files: str) -> tuple[str, ...]:
 IMAGES = {
     "airflow": Image(
         (
-            *_inputs("airflow", "requirements.txt", "entrypoint", "clean-logs", "airflow_local_settings.py"),
+            *_inputs("airflow", "requirements.txt", "requirements-build.txt", "entrypoint", "clean-logs"),
             "dags",
         ),
         (CPU,),

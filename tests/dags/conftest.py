@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,26 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="trainyard-airflow-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 PLATFORM_FILE = Path(__file__).parent / "platform.json"
 os.environ["TRAINYARD_PLATFORM"] = str(PLATFORM_FILE)
-# The image's airflow_local_settings.py, which makes Airflow read model files.
-sys.path.append(str(Path(__file__).parents[2] / "images/airflow"))
+DAGS = Path(__file__).parents[2] / "dags"
+
+
+def _install(directory: Path) -> None:
+    """Make the sources an installed distribution: Airflow finds its entry points, in subprocesses as well."""
+    project = tomllib.loads((DAGS / "pyproject.toml").read_text())["project"]
+    info = directory / f"trainyard-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    name_and_version = f"Name: trainyard\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(f"Metadata-Version: 2.4\n{name_and_version}")
+    lines: list[str] = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    sys.path.append(str(directory))
+    inherited = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(DAGS), str(directory), *inherited])
+
+
+_install(Path(os.environ["AIRFLOW_HOME"]) / "distribution")
 
 from mlflow_server import serving  # noqa: E402
 from trainyard.alerts import receivers  # noqa: E402

@@ -1,7 +1,7 @@
 """Makes a DAG of every model file: `models/NAME.yaml` in the DAG folder is the DAG NAME_training.
 
-Airflow reads DAG files with importers, one per file type. This one is known to every process through the
-image's `airflow_local_settings.py`. Each file is parsed for itself, so a bad one breaks its own DAG alone.
+Airflow reads DAG files with importers, one per file type. `trainyard.policy` makes this one known to every
+process. Each file is parsed for itself, so a bad one breaks its own DAG alone.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.utils.file import list_py_file_paths
 
-ROOT = Path(__file__).parents[3]
-DAGS = ROOT / "dags"
+DAGS = Path(__file__).parents[3] / "dags"
 GOOD = """\
 description: Who leaves
 data: generator://customers?rows=100&seed=1
@@ -138,7 +137,6 @@ def test_the_dag_processor_reads_model_files(folder: Path, tmp_path_factory: pyt
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "PYTHONPATH": f"{DAGS}:{ROOT / 'images/airflow'}",
     }
     for command in ("db migrate", "dag-processor --num-runs 1"):
         done = subprocess.run(

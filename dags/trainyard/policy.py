@@ -1,0 +1,41 @@
+"""What the library adds to Airflow itself, in every process: the entry point `airflow.policy`.
+
+Airflow loads it while its settings initialise, before `airflow_local_settings.py`. A plugin would reach the
+components, whose listeners load plugins before they read DAG files, but not the command line: `airflow dags
+list` and `dags test` load none. As Airflow is only half imported here, an addition must not import more of it
+than it needs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pkgutil import resolve_name
+
+log = logging.getLogger(__name__)
+
+ADDITIONS: Mapping[str, str] = {
+    "DAGs of model files (models/*.yaml)": "trainyard.factory.importer:install",
+    "asset events of tasks that end in the triggerer": "trainyard.airflow_compat:extend_triggers",
+}
+"""What a process gets -> the function that adds it. None of them needs another."""
+
+
+def add(additions: Mapping[str, str]) -> None:
+    """Call each function. One that fails is reported, and the process goes on without what it adds.
+
+    An exception would end every component of an Airflow that may also serve other teams.
+    """
+    for what, function in additions.items():
+        try:
+            resolve_name(function)()
+        except Exception:
+            log.exception(
+                "Trainyard: this process has no %s, because %s failed. Install a version of trainyard that "
+                "supports this version of Airflow.",
+                what,
+                function,
+            )
+
+
+add(ADDITIONS)

@@ -1,0 +1,78 @@
+"""Environments of locked packages and nothing else, and the library's wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+LOCKS = ROOT / "images/airflow"
+HOME = Path(os.environ.get("TRAINYARD_HOME") or Path.home() / ".cache/trainyard")
+UV = shutil.which("uv") or str(HOME / "uv-venv/bin/uv")
+UV_ENVIRONMENT = {"UV_CACHE_DIR": str(HOME / "uv"), **os.environ}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment with the wheel, and a DAG folder that holds no copy of the library."""
+
+    programs: Path
+    dags: Path
+    environment: Mapping[str, str]
+
+    def run(self, *command: str, **environment: str) -> str:
+        """Run a program of the environment; return what it wrote to both outputs."""
+        done = subprocess.run(
+            [self.programs / command[0], *command[1:]],
+            env={**self.environment, **environment},
+            cwd=self.dags.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout[-5000:]
+        return done.stdout
+
+    def airflow(self, *commands: str) -> str:
+        """What Airflow's command line prints for these commands, in one process: its start takes seconds."""
+        code = f"""
+from airflow.cli.cli_parser import get_parser
+for command in {commands!r}:
+    arguments = get_parser().parse_args(command.split())
+    arguments.func(arguments)
+"""
+        return self.run("python", "-c", code)
+
+    def python(self, code: str, **environment: str) -> list[str]:
+        """The last line that the code prints, in words: Airflow may log before it."""
+        return self.run("python", "-c", code, **environment).splitlines()[-1].split()
+
+
+def make_environment(directory: Path, lock: Path) -> Path:
+    """Make a virtual environment of exactly the locked packages; return its directory of programs."""
+    python = directory / "bin/python"
+    uv("venv", "--quiet", "--python", sys.executable, directory)
+    install = ("pip", "install", "--quiet", "--python", python, "--no-deps", "--require-hashes", "-r", lock)
+    try:
+        uv(*install, "--offline")  # they are in the cache that the tests' own environment was made from
+    except subprocess.CalledProcessError:
+        uv(*install)
+    return python.parent
+
+
+def uv(*arguments: str | Path) -> None:
+    subprocess.run([UV, *map(str, arguments)], env=UV_ENVIRONMENT, check=True)
+
+
+def build(backend: Path, source: Path, target: Path) -> Path:
+    """Build the wheel as images/airflow/Dockerfile does."""
+    options = ("--quiet", "--offline", "--wheel", "--no-build-isolation", "--python", backend)
+    uv("build", *options, "--out-dir", target, source)
+    (wheel,) = target.glob("*.whl")
+    return wheel
