@@ -1,4 +1,7 @@
-"""Environments of locked packages and nothing else, and the library's wheel."""
+"""Fixtures: the library's wheel, in an environment of Airflow's locked packages and nothing else.
+
+A plugin of the test modules rather than a conftest.py: other tests import the `conftest` one level up.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[3]
 LOCKS = ROOT / "images/airflow"
@@ -76,3 +81,36 @@ def build(backend: Path, source: Path, target: Path) -> Path:
     uv("build", *options, "--out-dir", target, source)
     (wheel,) = target.glob("*.whl")
     return wheel
+
+
+@pytest.fixture(scope="session")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python with the build backend that the image is built with."""
+    return make_environment(tmp_path_factory.mktemp("build"), LOCKS / "requirements-build.txt") / "python"
+
+
+@pytest.fixture(scope="session")
+def wheel(backend: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(backend, ROOT / "dags", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    directory = tmp_path_factory.mktemp("airflow")
+    programs = make_environment(directory / "venv", LOCKS / "requirements.txt")
+    wanted = ("--offline", "--no-deps", wheel)
+    uv("pip", "install", "--quiet", "--python", programs / "python", *wanted)
+    dags = directory / "dags"
+    (dags / "models").mkdir(parents=True)
+    shutil.copy(ROOT / "dags/digits_training.py", dags)
+    shutil.copy(ROOT / "dags/models/churn.yaml", dags / "models")
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(directory),
+        "LANG": "C.UTF-8",
+        "AIRFLOW_HOME": str(directory / "home"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "TRAINYARD_PLATFORM": str(ROOT / "tests/dags/platform.json"),
+    }
+    return Installed(programs, dags, environment)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from clean_environment import Installed
 
+pytest_plugins = ("clean_environment",)
 pytestmark = pytest.mark.nightly
 SECONDS = 300
 DAG = """\

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from clean_environment import ROOT, Installed
 
+pytest_plugins = ("clean_environment",)
 BOTH = {"digits_training": "digits_training.py", "churn_training": "models/churn.yaml"}
 
 

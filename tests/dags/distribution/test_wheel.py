@@ -9,7 +9,7 @@ import shutil
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.message import Message
 from email.parser import Parser
 from importlib.metadata import packages_distributions
@@ -20,6 +20,7 @@ from clean_environment import ROOT, build
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+pytest_plugins = ("clean_environment",)
 DAGS = ROOT / "dags"
 CARRIED = ("trainyard", "trainyard_contract.py")
 
@@ -67,7 +68,8 @@ def test_the_same_sources_make_the_same_bytes(wheel: Path, backend: Path, tmp_pa
 
 def test_it_requires_what_the_library_imports(metadata: Message) -> None:
     required = {canonicalize_name(Requirement(line).name) for line in metadata.get_all("Requires-Dist", [])}
-    assert required == {_distribution(module) for module in _imported()}
+    distributions = packages_distributions()
+    assert required == {_distribution(module, distributions) for module in _imported()}
 
 
 def _imported() -> Iterator[str]:
@@ -85,14 +87,14 @@ def _imported() -> Iterator[str]:
             yield from (name for name in names if name.partition(".")[0] not in own_and_standard)
 
 
-def _distribution(module: str) -> str:
+def _distribution(module: str, distributions: Mapping[str, list[str]]) -> str:
     provider = re.match(r"airflow\.providers\.(amazon|standard|cncf\.kubernetes)\b", module)
     if provider:
         return canonicalize_name(f"apache-airflow-providers-{provider[1]}")
     top = module.partition(".")[0]
     if top == "airflow":
         return "apache-airflow"
-    (name,) = set(packages_distributions()[top])
+    (name,) = set(distributions[top])
     return canonicalize_name(name)
 
 
