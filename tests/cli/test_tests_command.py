@@ -1,5 +1,6 @@
 """Which tests ./scripts/test selects."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,5 +47,8 @@ def test_nightly_tests_run_only_when_asked_for(
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  alone\n  nightly\n")
     markers = tests_command.marker_expression(selected, nightly=nightly)
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", markers, "."]
-    collected = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    plain = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    collected = subprocess.run(
+        command, cwd=tmp_path, env=plain, check=True, capture_output=True, text=True
+    ).stdout
     assert {line.partition("::test_")[2] for line in collected.splitlines() if "::" in line} == names
