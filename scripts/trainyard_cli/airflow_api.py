@@ -39,7 +39,7 @@ class Airflow:
     def wait_for_dag(self, dag_id: str, parsed_after: str, deadline_seconds: float = 180) -> Json:
         """Return the DAG once it was parsed after the given ISO time, so that what runs is what was released.
 
-        A DAG id that does not exist is reported once the others have been parsed, with the close matches.
+        A DAG id that does not exist is reported as soon as the others have been parsed, with close matches.
         """
         deadline = time.monotonic() + deadline_seconds
         while True:

@@ -14,7 +14,9 @@ from .stages import Reporter
 Work = Callable[[Reporter], Any]
 """What a job does; it tells the reporter each of its steps."""
 
-END_SECONDS = 10.0
+# SIGINT lets compilers and builders clean up, but is ignored below a shell's background job.
+TERMINATE_SECONDS = 2.0
+KILL_SECONDS = 10.0
 
 
 class Stopped(Exception):
@@ -89,16 +91,20 @@ def _raise_first(futures: Sequence[Future[Any]]) -> None:
 
 
 def _end(futures: Sequence[Future[Any]]) -> None:
-    """End the jobs' programs as Ctrl-C does, and kill those that are still there after END_SECONDS."""
+    """End the jobs' programs: as Ctrl-C does, then with the signals that are harder to ignore."""
     begun = [future for future in futures if not future.cancelled()]
-    deadline = time.monotonic() + END_SECONDS
-    interrupted: set[Program] = set()
+    started = time.monotonic()
+    sent: dict[Program, signal.Signals] = {}
     # More than once: a job may have been about to start a program.
     while wait(begun, timeout=0.1).not_done:
-        late = time.monotonic() > deadline
+        wanted = _signal_after(time.monotonic() - started)
         for program in shell.running_with_log():
-            if late:
-                program.kill()
-            elif program not in interrupted:
-                program.send_signal(signal.SIGINT)
-                interrupted.add(program)
+            if sent.get(program) is not wanted:
+                program.send_signal(wanted)
+                sent[program] = wanted
+
+
+def _signal_after(seconds: float) -> signal.Signals:
+    if seconds < TERMINATE_SECONDS:
+        return signal.SIGINT
+    return signal.SIGTERM if seconds < KILL_SECONDS else signal.SIGKILL

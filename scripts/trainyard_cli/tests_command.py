@@ -84,6 +84,11 @@ def _run_e2e(suites: Suites) -> None:
     suites.run("e2e", "e2e tests, one by one", env=env, options=IN_ORDER, selected="alone")
 
 
+def marker_expression(selected: str, *, nightly: bool) -> str:
+    """Return pytest's -m: what ``selected`` says, without the nightly tests unless they are wanted."""
+    return " and ".join(filter(None, (selected, "" if nightly else "not nightly")))
+
+
 class Suites:
     """Runs pytest on one suite after the other, each as a stage, and remembers how long their tests took."""
 
@@ -91,7 +96,7 @@ class Suites:
         self.stages = stages
         self._args = args
         self._reports = reports
-        self._tier = "" if nightly else "not nightly"
+        self._nightly = nightly
         # The trainer's tests write their report as another user.
         reports.chmod(0o777)
 
@@ -134,7 +139,7 @@ class Suites:
             self.stages.console.print(slowest.table(tests))
 
     def _options(self, report: Path, selected: str = "") -> list[str]:
-        markers = " and ".join(filter(None, (selected, self._tier)))
+        markers = marker_expression(selected, nightly=self._nightly)
         colour = ["--color=yes"] if self.stages.console.is_terminal else []
         return [*(["-m", markers] if markers else []), f"--junit-xml={report}", *colour, *self._args]
 

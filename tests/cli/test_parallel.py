@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_an_error_ends_the_programs_of_the_other_jobs_and_is_the_one_that_is_rai
     started = time.monotonic()
     with pytest.raises(CliError, match="the image could not be built"):
         parallel.run_all(Shown(), [sleeper, failing], at_once=2)
-    assert time.monotonic() - started < parallel.END_SECONDS
+    assert time.monotonic() - started < parallel.KILL_SECONDS
 
 
 def test_after_an_error_no_further_step_begins(logs: Path) -> None:
@@ -90,7 +91,15 @@ def test_after_an_error_no_further_step_begins(logs: Path) -> None:
     assert len(steps) < 1000
 
 
-def test_ctrl_c_ends_the_programs(logs: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in the foreground: a process that a shell starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_programs(logs: Path, interruptible: None) -> None:
     def interrupting(reporter: Reporter) -> None:
         while not (logs / "sleep.log").exists():
             time.sleep(0.01)
@@ -99,15 +108,16 @@ def test_ctrl_c_ends_the_programs(logs: Path) -> None:
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         parallel.run_all(Shown(), [sleeper, interrupting], at_once=2)
-    assert time.monotonic() - started < parallel.END_SECONDS
+    assert time.monotonic() - started < parallel.KILL_SECONDS
     assert not shell.running_with_log()
 
 
-def test_a_program_that_ignores_the_interrupt_is_killed(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "END_SECONDS", 0.5)
+def test_a_program_that_ignores_signals_is_killed(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "TERMINATE_SECONDS", 0.2)
+    monkeypatch.setattr(parallel, "KILL_SECONDS", 0.5)
 
     def stubborn(reporter: Reporter) -> None:
-        shell.run(["sh", "-c", "trap '' INT; echo ready; sleep 60"], log="stubborn")
+        shell.run(["sh", "-c", "trap '' INT TERM; echo ready; exec sleep 60"], log="stubborn")
 
     def failing(reporter: Reporter) -> None:
         while "ready" not in read(logs / "stubborn.log").splitlines():

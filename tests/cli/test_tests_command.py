@@ -1,0 +1,54 @@
+"""Which tests ./scripts/test selects."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trainyard_cli import tests_command
+
+SUITE = """
+import pytest
+
+def test_plain():
+    pass
+
+@pytest.mark.alone
+def test_alone():
+    pass
+
+@pytest.mark.nightly
+def test_nightly():
+    pass
+
+@pytest.mark.alone
+@pytest.mark.nightly
+def test_alone_nightly():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("selected", "nightly", "names"),
+    [
+        ("", False, {"plain", "alone"}),
+        ("", True, {"plain", "alone", "nightly", "alone_nightly"}),
+        ("not alone", False, {"plain"}),
+        ("not alone", True, {"plain", "nightly"}),
+        ("alone", False, {"alone"}),
+        ("alone", True, {"alone", "alone_nightly"}),
+    ],
+)
+def test_nightly_tests_run_only_when_asked_for(
+    tmp_path: Path, selected: str, nightly: bool, names: set[str]
+) -> None:
+    (tmp_path / "test_it.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  alone\n  nightly\n")
+    markers = tests_command.marker_expression(selected, nightly=nightly)
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", markers, "."]
+    plain = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    collected = subprocess.run(
+        command, cwd=tmp_path, env=plain, check=True, capture_output=True, text=True
+    ).stdout
+    assert {line.partition("::test_")[2] for line in collected.splitlines() if "::" in line} == names
