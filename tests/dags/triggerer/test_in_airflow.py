@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 import pytest
 
-HERE = Path(__file__).parent / "airflow"
+HERE = Path(__file__).parent / "in_airflow"
 ROOT = Path(__file__).parents[3]
 PLATFORM_FILE = ROOT / "tests/dags/platform.json"
 MODEL = "in-airflow"
@@ -25,7 +25,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def database(logs: Path, mlflow_uri: str) -> dict[str, Any]:
-    """What Airflow's database has after the runs of airflow/dags."""
+    """What Airflow's database has after the runs of in_airflow/dags."""
     platform = json.loads(PLATFORM_FILE.read_text())
     platform["training"]["trackingUri"] = mlflow_uri
     (logs / "platform.json").write_text(json.dumps(platform))
