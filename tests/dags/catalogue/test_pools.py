@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PLATFORM_FILE = ROOT / "tests/dags/platform.json"
+# The library, and what makes Airflow read model files where no distribution does.
+PATHS = (str(ROOT / "dags"), str(ROOT / "images/airflow"))
 CODE = """
 import json
 from airflow.dag_processing.dagbag import DagBag
@@ -47,7 +49,7 @@ def catalogue(folder: Path, pools: dict[str, bool], **training: Any) -> dict[str
     env = {
         **os.environ,
         "TRAINYARD_PLATFORM": str(folder / "platform.json"),
-        "PYTHONPATH": os.pathsep.join((str(ROOT / "dags"), str(ROOT / "images/airflow"))),
+        "PYTHONPATH": os.pathsep.join((*PATHS, os.environ.get("PYTHONPATH", ""))),
     }
     done = subprocess.run(
         [sys.executable, "-c", CODE],
