@@ -73,6 +73,8 @@ def test_the_default_pools_are_those_of_the_file_or_the_first(
     data = json.loads(PLATFORM_FILE.read_text())
     one = data["pools"]["ondemand"]
     data["pools"] = {name: {**one, "spot": spot} for name, spot in pools.items()}
+    for key in ("defaultPool", "defaultSpotPool"):
+        data["training"].pop(key, None)
     data["training"] |= given
     (tmp_path / "platform.json").write_text(json.dumps(data))
     platform = load_platform(tmp_path / "platform.json")

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PLATFORM_FILE = ROOT / "tests/dags/platform.json"
+# The library, and what makes Airflow read model files where no distribution does.
+PATHS = (str(ROOT / "dags"), str(ROOT / "images/airflow"))
 CODE = """
 import json
 from airflow.dag_processing.dagbag import DagBag
@@ -42,12 +44,13 @@ def catalogue(folder: Path, pools: dict[str, bool], **training: Any) -> dict[str
     platform["pools"] = {
         name: {**one, "spot": spot, "airflowPool": f"gpu-{name}"} for name, spot in pools.items()
     }
-    platform["training"] |= training
+    # The library derives the default pools, unless a test names them.
+    platform["training"] |= {"defaultPool": None, "defaultSpotPool": None, **training}
     (folder / "platform.json").write_text(json.dumps(platform))
     env = {
         **os.environ,
         "TRAINYARD_PLATFORM": str(folder / "platform.json"),
-        "PYTHONPATH": os.pathsep.join((str(ROOT / "dags"), str(ROOT / "images/airflow"))),
+        "PYTHONPATH": os.pathsep.join((*PATHS, os.environ.get("PYTHONPATH", ""))),
     }
     done = subprocess.run(
         [sys.executable, "-c", CODE],
@@ -93,7 +96,7 @@ def test_gpus_by_any_name(tmp_path: Path, pools: dict[str, bool], default: str, 
 
 
 def test_no_gpu_at_all(tmp_path: Path) -> None:
-    dags = catalogue(tmp_path, {}, defaultPool=None, defaultSpotPool=None)
+    dags = catalogue(tmp_path, {})
     assert {tuple(dag["choices"]) for dag in dags.values() if dag["choices"]} == {("cpu",)}
     tasks = training_tasks(dags)
     assert len(tasks) == 9

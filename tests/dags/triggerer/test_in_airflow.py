@@ -12,10 +12,12 @@ from typing import Any
 import mlflow
 import pytest
 
-HERE = Path(__file__).parent / "airflow"
+HERE = Path(__file__).parent / "in_airflow"
 ROOT = Path(__file__).parents[3]
 PLATFORM_FILE = ROOT / "tests/dags/platform.json"
 MODEL = "in-airflow"
+# The library, and what extends Airflow by it where no distribution does.
+PATHS = (str(ROOT / "dags"), str(ROOT / "images/airflow"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def database(logs: Path, mlflow_uri: str) -> dict[str, Any]:
-    """What Airflow's database has after the runs of airflow/dags."""
+    """What Airflow's database has after the runs of in_airflow/dags."""
     platform = json.loads(PLATFORM_FILE.read_text())
     platform["training"]["trackingUri"] = mlflow_uri
     (logs / "platform.json").write_text(json.dumps(platform))
@@ -36,7 +38,7 @@ def database(logs: Path, mlflow_uri: str) -> dict[str, Any]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # no event starts a DAG that is paused
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{logs}/airflow.db",
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "dags", ROOT / "images/airflow"))),
+        "PYTHONPATH": os.pathsep.join((*PATHS, os.environ.get("PYTHONPATH", ""))),
         "TRAINYARD_PLATFORM": str(logs / "platform.json"),
     }
     conf = {"evaluation": evaluation(mlflow_uri), "model": MODEL}
