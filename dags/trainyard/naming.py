@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 
 LABEL_PREFIX = "trainyard.dev"
-TAG_PREFIX = "trainyard."  # of tags in MLflow
-RUN_KEY_TAG = f"{TAG_PREFIX}run_key"  # of runs and versions
+MLFLOW_LINK_XCOM = "_link_mlflow_run"  # the link of a training task to its MLflow run
 CONTAINER = "trainer"  # the one container of a training pod
 MAX_LABEL = 63  # characters, for label values and pod names alike
 MAX_RUN_KEY = 120  # it becomes a directory name, and suffixes are added

@@ -9,12 +9,12 @@ from pods import PodRecorder, limits_of, node_of, wait_until
 
 GPU = "nvidia.com/gpu"
 TRAINING_TASKS = ("validate", "preprocess", "train", "evaluate", "clean_up")
-WORKER_TASKS = ("gate", "promote", "notify")
+CONTROL_TASKS = ("gate", "promote", "notify")
 
 
 def test_the_first_run_registers_and_promotes_one_model(first_run: Run, versions, model_name) -> None:
     assert first_run.state == "success", first_run.tasks
-    assert set(first_run.tasks) == {*TRAINING_TASKS, *WORKER_TASKS}
+    assert set(first_run.tasks) == {*TRAINING_TASKS, *CONTROL_TASKS}
     (version,) = versions(first_run.run_id)
     assert version.name == model_name
     assert version.aliases == ("champion",)
@@ -48,8 +48,14 @@ def test_a_training_task_is_one_pod_and_needs_no_worker(first_run: Run, recorder
         assert pod["metadata"]["namespace"] == "ml-training"
 
 
+def test_a_control_task_needs_no_pod_at_all(first_run: Run, recorder: PodRecorder) -> None:
+    for task in CONTROL_TASKS:
+        assert first_run.tasks[task]["state"] == "success"
+        assert recorder.of_task(first_run.run_id, task) == []
+
+
 def test_task_pods_hold_no_secret_and_no_token(first_run: Run, recorder: PodRecorder) -> None:
-    for task in (*TRAINING_TASKS, *WORKER_TASKS):
+    for task in TRAINING_TASKS:
         (pod,) = recorder.of_task(first_run.run_id, task)
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False
@@ -64,14 +70,16 @@ def test_task_pods_hold_no_secret_and_no_token(first_run: Run, recorder: PodReco
 def test_task_logs_are_readable_after_the_pods_are_gone(
     first_run: Run, recorder: PodRecorder, airflow
 ) -> None:
-    for task in (*TRAINING_TASKS, *WORKER_TASKS):
-        (pod,) = recorder.of_task(first_run.run_id, task)
-        wait_until(f"the pod of {task} to go", lambda pod=pod: recorder.is_gone(pod))
+    for task in (*TRAINING_TASKS, *CONTROL_TASKS):
+        for pod in recorder.of_task(first_run.run_id, task):
+            wait_until(f"the pod of {task} to go", lambda pod=pod: recorder.is_gone(pod))
         lines = airflow.log(DAG, first_run.run_id, task, first_run.tasks[task]["try_number"])
         text = "\n".join(str(line) for line in lines)
         assert "Could not read" not in text
         if task == "train":
             assert "val_f1_macro" in text, f"the trainer's own log lines are missing:\n{text[-2000:]}"
+        if task == "gate":
+            assert "it is the first champion" in text
 
 
 def test_a_second_run_that_is_no_better_is_not_promoted(first_run: Run, trigger, finish, versions) -> None:

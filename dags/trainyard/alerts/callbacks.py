@@ -17,6 +17,7 @@ from trainyard.airflow_compat import read_xcom, task_states
 from trainyard.alerts.alert import Alert
 from trainyard.alerts.receivers import send
 from trainyard.graph import last_tasks
+from trainyard.naming import MLFLOW_LINK_XCOM
 from trainyard.urls import run_url, task_url
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ MAX_TASKS = 10  # failed tasks that an alert describes; a big sweep may have hun
 MAX_LINES = 20  # of a pod's log, and of its events
 MAX_LINE = 300  # characters of a line
 LOG_TAIL = 64 * 1024  # bytes at the end of a worker's log that are searched for the error
-MLFLOW_LINK = "_link_mlflow_run"  # the XCom of a training task's link to its MLflow run
 _REASONS = {
     "timed_out": "it took longer than its dagrun_timeout",
     "all_tasks_deadlocked": "none of the remaining tasks can run",
@@ -133,7 +133,7 @@ def _failures(context: Mapping[str, Any], dag_id: str, run_id: str) -> Iterator[
     """The failed task instances of a run, without those that are `upstream_failed`."""
     for task_id, map_index in _failed_tasks(context["dag"].task_ids, dag_id, run_id):
         details = read_xcom(dag_id, run_id, task_id, "failure", map_index)
-        mlflow = str(read_xcom(dag_id, run_id, task_id, MLFLOW_LINK, map_index) or "")
+        mlflow = str(read_xcom(dag_id, run_id, task_id, MLFLOW_LINK_XCOM, map_index) or "")
         if isinstance(details, Mapping):
             yield Failure(
                 task_id,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from trainyard.mlflow_client import MlflowClient, MlflowError, ModelVersion
-from trainyard.naming import RUN_KEY_TAG, TAG_PREFIX
+from trainyard_contract import CHAMPION, TAG_PREFIX, Tag
 
-CHAMPION = "champion"
+from trainyard.mlflow_client import MlflowClient, MlflowError, ModelVersion
+
 CHALLENGER = "challenger"
 # Tags of a version that was champion: until when, and which version came after it.
 CHAMPION_UNTIL_TAG = f"{TAG_PREFIX}champion_until"
@@ -247,7 +247,7 @@ async def _create_version(
     client: MlflowClient, model: str, source: str, model_id: str | None, run_id: str, run_key: str
 ) -> ModelVersion:
     created = await client.create_model_version(
-        model, source=source, run_id=run_id, tags={RUN_KEY_TAG: run_key}, model_id=model_id
+        model, source=source, run_id=run_id, tags={Tag.RUN_KEY: run_key}, model_id=model_id
     )
     # Two registrations at once both get here: the one with the lower number stays.
     first = (await _versions_of(client, model, run_key, source))[0]
@@ -284,6 +284,6 @@ async def _versions_of(client: MlflowClient, model: str, run_key: str, source: s
     mine = [
         version
         for version in versions
-        if version.tags.get(RUN_KEY_TAG) == run_key and version.source == source
+        if version.tags.get(Tag.RUN_KEY) == run_key and version.source == source
     ]
     return sorted(mine, key=lambda version: int(version.version))

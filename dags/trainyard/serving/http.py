@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import aiohttp
+from trainyard_contract import ServingPath
 
 from trainyard.failures import Cause
 from trainyard.mlflow_client import MlflowClient, MlflowError
 from trainyard.serving.manifests import DeployFailed
 
 CALL_SECONDS = 20
-VERSION_HEADER = "trainyard-model-version"
 # Refusals that may pass while MLflow and what guards it are rolled out.
 ALSO_RETRIED = (401, 403, 409)
 
@@ -33,12 +33,12 @@ class ModelServer:
 
     async def version(self) -> dict[str, Any]:
         """Which model and version it serves. Raises NoAnswer."""
-        return await self._request("GET", "/version")
+        return await self._request("GET", ServingPath.VERSION)
 
     async def example(self) -> dict[str, Any] | None:
         """An example of a valid request; None if the model has none. Raises NoAnswer."""
         try:
-            return await self._request("GET", "/example")
+            return await self._request("GET", ServingPath.EXAMPLE)
         except NoAnswer as error:
             if error.status == 404:
                 return None
@@ -46,11 +46,10 @@ class ModelServer:
 
     async def predict(self, request: dict[str, Any]) -> Any:
         """The predictions for a request. Raises NoAnswer."""
-        response = await self._request("POST", "/invocations", request)
+        response = await self._request("POST", ServingPath.INVOCATIONS, request)
         if "predictions" not in response:
-            raise NoAnswer(
-                f"{self.url}/invocations: no predictions in the response {json.dumps(response)[:300]}"
-            )
+            url, text = self.url + ServingPath.INVOCATIONS, json.dumps(response)
+            raise NoAnswer(f"{url}: no predictions in the response {text[:300]}")
         return response["predictions"]
 
     async def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:

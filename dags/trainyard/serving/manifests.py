@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainyard_contract import Env, ExitCode, ServingEnv, ServingPath
+
 from trainyard.failures import Cause, TaskFailed
 from trainyard.kube.status import (
     CONTAINER_ERRORS,
@@ -29,7 +31,11 @@ START_ERROR_SECONDS = 120  # how long an error of the image or container may las
 MAX_RESTARTS = 3  # after which the deploy fails
 
 # The trainer contract: another attempt would end the same way.
-_EXIT_CODES = {64: Cause.BAD_CONFIG, 65: Cause.BAD_DATA, 70: Cause.CODE}
+_EXIT_CODES = {
+    ExitCode.BAD_CONFIG: Cause.BAD_CONFIG,
+    ExitCode.BAD_DATA: Cause.BAD_DATA,
+    ExitCode.CODE_ERROR: Cause.CODE,
+}
 
 
 class DeployFailed(TaskFailed):
@@ -251,7 +257,8 @@ def _exit_failure(terminated: Mapping[str, Any], restarts: int) -> DeployFailed 
         return DeployFailed(_EXIT_CODES[code], error or f"the server ended with exit code {code}")
     if restarts >= MAX_RESTARTS:
         text = f"the server ended {restarts} times, last with exit code {code}: {error}"
-        return DeployFailed(Cause.TEMPORARY if code == 75 else Cause.CODE, text, retry=code == 75)
+        temporary = code == ExitCode.TEMPORARY
+        return DeployFailed(Cause.TEMPORARY if temporary else Cause.CODE, text, retry=temporary)
     return None
 
 
@@ -270,10 +277,10 @@ def _error_text(message: str) -> str:
 def _container(platform: Platform, request: DeployRequest) -> dict[str, Any]:
     serving, training = serving_of(platform), platform.training
     env = {
-        "MLFLOW_TRACKING_URI": training.tracking_uri,
-        "TRAINYARD_MODEL": request.model,
-        "TRAINYARD_MODEL_VERSION": request.version,
-        "TRAINYARD_PORT": str(serving.port),
+        Env.TRACKING_URI: training.tracking_uri,
+        ServingEnv.MODEL: request.model,
+        ServingEnv.MODEL_VERSION: request.version,
+        ServingEnv.PORT: str(serving.port),
         "OMP_NUM_THREADS": "1",  # requests run in parallel and would compete for cores
         "HOME": "/tmp",
     }
@@ -288,9 +295,9 @@ def _container(platform: Platform, request: DeployRequest) -> dict[str, Any]:
         "securityContext": dict(training.container_security_context),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "startupProbe": _probe("/ready", periodSeconds=2, failureThreshold=300),
-        "readinessProbe": _probe("/ready", periodSeconds=5, failureThreshold=2),
-        "livenessProbe": _probe("/ping", periodSeconds=20, failureThreshold=3),
+        "startupProbe": _probe(ServingPath.READY, periodSeconds=2, failureThreshold=300),
+        "readinessProbe": _probe(ServingPath.READY, periodSeconds=5, failureThreshold=2),
+        "livenessProbe": _probe(ServingPath.PING, periodSeconds=20, failureThreshold=3),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
 

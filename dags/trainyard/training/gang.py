@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trainyard_contract import Env
+
 from trainyard.failures import Cause
 from trainyard.kube.status import Pod, container_status
 from trainyard.naming import MAX_LABEL, TaskIdentity
@@ -36,10 +38,10 @@ def job_name(task: TaskIdentity, attempt: int, nodes: int) -> str:
 def torchrun_environment(address: str, nodes: int, gpus: int) -> dict[str, str]:
     """The environment variables that torchrun sets for all processes alike."""
     return {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(PORT),
-        "WORLD_SIZE": str(nodes * gpus),
-        "LOCAL_WORLD_SIZE": str(gpus),
+        Env.MASTER_ADDR: address,
+        Env.MASTER_PORT: str(PORT),
+        Env.WORLD_SIZE: str(nodes * gpus),
+        Env.LOCAL_WORLD_SIZE: str(gpus),
     }
 
 
@@ -50,7 +52,7 @@ def build_job(
     meta, spec = pod["metadata"], pod["spec"]
     (container,) = spec["containers"]
     field = {"fieldPath": f"metadata.annotations['{_INDEX}']"}
-    env = [{"name": "NODE_RANK", "valueFrom": {"fieldRef": field}}]
+    env = [{"name": Env.NODE_RANK, "valueFrom": {"fieldRef": field}}]
     for key, value in torchrun_environment(f"{name}-0.{name}", nodes, gpus).items():
         env.append({"name": key, "value": value})
     return {

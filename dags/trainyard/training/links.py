@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import BaseOperatorLink
+from trainyard_contract import Tag
 
 from trainyard.airflow_compat import read_own_xcom
 from trainyard.mlflow_client import MlflowClient, MlflowError
-from trainyard.naming import RUN_KEY_TAG, TaskIdentity
+from trainyard.naming import MLFLOW_LINK_XCOM, TaskIdentity
 from trainyard.platform import Training
 from trainyard.urls import task_url
 
@@ -34,7 +35,7 @@ class MLflowRunLink(BaseOperatorLink):
     """To the run in MLflow's pages, as far as it is known: see `training.trackingUiUrl` of the chart."""
 
     name = "MLflow run"
-    xcom_key = "_link_mlflow_run"
+    xcom_key = MLFLOW_LINK_XCOM
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """What the trigger found."""
@@ -58,7 +59,7 @@ async def mlflow_run(training: Training, experiment: str, run_key: str) -> dict[
     try:
         async with MlflowClient(training.tracking_uri, patience=0, call_seconds=MLFLOW_SECONDS) as mlflow:
             found = await mlflow.get_experiment_id(experiment)
-            wanted = f"tags.`{RUN_KEY_TAG}` = '{run_key}'"
+            wanted = f"tags.`{Tag.RUN_KEY}` = '{run_key}'"
             runs = await mlflow.search_runs(found, wanted, limit=1) if found else []
     except MlflowError:
         return {}

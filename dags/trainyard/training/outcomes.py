@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from trainyard_contract import RESULT_ERROR, RESULT_EXIT_CODE, RESULT_LIMIT_BYTES, RESULT_PATH, ExitCode
+
 from trainyard.failures import Cause
 from trainyard.kube.status import (
     CONTAINER_ERRORS,
@@ -57,18 +59,17 @@ POLICY: Mapping[Cause, Action] = {
 # The trainer contract, and the conventions of shells, libc and argparse.
 _EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
     2: (Cause.BAD_CONFIG, "the command line was refused"),
-    64: (Cause.BAD_CONFIG, "bad arguments or configuration"),
-    65: (Cause.BAD_DATA, "the data did not pass"),
-    70: (Cause.CODE, "an error in the training code"),
-    75: (Cause.TEMPORARY, "a temporary failure (network, MLflow)"),
+    ExitCode.BAD_CONFIG: (Cause.BAD_CONFIG, "bad arguments or configuration"),
+    ExitCode.BAD_DATA: (Cause.BAD_DATA, "the data did not pass"),
+    ExitCode.CODE_ERROR: (Cause.CODE, "an error in the training code"),
+    ExitCode.TEMPORARY: (Cause.TEMPORARY, "a temporary failure (network, MLflow)"),
     126: (Cause.BAD_CONFIG, "the image's command cannot be executed"),
     127: (Cause.BAD_CONFIG, "the image has no such command"),
     128: (Cause.BAD_CONFIG, "the container could not start"),
-    143: (Cause.PREEMPTED, "stopped by SIGTERM"),
+    ExitCode.PREEMPTED: (Cause.PREEMPTED, "stopped by SIGTERM"),
 }
 # Errors that the trainer found itself; they count even if its pod is being deleted.
-_TRAINER_ERROR_CODES = (64, 65, 70)
-_OUT_OF_MEMORY_CODE = 137  # the trainer's own exit code, and that of any process after SIGKILL
+_TRAINER_ERROR_CODES = (ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.CODE_ERROR)
 # Reasons that the kubelet sets on a pod that lost its node or that the node did not admit.
 _NODE_REASONS = {
     *("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"),
@@ -160,8 +161,8 @@ def _success(terminated: Mapping[str, Any]) -> Outcome:
     if not isinstance(result, dict):
         return Outcome(
             Cause.BAD_RESULT,
-            "the step exited 0 but left no JSON object at /airflow/xcom/return.json "
-            f"(got {message[:200]!r}); write one of at most 4000 bytes",
+            f"the step exited 0 but left no JSON object at {RESULT_PATH} "
+            f"(got {message[:200]!r}); write one of at most {RESULT_LIMIT_BYTES} bytes",
         )
     return Outcome(Cause.SUCCESS, "done", result)
 
@@ -185,16 +186,16 @@ def _from_exit(terminated: Mapping[str, Any]) -> Outcome:
 def _ran_out_of_memory(terminated: Mapping[str, Any]) -> bool:
     """Whether the trainer itself reports that memory ran out; 137 alone may be any SIGKILL."""
     try:
-        reported = json.loads(terminated.get("message", ""))["exit_code"]
+        reported = json.loads(terminated.get("message", ""))[RESULT_EXIT_CODE]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(terminated.get("exitCode") == _OUT_OF_MEMORY_CODE == reported)
+    return bool(terminated.get("exitCode") == ExitCode.OUT_OF_MEMORY == reported)
 
 
 def _error_text(message: str) -> str:
     """The error in a termination message: the trainer's `{"error": ...}`, or the end of the log."""
     try:
-        return str(json.loads(message)["error"])
+        return str(json.loads(message)[RESULT_ERROR])
     except (ValueError, KeyError, TypeError):
         return message[-1000:]
 

@@ -9,20 +9,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainyard_contract import (
+    COMMAND,
+    DATASET_FLAG,
+    OUTPUT_FLAG,
+    PARAMS_FLAG,
+    RESULT_PATH,
+    RESUME_FLAG,
+    RUN_KEY,
+    RUN_KEY_FLAG,
+    RUN_KEY_RULE,
+    STEPS,
+    STEPS_THAT_WRITE_DATASETS,
+    Env,
+)
+
 from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
 from trainyard.platform import GpuPool, Platform, Training, Volume
 from trainyard.training import gang
 from trainyard.training.attempt import ANNOTATION, Attempt
 
-RESULT_PATH = "/airflow/xcom/return.json"
-STEPS = ("generate", "validate", "preprocess", "features", "train", "evaluate", "predict", "clean")
-# The other steps mount the datasets read-only: training cannot damage them.
-STEPS_THAT_WRITE_DATASETS = ("generate", "validate", "preprocess", "features", "predict")
 GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
 SCRATCH_LIMIT = "4Gi"
 SHARED_MEMORY_LIMIT = "1Gi"
-# The key is part of paths, an MLflow filter and the MLflow run's name; the trainer has the same pattern.
-_RUN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:=@-]{0,249}")
 _UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
     f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
 }
@@ -76,8 +85,8 @@ class TrainingRequest:
             )
         for name in ("run_key", "parent_run_key"):
             key = getattr(self, name)
-            if key is not None and not (isinstance(key, str) and _RUN_KEY.fullmatch(key)):
-                raise RequestError(f"{name} is {key!r}; use at most 250 of A-Z a-z 0-9 . _ + : = @ -")
+            if key is not None and not (isinstance(key, str) and RUN_KEY.fullmatch(key)):
+                raise RequestError(f"{name} is {key!r}; {RUN_KEY_RULE}")
 
 
 def build_pod(
@@ -193,9 +202,9 @@ def _container(
         "image": request.image or training.image,
         "imagePullPolicy": training.image_pull_policy,
         "args": [
-            *("trainer", request.step, "--run-key", run_key_of(request, task)),
-            *("--dataset", request.dataset, "--output", request.output_uri),
-            *("--params", json.dumps(dict(request.step_params), sort_keys=True), "--resume-if-exists"),
+            *(COMMAND, request.step, RUN_KEY_FLAG, run_key_of(request, task)),
+            *(DATASET_FLAG, request.dataset, OUTPUT_FLAG, request.output_uri),
+            *(PARAMS_FLAG, json.dumps(dict(request.step_params), sort_keys=True), RESUME_FLAG),
         ],
         "env": [{"name": name, "value": str(value)} for name, value in env.items()],
         "resources": _resources(platform, pool, request, attempt),
@@ -219,24 +228,24 @@ def _environment(
 ) -> dict[str, str]:
     training = platform.training
     env = {
-        "MLFLOW_TRACKING_URI": training.tracking_uri,
-        "MLFLOW_RUN_ID": "",  # the trainer finds or creates the run by its tag trainyard.run_key
-        "MLFLOW_EXPERIMENT_NAME": task.dag_id,
-        "CHECKPOINT_DIR": f"{training.checkpoints.mount_path}/{run_key_of(request, task)}",
-        "CHECKPOINT_FREQ": str(training.checkpoint_freq),
-        "TRAINYARD_DEVICE": training.gpu_device if pool else "cpu",
-        "TRAINYARD_ATTEMPT": str(attempt.number),
+        Env.TRACKING_URI: training.tracking_uri,
+        Env.MLFLOW_RUN_ID: "",
+        Env.EXPERIMENT: task.dag_id,
+        Env.CHECKPOINT_DIR: f"{training.checkpoints.mount_path}/{run_key_of(request, task)}",
+        Env.CHECKPOINT_FREQ: str(training.checkpoint_freq),
+        Env.DEVICE: training.gpu_device if pool else "cpu",
+        Env.ATTEMPT: str(attempt.number),
         "HOME": "/tmp",
     }
     if pool:
-        env["TRAINYARD_GPU_POOL"] = pool.name
+        env[Env.GPU_POOL] = pool.name
         if request.step == "train" and request.gpus > 1:
             env |= gang.torchrun_environment("127.0.0.1", 1, request.gpus)
     if request.parent_run_key:
-        env["TRAINYARD_PARENT_RUN_KEY"] = request.parent_run_key
+        env[Env.PARENT_RUN_KEY] = request.parent_run_key
     # The commit of the DAGs, which the airflow image sets.
-    if commit := os.environ.get("GIT_COMMIT"):
-        env["GIT_COMMIT"] = commit
+    if commit := os.environ.get(Env.GIT_COMMIT):
+        env[Env.GIT_COMMIT] = commit
     return env
 
 
@@ -244,10 +253,10 @@ def _adaptations(attempt: Attempt) -> dict[str, str]:
     """The variables of an attempt with smaller batches or a fallback; `env_vars` cannot override them."""
     env = {}
     if attempt.batch_divisor > 1:
-        env["TRAINYARD_BATCH_DIVISOR"] = str(attempt.batch_divisor)
+        env[Env.BATCH_DIVISOR] = str(attempt.batch_divisor)
     if attempt.fallback:
-        env["TRAINYARD_FALLBACK"] = attempt.fallback
-        env["TRAINYARD_DEVICE"] = "cpu"
+        env[Env.FALLBACK] = attempt.fallback
+        env[Env.DEVICE] = "cpu"
     return env
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from trainyard_contract import Env
+
 from trainyard.alerts.alert import Alert
 from trainyard.alerts.receivers import asend
 from trainyard.failures import TaskFailed
@@ -95,7 +97,7 @@ class TrainingPodTrigger(TriggererTask):
         """
         task = self.identity
         owner = self.task.owner if self.task else ""
-        return {"TRAINYARD_AIRFLOW_URL": run_url(task.dag_id, task.run_id), "TRAINYARD_USER": owner}
+        return {Env.AIRFLOW_URL: run_url(task.dag_id, task.run_id), Env.USER: owner}
 
     async def _announce(self, platform: Platform, request: TrainingRequest, xcoms: Mapping[str, Any]) -> None:
         """Push XComs during the run, and the links that belong to them."""

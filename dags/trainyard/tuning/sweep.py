@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from trainyard_contract import TAG_PREFIX, Tag
+
 from trainyard.airflow_compat import aread_xcom, task_states
 from trainyard.failures import TaskFailed
 from trainyard.mlflow_client import MlflowClient
-from trainyard.naming import RUN_KEY_TAG, TAG_PREFIX, run_key, safe_key
+from trainyard.naming import run_key, safe_key
 from trainyard.platform import load_platform
 from trainyard.training.operator import TrainingPodOperator
 from trainyard.tuning.search_space import Settings, is_number
@@ -189,7 +191,7 @@ async def record(
     found = await client.get_experiment_id(experiment)
     if found is None:
         return  # no trial got as far as MLflow
-    for run in await client.search_runs(found, f"tags.`{RUN_KEY_TAG}` = '{parent}'"):
+    for run in await client.search_runs(found, f"tags.`{Tag.RUN_KEY}` = '{parent}'"):
         await client.log_text(run, text, "sweep.md")
         for name, value in tags.items():
             await client.set_tag(run.run_id, f"{TAG_PREFIX}sweep_{name}", str(value))
