@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowFailException
+from trainyard_contract import DELIVERY_MARKER
 
 from trainyard.platform import load_platform
 
@@ -34,7 +35,7 @@ def incoming_uri(name: str, date: str = DATE) -> str:
 
 def incoming_marker(name: str, date: str = DATE) -> str:
     """The object that says that a day's data is complete."""
-    return f"s3://{BUCKET}/{name}/date={date}/_SUCCESS"
+    return f"s3://{BUCKET}/{name}/date={date}/{DELIVERY_MARKER}"
 
 
 def newest_arrival(name: str, until: str) -> str:
@@ -55,7 +56,7 @@ def newest_arrival(name: str, until: str) -> str:
 
 def complete_days(name: str, keys: Iterable[str]) -> list[str]:
     """The days among the objects `keys` that have their marker."""
-    marker = re.compile(rf"{re.escape(name)}/date=(\d{{4}}-\d\d-\d\d)/_SUCCESS")
+    marker = re.compile(rf"{re.escape(name)}/date=(\d{{4}}-\d\d-\d\d)/{re.escape(DELIVERY_MARKER)}")
     return [found[1] for key in keys if (found := marker.fullmatch(key))]
 
 

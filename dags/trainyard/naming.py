@@ -6,11 +6,13 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from trainyard_contract import RUN_KEY_SEPARATOR
+
 LABEL_PREFIX = "trainyard.dev"
 MLFLOW_LINK_XCOM = "_link_mlflow_run"  # the link of a training task to its MLflow run
 CONTAINER = "trainer"  # the one container of a training pod
 MAX_LABEL = 63  # characters, for label values and pod names alike
-MAX_RUN_KEY = 120  # it becomes a directory name, and suffixes are added
+MAX_DIRECTORY_NAME = 120  # shorter than the contract's run keys: suffixes are added
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ class TaskIdentity:
     def run_key(self) -> str:
         """The key of the MLflow run and of the checkpoints; each mapped instance has its own."""
         key = run_key(self.dag_id, self.run_id)
-        return key if self.map_index < 0 else safe_key(f"{key}__{self.task_id}-{self.map_index}")
+        return (
+            key
+            if self.map_index < 0
+            else safe_key(f"{key}{RUN_KEY_SEPARATOR}{self.task_id}-{self.map_index}")
+        )
 
     def pod_name(self, attempt: int) -> str:
         """The pod's name. It is deterministic, so that a restarted triggerer finds the pod."""
@@ -52,15 +58,15 @@ class TaskIdentity:
 
 def run_key(dag_id: str, run_id: str) -> str:
     """Return the key that all steps of a DAG run share: one MLflow run, one checkpoint directory."""
-    return safe_key(f"{dag_id}__{run_id}")
+    return safe_key(f"{dag_id}{RUN_KEY_SEPARATOR}{run_id}")
 
 
 def safe_key(text: str) -> str:
     """Make `text` a valid directory name; a hash keeps the names of different texts distinct."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")
-    if safe == text and len(safe) <= MAX_RUN_KEY:
+    if safe == text and len(safe) <= MAX_DIRECTORY_NAME:
         return safe
-    return f"{safe[: MAX_RUN_KEY - 9].rstrip('-.')}-{_digest(text)}"
+    return f"{safe[: MAX_DIRECTORY_NAME - 9].rstrip('-.')}-{_digest(text)}"
 
 
 def label_safe(text: str) -> str:

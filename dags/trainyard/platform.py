@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainyard_contract import DEVICES
+
 DEFAULT_PATH = "/opt/airflow/platform/platform.json"
 T = TypeVar("T")
 
@@ -212,8 +214,10 @@ def _named_pool(training: _Section, key: str, pools: Mapping[str, GpuPool]) -> s
 
 def _training(training: _Section) -> Training:
     device = training.get("gpuDevice", str)
-    if device not in ("cuda", "cpu"):
-        raise PlatformError(f"{training.path}.gpuDevice: expected 'cuda' or 'cpu', got {device!r}")
+    if device not in DEVICES:
+        raise PlatformError(
+            f"{training.path}.gpuDevice: expected {' or '.join(map(repr, DEVICES))}, got {device!r}"
+        )
     resources = training.section("resources")
     volumes = training.section("volumes")
     return Training(

@@ -29,7 +29,7 @@ def damaged(tmp_path: Path, path: str, value: Any) -> Path:
         ("training", None, "training is missing"),
         ("training.image", None, "training.image is missing"),
         ("training.image", 3, "training.image: expected str, got 3"),
-        ("training.gpuDevice", "tpu", "gpuDevice: expected 'cuda' or 'cpu'"),
+        ("training.gpuDevice", "tpu", "gpuDevice: expected 'cpu' or 'cuda'"),
         ("training.checkpointFreq", True, "checkpointFreq: expected int"),
         ("pools.spot.tolerations", {}, "pools.spot.tolerations: expected list"),
         ("pools.spot", [], "pools.spot: expected dict"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from trainyard_contract import TAG_PREFIX, Tag
+from trainyard_contract import RUN_KEY_SEPARATOR, TAG_PREFIX, Tag
 
 from trainyard.airflow_compat import aread_xcom, task_states
 from trainyard.failures import TaskFailed
@@ -81,7 +81,7 @@ def trials_of_run(
 
 def trial_arguments(number: int, trial: Settings, *, parent: str, common: Settings) -> dict[str, Any]:
     """Arguments of the training task for trial `number`, an MLflow run of its own under the run `parent`."""
-    key = safe_key(f"{parent}__trial-{number}")
+    key = safe_key(f"{parent}{RUN_KEY_SEPARATOR}trial-{number}")
     return {
         "run_key": key,
         "parent_run_key": parent,

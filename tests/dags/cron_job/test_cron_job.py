@@ -24,6 +24,7 @@ from trainyard.cron_job.trigger import CronJobTrigger, job_from
 from trainyard.failures import Cause
 from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
+from trainyard_cli.versions import VERSIONS
 
 CRON_JOB: dict[str, Any] = {
     "apiVersion": "batch/v1",
@@ -173,7 +174,7 @@ def test_a_job_is_made_of_the_template(identity: TaskIdentity) -> None:
     before = copy.deepcopy(CRON_JOB)
     job = job_from(CRON_JOB, identity, {"RETENTION_DAYS": 7, "DRY_RUN": None})
     assert before == CRON_JOB
-    kubernetes_validate.validate(job, "1.33", strict=True)
+    kubernetes_validate.validate(job, VERSIONS.kubernetes_minor, strict=True)
     metadata = job["metadata"]
     assert metadata["labels"] == {"app": "cleanup"}
     assert metadata["annotations"] == {"cronjob.kubernetes.io/instantiate": "manual"}

@@ -12,8 +12,8 @@ from trainyard.failures import Cause
 from trainyard.platform import Platform
 from trainyard.serving import manifests as serving
 from trainyard.serving.manifests import DeployRequest, Record
+from trainyard_cli.versions import VERSIONS
 
-KUBERNETES = "1.35"
 REQUEST = DeployRequest("fraud", "3")
 RECORD = Record("fraud", "3", "fraud_training run deploy try 1", deploy_started="1700000000")
 
@@ -32,7 +32,7 @@ def test_what_is_applied_is_valid(platform: Platform, spec: dict[str, Any]) -> N
     deployment = serving.build_deployment(platform, "fraud", spec, RECORD)
     service = serving.build_service(platform, "fraud")
     for manifest in (deployment, service):
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        kubernetes_validate.validate(manifest, VERSIONS.kubernetes_minor, strict=True)
         assert manifest["metadata"]["namespace"] == "ml-serving"
         assert manifest["metadata"]["name"] == "fraud"
     assert service["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()

@@ -13,6 +13,7 @@ from trainyard.platform import Platform
 from trainyard.training import gang
 from trainyard.training.gang import GangStatus
 from trainyard.training.pod import TrainingRequest, build_pod
+from trainyard_cli.versions import VERSIONS
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 DELETED = "2026-11-21T07:00:00Z"
@@ -58,9 +59,9 @@ def seen(*looks: list[dict[str, Any]], nodes: int = 2) -> GangStatus:
 
 
 def test_job_and_service_are_valid(job: dict[str, Any]) -> None:
-    kubernetes_validate.validate(job, "1.33", strict=True)
+    kubernetes_validate.validate(job, VERSIONS.kubernetes_minor, strict=True)
     created = {**job, "metadata": {**job["metadata"], "uid": "u"}}
-    kubernetes_validate.validate(gang.build_service(created), "1.33", strict=True)
+    kubernetes_validate.validate(gang.build_service(created), VERSIONS.kubernetes_minor, strict=True)
 
 
 def test_one_failed_pod_ends_the_job(job: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from trainyard.naming import TaskIdentity
 from trainyard.platform import Platform, PlatformError, Volume
 from trainyard.training.attempt import Attempt
 from trainyard.training.pod import RESULT_PATH, RequestError, TrainingRequest, build_pod
+from trainyard_cli.versions import VERSIONS
 
 TRAINER = Path(__file__).parents[3] / "images/trainer/src"
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
@@ -26,7 +27,7 @@ def pod(platform: Platform, request_for_train: TrainingRequest, identity: TaskId
 
 
 def test_it_is_valid(pod: dict) -> None:
-    kubernetes_validate.validate(pod, "1.33", strict=True)
+    kubernetes_validate.validate(pod, VERSIONS.kubernetes_minor, strict=True)
 
 
 def test_it_passes_pod_security_restricted(pod: dict) -> None:
@@ -244,7 +245,7 @@ def test_further_volumes_are_mounted_to_be_written(
     more = {"Pre-trained models": Volume("pretrained", "/models"), "cache": Volume("cache", "/cache")}
     training = replace(platform.training, more_volumes=more)
     pod = build_pod(replace(platform, training=training), request_for_train, identity)
-    kubernetes_validate.validate(pod, "1.33", strict=True)
+    kubernetes_validate.validate(pod, VERSIONS.kubernetes_minor, strict=True)
     claims = {
         volume["name"]: volume["persistentVolumeClaim"]["claimName"]
         for volume in pod["spec"]["volumes"]
