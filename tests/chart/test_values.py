@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 import yaml
-from render import CHART, ChartError, Object, lint, render_chart, render_text
+from render import CHART, ChartError, Object, lint, platform, render_chart, render_text
 from test_scripts import load
 
 CHARTS = [CHART, *(path.parent for path in sorted(CHART.glob("charts/*/values.yaml")))]
 each_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)
+
+
+def mounts(**paths: str) -> Object:
+    """Values that mount these volumes of training pods at these paths."""
+    return {"training": {"volumes": {name: {"mountPath": path} for name, path in paths.items()}}}
+
 
 BAD: list[tuple[Object, str]] = [
     ({"gpuPool": {}}, "gpuPool"),
@@ -40,6 +46,15 @@ BAD: list[tuple[Object, str]] = [
     ({"training": {"volumes": {"x": {"claimName": "a", "mountPath": "/a"}}}}, "training/volumes/x.*size"),
     ({"training": {"volumes": {"datasets": None}}}, "training/volumes.*datasets"),
     ({"training": {"volumes": {"checkpoints": {"mountPath": "/data"}}}}, r"volumes\.datasets\.mountPath"),
+    (mounts(checkpoints="/"), r"volumes\.checkpoints\.mountPath: / .*choose a directory"),
+    (mounts(checkpoints="/data/../"), r"volumes\.checkpoints\.mountPath: / .*choose a directory"),
+    (mounts(checkpoints="/data/"), r"volumes\.datasets\.mountPath: /data overlaps .*checkpoints.*choose"),
+    (mounts(checkpoints="/data/sub"), r"datasets\.mountPath: /data overlaps with /data/sub .*choose"),
+    (mounts(datasets="/checkpoints/x"), r"datasets\.mountPath: /checkpoints/x overlaps with /checkpoints "),
+    (mounts(datasets="/tmp/"), r"volumes\.datasets\.mountPath: /tmp overlaps .*choose another path"),
+    (mounts(datasets="/dev"), r"volumes\.datasets\.mountPath: /dev overlaps with /dev/shm "),
+    (mounts(datasets="/dev/shm/x"), r"volumes\.datasets\.mountPath: /dev/shm/x overlaps with /dev/shm "),
+    (mounts(datasets="/airflow/xcom"), r"datasets\.mountPath: /airflow/xcom overlaps with /airflow "),
     ({"training": {"volumes": {"checkpoints": {"claimName": "datasets"}}}}, r"volumes\.datasets\.claimName"),
     ({"training": {"gpuDevice": "tpu"}}, "training/gpuDevice"),
     ({"training": {"namespace": "trainyard"}}, r"training\.namespace"),
@@ -53,6 +68,19 @@ BAD: list[tuple[Object, str]] = [
     ({"priorityClasses": {"trainyard-spot": {"value": 2_000_000_000}}}, "trainyard-spot/value"),
     ({"airflow": {"executor": "CeleryExecutor"}}, "/executor"),
     ({"airflow": {"schedular": {}}}, "schedular"),
+    ({"airflow": {"airflowVersion": "3.3.2"}}, r"airflow\.airflowVersion: is gone.*remove it"),
+    (
+        {"airflow": {"defaultAirflowRepository": "x"}},
+        r"airflow\.defaultAirflowRepository: is gone; .*airflow\.images\.airflow\.repository",
+    ),
+    (
+        {"airflow": {"defaultAirflowTag": "1"}},
+        r"airflow\.defaultAirflowTag: is gone; .*airflow\.images\.airflow\.tag",
+    ),
+    (
+        {"airflow": {"airflowLocalSettings": "from trainyard.importer import install\ninstall()"}},
+        r"airflow\.airflowLocalSettings: .*remove it: the image registers the importer itself",
+    ),
     ({"airflow": {"scheduler": {"replica": 2}}}, "scheduler.*replica"),
     ({"airflow": {"scheduler": {"priorityClassName": "high"}}}, r"airflow\.scheduler\.priorityClassName"),
     ({"airflow": {"extraEnv": "A: 1"}}, r"airflow\.extraEnv: not a list"),
@@ -89,7 +117,13 @@ def test_a_bad_value_is_refused_by_name(values: Object, said: str) -> None:
     assert re.search(said, str(refused.value)), refused.value
 
 
-def test_all_bad_values_are_told_at_once() -> None:
+def test_paths_that_only_look_alike_are_taken() -> None:
+    objects = render_chart(values=mounts(checkpoints="/data2", datasets="/data"))
+    paths = {name: one["mountPath"] for name, one in platform(objects)["training"]["volumes"].items()}
+    assert paths == {"checkpoints": "/data2", "datasets": "/data"}
+
+
+def test_all_bad_values_are_reported_at_once() -> None:
     values = {
         "gpuPools": {"spot": {"kindNodes": 2}},
         "training": {"namespace": "trainyard"},
