@@ -1,4 +1,4 @@
-"""A failed run is told once to a receiver in the cluster, and a receiver that is gone hurts nothing."""
+"""A failed run is reported once to a receiver in the cluster, and a receiver that is gone hurts nothing."""
 
 from __future__ import annotations
 

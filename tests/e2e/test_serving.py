@@ -65,7 +65,7 @@ def asked_all_the_time(service: Service) -> Iterator[tuple[list[str], list[str]]
 
 @pytest.fixture(scope="module")
 def served(trigger, finish, first_run, versions, model_name: str) -> str:
-    """The version of the session's model, put into service by hand; the model itself serves afterwards."""
+    """The version of the session's model, deployed by hand; the model itself serves afterwards."""
     (version,) = versions(first_run.run_id)
     run_id = trigger("serve", dag=DAG, model=model_name, version=version.version)
     assert finish(run_id, dag=DAG).state == "success"
