@@ -132,6 +132,7 @@ def test_configuration() -> None:
     objects = render_chart(values={"airflow": {"config": {"core": {"parallelism": 9}}}})
     config = airflow_cfg(objects)
     assert config["core"]["parallelism"] == "9"
+    assert config["scheduler"]["scheduler_idle_sleep_time"] == "0.5"
     url = re.match(r"http://([\w-]+)\.(\w+)\.svc:(\d+)/", config["core"]["execution_api_server_url"])
     assert url
     service = find(objects, "Service", url[1])
