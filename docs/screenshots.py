@@ -34,7 +34,7 @@ from trainyard_cli.platform import Platform, connect  # noqa: E402
 
 
 def main() -> None:
-    """Take each picture anew."""
+    """Take each picture again."""
     parser = argparse.ArgumentParser(description="Takes the README's pictures from the running platform.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images", help="directory of the pictures")
     out = parser.parse_args().out

@@ -72,7 +72,7 @@ def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = (), *, remake: b
     problem = _reuse(stage, tools, config, cluster) if complete else "there is none"
     if problem and complete and not remake:
         message = f"the cluster cannot stay as it is: {problem}"
-        raise CliError(message, "./scripts/up --remake makes it anew; its runs and models are lost")
+        raise CliError(message, "./scripts/up --remake recreates it; its runs and models are lost")
     if problem:
         _create(stage, tools, config, cluster)
     return cluster
@@ -84,7 +84,7 @@ def delete(stage: Stage, shared_volumes: bool = False) -> None:
     if containers:
         stage.update(f"deleting {len(containers)} nodes")
         # Killed while it makes a pod, a node may leave a process behind that cgroup v1 has frozen and that
-        # nothing ends then: so each is told to shut down first.
+        # nothing ends then: so each is shut down first.
         run([host.docker(), "stop", "--time", str(STOP_SECONDS), *containers], check=False)
         run([host.docker(), "rm", "-f", "-v", *containers])
     for file in (CONFIG, paths.KUBECONFIG):
@@ -116,7 +116,10 @@ def ports() -> Ports:
 
 
 def check_names(pools: Iterable[str]) -> None:
-    """Refuse a pool that is named as another kind of node here."""
+    """Refuse a pool that is named as another kind of node here.
+
+    The chart takes such names: outside kind nothing else is called so, and a pool may have the name.
+    """
     for name in {CONTROL_PLANE, CPU} & set(pools):
         message = f"values: gpuPools.{name} is no pool name on kind: {name} names another kind of node"
         raise CliError(message, "give the pool another name")

@@ -142,7 +142,7 @@ def worker_pod(objects: list[Object]) -> Object:
 
 
 def platform(objects: list[Object]) -> Object:
-    """Return what the DAG library is told of the platform."""
+    """Return what is reported to the DAG library of the platform."""
     return json.loads(find(objects, "ConfigMap", "trainyard-platform")["data"]["platform.json"])
 
 

@@ -65,7 +65,7 @@ def test_headers_can_lie_beside_the_files() -> None:
 
 
 def test_one_process_at_a_time() -> None:
-    """It is told to do without the lock files that several processes would need."""
+    """It is set to do without the lock files that several processes would need."""
     deployment = gateway()
     assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
     assert "--disable-object-lock-file" in containers(deployment)[-1]["args"]
