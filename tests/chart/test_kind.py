@@ -64,7 +64,11 @@ def test_another_files_pools_are_merged_as_helm_merges_them(helm: Path, tmp_path
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("gpuPools: {spot: {kindNodes: 11, spot: 'yes', taints: {key: b}}}", "(?s)kindNodes.*spot.*taints"),
+        # Helm names them in any order.
+        (
+            "gpuPools: {spot: {kindNodes: 11, spot: 'yes', taints: {key: b}}}",
+            "(?s)(?=.*/spot/kindNodes')(?=.*/spot/spot')(?=.*/spot/taints')",
+        ),
         ("{gpuPools: {spot: null}, training: {defaultPool: spot}}", r"training\.defaultPool: .*ondemand"),
         (ONE_POOL.replace("4090:", "cpu:", 1), r"gpuPools\.cpu is no pool name"),
     ],
