@@ -10,8 +10,20 @@ from typing import Any
 
 import pytest
 import yaml
-from render import CHART, ChartError, Object, lint, platform, render_chart, render_text
+from render import (
+    CHART,
+    POD_KINDS,
+    ChartError,
+    Object,
+    containers,
+    find,
+    lint,
+    platform,
+    render_chart,
+    render_text,
+)
 from test_scripts import load
+from trainyard_cli.versions import VERSIONS
 
 CHARTS = [CHART, *(path.parent for path in sorted(CHART.glob("charts/*/values.yaml")))]
 each_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)
@@ -341,6 +353,30 @@ def test_names_of_secrets_may_have_dots() -> None:
         if one["metadata"]["name"] == "trainyard-api-server" and one["kind"] == "Deployment"
     ]
     assert "airflow.fernet" in json.dumps(server)
+
+
+@pytest.mark.parametrize(
+    ("chart", "image"),
+    [
+        ("airflow", f"apache/airflow:{VERSIONS.airflow}"),
+        ("mlflow", f"trainyard/mlflow:{VERSIONS.mlflow}"),
+        ("nvidia-device-plugin", f"nvcr.io/nvidia/k8s-device-plugin:v{VERSIONS.nvidia_device_plugin}"),
+        ("postgresql", f"postgres:{VERSIONS.postgresql}"),
+        ("versitygw", f"trainyard/versitygw:{VERSIONS.versitygw}"),
+    ],
+)
+def test_an_image_without_a_tag_is_that_of_the_charts_version(chart: str, image: str) -> None:
+    values = {"persistence": {"existingClaim": "datasets"}} if chart == "versitygw" else {}
+    objects = render_chart(chart=CHART / "charts" / chart, values=values)
+    pods = [one for one in objects if one["kind"] in POD_KINDS]
+    assert {container["image"] for one in pods for container in containers(one)} == {image}
+
+
+def test_a_digest_needs_no_tag() -> None:
+    digest = f"sha256:{'0' * 64}"
+    objects = render_chart(values={"mlflow": {"image": {"digest": digest}}})
+    server = containers(find(objects, "Deployment", "trainyard-mlflow"))[-1]
+    assert server["image"] == f"trainyard/mlflow@{digest}"
 
 
 def test_another_release_and_namespace_render() -> None:

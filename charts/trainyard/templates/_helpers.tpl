@@ -110,7 +110,7 @@ spec:
     (pick $airflow.Values "imagePullSecrets" "nodeSelector" "tolerations") }}
 {{- else if .Values.mlflow.enabled }}
 {{- $mlflow := .Subcharts.mlflow.Values }}
-{{- $runtime = merge (dict "image" (include "common.image" (dict "key" "mlflow.image" "image" $mlflow.image)) "pullPolicy" $mlflow.image.pullPolicy)
+{{- $runtime = merge (dict "image" (include "mlflow.image" .Subcharts.mlflow) "pullPolicy" $mlflow.image.pullPolicy)
     (pick $mlflow "podSecurityContext" "securityContext" "imagePullSecrets" "nodeSelector" "tolerations") }}
 {{- else }}
 {{- $training := .Values.training }}

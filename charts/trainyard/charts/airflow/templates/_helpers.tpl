@@ -9,9 +9,7 @@
 
 {{/* The image of every pod; without a tag or digest, that of this chart's Airflow. Params: the chart's root context */}}
 {{- define "airflow.image" -}}
-{{- $image := .Values.images.airflow -}}
-{{- if not (or $image.tag $image.digest) }}{{ $image = merge (dict "tag" .Chart.AppVersion) $image }}{{ end -}}
-{{- include "common.image" (dict "key" "airflow.images.airflow" "image" $image) -}}
+{{- include "common.image" (dict "key" "airflow.images.airflow" "image" .Values.images.airflow "version" .Chart.AppVersion) -}}
 {{- end }}
 
 {{/* Params: root, name (scheduler, ...), serviceAccount (its values) */}}

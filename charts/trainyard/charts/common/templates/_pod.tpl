@@ -1,7 +1,10 @@
-{{/* An image reference. Params: key (the values key, for the error), image {repository, tag, digest} */}}
+{{/* An image reference. Params: key (the values key, for the error), image {repository, tag, digest},
+     version (the tag where there is neither a tag nor a digest; optional) */}}
 {{- define "common.image" -}}
-{{- if not (or .image.tag .image.digest) }}{{ fail (printf "%s: set a tag or a digest" .key) }}{{ end -}}
-{{ .image.repository }}{{ with .image.tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}
+{{- $tag := .image.tag -}}
+{{- if not .image.digest }}{{ $tag = $tag | default .version }}{{ end -}}
+{{- if not (or $tag .image.digest) }}{{ fail (printf "%s: set a tag or a digest" .key) }}{{ end -}}
+{{ .image.repository }}{{ with $tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{/* Where a pod may run. Params: a dict with any of priorityClassName, nodeSelector, affinity, ... */}}

@@ -2,6 +2,11 @@
 {{ .Values.fullnameOverride | default (printf "%s-mlflow" .Release.Name) }}
 {{- end }}
 
+{{/* The image; without a tag or digest, that of this chart's MLflow. Params: the chart's root context */}}
+{{- define "mlflow.image" -}}
+{{- include "common.image" (dict "key" "mlflow.image" "image" .Values.image "version" .Chart.AppVersion) -}}
+{{- end }}
+
 {{/* The CronJob that the DAG `maintenance` starts. Params: the chart's root context */}}
 {{- define "mlflow.garbageCollectionName" -}}
 {{ include "mlflow.fullname" . }}-garbage-collection

@@ -41,7 +41,7 @@ spec:
       {{- with include "common.scheduling" (merge (dict "nodeSelector" $selector) $values) | trim }}{{ . | nindent 6 }}{{ end }}
       containers:
         - name: device-plugin
-          image: {{ include "common.image" (dict "key" "nvidia-device-plugin.image" "image" $values.image) }}
+          image: {{ include "common.image" (dict "key" "nvidia-device-plugin.image" "image" $values.image "version" (printf "v%s" .root.Chart.AppVersion)) }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
           {{- with $values.command }}
           command: {{- toYaml . | nindent 12 }}
