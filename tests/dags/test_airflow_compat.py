@@ -185,6 +185,64 @@ extend_triggers()
     assert done.stdout.splitlines()[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
 
 
+BROKEN_AIRFLOW = """
+import importlib.util, sys
+from importlib.machinery import PathFinder, SourceFileLoader
+from trainyard.airflow_compat import extend_triggers
+import airflow.settings
+
+class Other(SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        {change}
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "airflow.models.trigger":
+            file = PathFinder.find_spec(name, path).origin
+            return importlib.util.spec_from_file_location(name, file, loader=Other(name, file))
+
+extend_triggers()
+sys.meta_path.insert(1, Finder)
+import airflow.models.trigger
+from airflow.models.dagrun import DagRun
+print(DagRun.dag_run_data.fget.__module__)
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "module.handle_event_submit = lambda event: None",
+        "del module.handle_event_submit",
+        "del module._fail_unresumable_task_instance",
+    ],
+)
+def test_an_airflow_with_another_private_api_is_left_as_it_is(change: str) -> None:
+    code = BROKEN_AIRFLOW.format(change=change)
+    done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "airflow.models.dagrun", "half of the changes were made"
+    said = done.stdout + done.stderr
+    assert (
+        f"this process has no {airflow_compat.TRIGGER_EXTENSION}, because trainyard.airflow_compat:" in said
+    )
+    assert "AttributeError" in said
+
+
+def test_a_run_whose_origin_cannot_be_read_goes_to_its_triggers_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    airflow_compat._log_no_origin.cache_clear()
+    data = object()
+    for _ in range(3):
+        assert airflow_compat._with_origin(data, object()) is data  # type: ignore[arg-type]
+    assert [record.args for record in caplog.records] == [
+        ("user and asset events of a run in its triggers", "trainyard.airflow_compat:_origin")
+    ]
+
+
 def test_asset_events_that_cannot_be_registered_fail_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow's triggerer ends on an error in this place; triggerer/test_in_airflow.py has the good case."""
     from airflow.models import trigger as trigger_models
