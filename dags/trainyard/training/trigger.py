@@ -50,13 +50,7 @@ class TrainingPodTrigger(TriggererTask):
 
     async def work(self) -> Mapping[str, Any]:
         """Run the step in pods; return the step's result."""
-        arguments = dict(self.request)
-        timeouts = {name: arguments.pop(f"{name}_timeout_seconds") for name in ("queue", "startup")}
-        plan = RetryPlan(
-            **{each.name: arguments.pop(each.name) for each in fields(RetryPlan) if each.name in arguments}
-        )
-        env_vars = {**self._origin_env(), **arguments["env_vars"]}
-        request = TrainingRequest(**{**arguments, "env_vars": env_vars})
+        request, plan, timeouts = self.arguments()
         params = json.dumps(request.step_params, default=str)
         self.log.info("step %s of %s: params %s", request.step, request.dataset, params)
         platform = load_platform()
@@ -79,6 +73,16 @@ class TrainingPodTrigger(TriggererTask):
             return outcome.result
         # After ADAPT, the attempt with more memory or smaller batches has failed as well.
         raise TaskFailed(**run.failure(outcome), retry=outcome.action not in (Action.FAIL, Action.ADAPT))
+
+    def arguments(self) -> tuple[TrainingRequest, RetryPlan, dict[str, int]]:
+        """What the rendered request asks for: the step, its attempts, and the waits `queue` and `startup`."""
+        arguments = dict(self.request)
+        timeouts = {name: arguments.pop(f"{name}_timeout_seconds") for name in ("queue", "startup")}
+        plan = RetryPlan(
+            **{each.name: arguments.pop(each.name) for each in fields(RetryPlan) if each.name in arguments}
+        )
+        env_vars = {**self._origin_env(), **arguments["env_vars"]}
+        return TrainingRequest(**{**arguments, "env_vars": env_vars}), plan, timeouts
 
     async def abandon(self) -> None:
         """Delete this try's pods."""
