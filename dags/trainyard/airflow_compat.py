@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.abc import MetaPathFinder
 from os import PathLike
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
     from airflow.triggers.base import TaskSuccessEvent
     from jinja2 import Environment
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, SessionTransaction
 
 AIRFLOW_VERSION = "3.3.2"
 # Under this key the event that ends a task in the triggerer carries its asset events; see `extend_triggers`.
@@ -33,6 +33,7 @@ SKIP_KEY = "skipmixin_key"
 # What `extend_triggers` adds, for `log_unsupported`.
 TRIGGER_EXTENSION = "asset events of tasks that end in the triggerer"
 _TRIGGER_MODELS = "airflow.models.trigger"
+_CALLBACKS = "trainyard_after_commit"  # in `Session.info`
 _MAX_INTEGER = 2**63
 log = logging.getLogger(__name__)
 
@@ -235,18 +236,36 @@ def _register_outlets(
     register_assets: Any, task_instance: TaskInstance, report: Any, session: Session
 ) -> None:
     from airflow.api_fastapi.execution_api.datamodels.asset import AssetProfile
-    from sqlalchemy import event
 
     outlets = [AssetProfile(**outlet) for outlet in report["outlets"]]
     with session.begin_nested():
         callbacks = register_assets(task_instance, outlets, report["events"], session=session)
 
-    def tell_listeners(_: Any) -> None:
-        for callback in callbacks:
-            callback()
+    _call_after_commit(session, callbacks)
 
-    if callbacks:
-        event.listen(session, "after_commit", tell_listeners, once=True)
+
+def _call_after_commit(session: Session, callbacks: Iterable[Callable[[], None]]) -> None:
+    """Call `callbacks` once the transaction that `session` is in has been committed, or else never."""
+    from sqlalchemy import event
+
+    if _CALLBACKS not in session.info:
+        session.info[_CALLBACKS] = []
+        event.listen(session, "after_commit", _committed)
+        event.listen(session, "after_transaction_end", _ended)
+    session.info[_CALLBACKS] += callbacks
+
+
+def _committed(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint was released
+    callbacks, session.info[_CALLBACKS] = session.info[_CALLBACKS], []
+    for callback in callbacks:
+        callback()
+
+
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:  # not a savepoint; what is left was rolled back
+        session.info[_CALLBACKS] = []
 
 
 def _with_origin(data: Any, dag_run: DagRun) -> Any:
