@@ -97,11 +97,12 @@ class TrainingPodTrigger(TriggererTask):
     def _origin_env(self) -> dict[str, str]:
         """Environment variables for the tags of the MLflow run: the DAG run's URL and the user.
 
-        The user is the task's owner: Airflow 3.3.2 does not pass to triggerers who triggered the run.
+        The user is who triggered the run; of a run that nobody triggered, it is the task's owner.
         """
         task = self.identity
+        user = getattr(self.context.get("dag_run"), "triggering_user_name", None)
         owner = self.task.owner if self.task else ""
-        return {Env.AIRFLOW_URL: run_url(task.dag_id, task.run_id), Env.USER: owner}
+        return {Env.AIRFLOW_URL: run_url(task.dag_id, task.run_id), Env.USER: user or owner}
 
     async def _announce(self, platform: Platform, request: TrainingRequest, xcoms: Mapping[str, Any]) -> None:
         """Push XComs during the run, and the links that belong to them."""
