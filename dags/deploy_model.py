@@ -1,4 +1,4 @@
-"""Put a registered model version into service by hand, for instance an earlier one again."""
+"""Deploy a registered model version by hand, for instance an earlier one again."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.abc import MetaPathFinder
 from os import PathLike
 from pathlib import Path
@@ -22,16 +23,32 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
     from airflow.triggers.base import TaskSuccessEvent
     from jinja2 import Environment
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, SessionTransaction
 
 AIRFLOW_VERSION = "3.3.2"
 # Under this key the event that ends a task in the triggerer carries its asset events; see `extend_triggers`.
 OUTLETS = "trainyard_outlets"
 # XCom of a branch or short circuit, which the scheduler reads before it starts the tasks directly after it.
 SKIP_KEY = "skipmixin_key"
+# What `extend_triggers` adds, for `log_unsupported`.
+TRIGGER_EXTENSION = "asset events of tasks that end in the triggerer"
 _TRIGGER_MODELS = "airflow.models.trigger"
+_CALLBACKS = "trainyard_after_commit"  # in `Session.info`
 _MAX_INTEGER = 2**63
 log = logging.getLogger(__name__)
+
+
+def log_unsupported(what: str, function: str) -> None:
+    """Report the exception that is being handled: the process goes on without `what`.
+
+    An exception would end every component of an Airflow that may also serve other teams.
+    """
+    log.exception(
+        "Trainyard: this process has no %s, because %s failed. Install a version of trainyard that supports "
+        "this version of Airflow.",
+        what,
+        function,
+    )
 
 
 def template_environment() -> Environment:
@@ -173,7 +190,11 @@ class _AfterImport(MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             execute(module)
-            _extend(module)
+            try:
+                _extend(module)
+            except Exception:
+                # Here it would end the import, and so the process.
+                log_unsupported(TRIGGER_EXTENSION, f"{__name__}:extend_triggers")
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -181,51 +202,91 @@ class _AfterImport(MetaPathFinder):
 
 def _extend(trigger_models: Any) -> None:
     from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
     from airflow.triggers.base import TaskSuccessEvent
 
+    # Every lookup comes before the first change: an Airflow that lacks one of them stays as it is.
     submit = trigger_models.handle_event_submit
     if TaskSuccessEvent in submit.registry:
         return
-    ends = submit.dispatch(TaskSuccessEvent)
+    ends, register = submit.dispatch(TaskSuccessEvent), submit.register
+    fail_try = trigger_models._fail_unresumable_task_instance
+    register_assets: Any = TaskInstance.register_asset_changes_in_db
+    plain: Any = DagRun.dag_run_data
+    run_data = plain.fget
 
-    @submit.register(TaskSuccessEvent)
-    def _(event: TaskSuccessEvent, *, task_instance: TaskInstance, session: Session) -> None:
+    def end(event: TaskSuccessEvent, *, task_instance: TaskInstance, session: Session) -> None:
         report = (event.xcoms or {}).pop(OUTLETS, None)
         try:
             if report:
-                _register_outlets(task_instance, report, session)
+                _register_outlets(register_assets, task_instance, report, session)
         except Exception as error:
             # Raised here it would end the triggerer. The try fails instead, as on a worker.
             log.exception("the asset events of %s cannot be registered", task_instance)
             reason = f"its asset events cannot be registered: {error}"
-            trigger_models._fail_unresumable_task_instance(task_instance, reason, error, session=session)
+            fail_try(task_instance, reason, error, session=session)
             return
         ends(event, task_instance=task_instance, session=session)
 
-    plain: Any = DagRun.dag_run_data
-    DagRun.dag_run_data = property(lambda run: _with_origin(plain.fget(run), run))  # type: ignore[method-assign,assignment]
+    register(TaskSuccessEvent, end)
+    DagRun.dag_run_data = property(lambda run: _with_origin(run_data(run), run))  # type: ignore[method-assign,assignment]
 
 
-def _register_outlets(task_instance: TaskInstance, report: Any, session: Session) -> None:
+def _register_outlets(
+    register_assets: Any, task_instance: TaskInstance, report: Any, session: Session
+) -> None:
     from airflow.api_fastapi.execution_api.datamodels.asset import AssetProfile
-    from sqlalchemy import event
 
     outlets = [AssetProfile(**outlet) for outlet in report["outlets"]]
     with session.begin_nested():
-        callbacks = task_instance.register_asset_changes_in_db(
-            task_instance, outlets, report["events"], session=session
-        )
+        callbacks = register_assets(task_instance, outlets, report["events"], session=session)
 
-    def tell_listeners(_: Any) -> None:
-        for callback in callbacks:
-            callback()
+    _call_after_commit(session, callbacks)
 
-    if callbacks:
-        event.listen(session, "after_commit", tell_listeners, once=True)
+
+def _call_after_commit(session: Session, callbacks: Iterable[Callable[[], None]]) -> None:
+    """Call `callbacks` once the transaction that `session` is in has been committed, or else never."""
+    from sqlalchemy import event
+
+    if _CALLBACKS not in session.info:
+        session.info[_CALLBACKS] = []
+        event.listen(session, "after_commit", _committed)
+        event.listen(session, "after_transaction_end", _ended)
+    session.info[_CALLBACKS] += callbacks
+
+
+def _committed(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint was released
+    callbacks, session.info[_CALLBACKS] = session.info[_CALLBACKS], []
+    for callback in callbacks:
+        callback()
+
+
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:  # not a savepoint; what is left was rolled back
+        session.info[_CALLBACKS] = []
 
 
 def _with_origin(data: Any, dag_run: DagRun) -> Any:
-    """The run as triggers get it, with the user and the asset events that started it."""
+    """The run as triggers get it, with the user and the asset events that started it.
+
+    Where that fails it is `data`: a trigger that cannot be started would end the triggerer.
+    """
+    try:
+        return data.model_copy(update=_origin(dag_run))
+    except Exception:
+        _log_no_origin()
+        return data
+
+
+@cache
+def _log_no_origin() -> None:
+    """Once in a process: every run of every trigger would fail alike."""
+    log_unsupported("user and asset events of a run in its triggers", f"{__name__}:_origin")
+
+
+def _origin(dag_run: DagRun) -> dict[str, Any]:
     from airflow.api_fastapi.execution_api.datamodels.taskinstance import AssetEventDagRunReference
     from airflow.utils.types import DagRunType
 
@@ -234,8 +295,7 @@ def _with_origin(data: Any, dag_run: DagRun) -> Any:
         for each in dag_run.consumed_asset_events:
             reference = AssetEventDagRunReference.model_validate(each, from_attributes=True)
             events.append(reference.model_copy(update={"extra": _encodable(reference.extra)}))
-    origin = {"triggering_user_name": dag_run.triggering_user_name, "consumed_asset_events": events}
-    return data.model_copy(update=origin)
+    return {"triggering_user_name": dag_run.triggering_user_name, "consumed_asset_events": events}
 
 
 def _encodable(value: Any) -> Any:

@@ -68,7 +68,8 @@ def champion(model: str) -> Asset:
 def announce_champion(outlet_events: Mapping[Any, Any], *, model: str, version: str, date: str) -> None:
     """Report a new champion from a task with the outlet `CHAMPIONS`; `date` is the day of its data.
 
-    Call it only when the alias moved (`Promotion.moved`).
+    Call it only in the run that made the version champion (`Promotion.made_champion`). A task that is
+    repeated may report the same version again.
     """
     outlet_events[CHAMPIONS].add(
         champion(model), extra={"model": model, "version": str(version), "date": date}

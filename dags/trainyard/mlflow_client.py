@@ -18,6 +18,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from trainyard.failures import Cause, TaskFailed
 
@@ -235,22 +236,36 @@ class MlflowClient:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> Json:
+        shown = _without_password(url)
         try:
             async with self._session.request(method, url, **request) as response:
                 status, text = response.status, await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise MlflowError(f"{url}: {type(error).__name__}: {error}", temporary=True) from error
+            # These have the URL as their text, with the password.
+            wrong_url = isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError)
+            text = "" if wrong_url else f": {error}"
+            raise MlflowError(f"{shown}: {type(error).__name__}{text}", temporary=True) from error
         answer = _object(text)
         if status >= 300:
             raise MlflowError(
-                f"{url}: HTTP {status}: {text[:500]}",
+                f"{shown}: HTTP {status}: {text[:500]}",
                 status=status,
                 code=str((answer or {}).get("error_code", "")),
                 temporary=status >= 500 or status in self.retried,
             )
         if answer is None:
-            raise MlflowError(f"{url} answered {text[:200]!r}, not an object", status=status, temporary=True)
+            raise MlflowError(
+                f"{shown} answered {text[:200]!r}, not an object", status=status, temporary=True
+            )
         return answer
+
+
+def _without_password(url: str) -> str:
+    """`url` for messages, which end up in logs and XComs."""
+    try:
+        return str(URL(url).with_user(None))
+    except ValueError:  # no absolute URL
+        return url.rpartition("@")[2]
 
 
 def _authorization() -> Mapping[str, str]:

@@ -8,34 +8,25 @@ than it needs.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pkgutil import resolve_name
 
-log = logging.getLogger(__name__)
+from trainyard.airflow_compat import TRIGGER_EXTENSION, log_unsupported
 
 ADDITIONS: Mapping[str, str] = {
     "DAGs of model files (models/*.yaml)": "trainyard.factory.importer:install",
-    "asset events of tasks that end in the triggerer": "trainyard.airflow_compat:extend_triggers",
+    TRIGGER_EXTENSION: "trainyard.airflow_compat:extend_triggers",
 }
 """What a process gets -> the function that adds it. None of them needs another."""
 
 
 def add(additions: Mapping[str, str]) -> None:
-    """Call each function. One that fails is reported, and the process goes on without what it adds.
-
-    An exception would end every component of an Airflow that may also serve other teams.
-    """
+    """Call each function. One that fails is reported, and the process goes on without what it adds."""
     for what, function in additions.items():
         try:
             resolve_name(function)()
         except Exception:
-            log.exception(
-                "Trainyard: this process has no %s, because %s failed. Install a version of trainyard that "
-                "supports this version of Airflow.",
-                what,
-                function,
-            )
+            log_unsupported(what, function)
 
 
 add(ADDITIONS)

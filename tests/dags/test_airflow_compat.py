@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import airflow
 import pytest
 from airflow.dag_processing.importers import get_importer_registry
+from airflow.models import import_all_models
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Asset, AssetAlias, BaseOperator
 from airflow.sdk.api.datamodels._generated import TaskStatesResponse, XComResponse
@@ -20,6 +26,8 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import DiscrimatedTriggerEvent, TaskSuccessEvent
 from airflow.utils import file
 from pydantic import TypeAdapter
+from sqlalchemy import create_engine, event, select, text
+from sqlalchemy.orm import Session
 from trainyard import airflow_compat
 from trainyard.factory.importer import ModelImporter
 
@@ -152,9 +160,9 @@ def test_a_success_carries_the_asset_events_that_a_worker_would_report() -> None
     events = OutletEventAccessors()
     events[outlets[0]].extra = {"date": "2026-01-02"}
     events[outlets[1]].add(Asset("s3://b/z"), extra={"version": "1"})
-    event = airflow_compat.success_event(serialized(dag, "t"), events)
+    success = airflow_compat.success_event(serialized(dag, "t"), events)
     told = [profile.model_dump() for profile in task_runner._build_asset_profiles(task.outlets)]
-    assert event.xcoms == {
+    assert success.xcoms == {
         airflow_compat.OUTLETS: {
             "outlets": told,
             "events": list(task_runner._serialize_outlet_events(events)),
@@ -162,7 +170,7 @@ def test_a_success_carries_the_asset_events_that_a_worker_would_report() -> None
     }
     # It survives the way between the triggerer's processes.
     entry = TypeAdapter(DiscrimatedTriggerEvent)
-    assert entry.validate_python(event.model_dump()).xcoms == event.xcoms
+    assert entry.validate_python(success.model_dump()).xcoms == success.xcoms
     assert airflow_compat.success_event(serialized(dag, "plain"), events).xcoms is None
 
 
@@ -185,32 +193,141 @@ extend_triggers()
     assert done.stdout.splitlines()[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
 
 
-def test_asset_events_that_cannot_be_registered_fail_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
+BROKEN_AIRFLOW = """
+import importlib.util, sys
+from importlib.machinery import PathFinder, SourceFileLoader
+from trainyard.airflow_compat import extend_triggers
+import airflow.settings
+
+class Other(SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        {change}
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "airflow.models.trigger":
+            file = PathFinder.find_spec(name, path).origin
+            return importlib.util.spec_from_file_location(name, file, loader=Other(name, file))
+
+extend_triggers()
+sys.meta_path.insert(1, Finder)
+import airflow.models.trigger
+from airflow.models.dagrun import DagRun
+print(DagRun.dag_run_data.fget.__module__)
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "module.handle_event_submit = lambda event: None",
+        "del module.handle_event_submit",
+        "del module._fail_unresumable_task_instance",
+    ],
+)
+def test_an_airflow_with_another_private_api_is_left_as_it_is(change: str) -> None:
+    code = BROKEN_AIRFLOW.format(change=change)
+    done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "airflow.models.dagrun", "half of the changes were made"
+    said = done.stdout + done.stderr
+    assert (
+        f"this process has no {airflow_compat.TRIGGER_EXTENSION}, because trainyard.airflow_compat:" in said
+    )
+    assert "AttributeError" in said
+
+
+def test_a_run_whose_origin_cannot_be_read_goes_to_its_triggers_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    airflow_compat._log_no_origin.cache_clear()
+    data = object()
+    for _ in range(3):
+        assert airflow_compat._with_origin(data, object()) is data  # type: ignore[arg-type]
+    assert [record.args for record in caplog.records] == [
+        ("user and asset events of a run in its triggers", "trainyard.airflow_compat:_origin")
+    ]
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A session on a SQLite database with Airflow's tables."""
+    import_all_models()
+    engine = create_engine("sqlite://")
+    DagRun.metadata.create_all(engine)
+
+    # The driver begins no transaction before a savepoint on its own.
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    with Session(engine) as session:
+        yield session
+
+
+def deferred(session: Session) -> TaskInstance:
+    """A stored task instance that waits for its trigger."""
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        BashOperator(task_id="t", bash_command="true")
+    now = datetime.now(UTC)
+    run = DagRun(dag_id="d", run_id="r", run_type="manual", run_after=now, state="running", logical_date=now)
+    instance = TaskInstance(serialized(dag, "t"), dag_version_id=uuid4(), run_id="r", state="deferred")
+    instance.trigger_id, instance.dag_run = 7, run
+    session.add(instance)
+    session.commit()
+    return instance
+
+
+def test_asset_events_that_cannot_be_registered_fail_the_try(session: Session) -> None:
     """Airflow's triggerer ends on an error in this place; triggerer/test_in_airflow.py has the good case."""
     from airflow.models import trigger as trigger_models
 
     airflow_compat.extend_triggers()
-
-    class Instance:
-        trigger_id = 7
-        state = "deferred"
-        next_method = next_kwargs = scheduled_dttm = None
-
-    class Session:
-        flushed = 0
-
-        def begin_nested(self) -> Any:
-            raise OSError("no database")
-
-        def flush(self) -> None:
-            self.flushed += 1
-
-    instance, session = Instance(), Session()
+    instance = deferred(session)
+    session.execute(text("DROP TABLE asset"))
     report = {"outlets": [{"name": "n", "uri": "s3://b/x", "type": "Asset"}], "events": []}
-    event = TaskSuccessEvent(xcoms={airflow_compat.OUTLETS: report})
-    trigger_models.handle_event_submit(event, task_instance=instance, session=session)
-    assert (instance.state, instance.next_method, instance.trigger_id) == ("scheduled", "__fail__", None)
-    assert instance.next_kwargs["error"] == "its asset events cannot be registered: no database"
+    success = TaskSuccessEvent(xcoms={airflow_compat.OUTLETS: report})
+    trigger_models.handle_event_submit(success, task_instance=instance, session=session)
+    instance.external_executor_id = "next"
+    session.flush()
+    session.commit()
+    session.expire_all()
+    stored = session.scalars(select(TaskInstance)).one()
+    assert (stored.state, stored.next_method, stored.trigger_id) == ("scheduled", "__fail__", None)
+    assert stored.external_executor_id == "next"
+    assert stored.next_kwargs["error"].startswith("its asset events cannot be registered: ")
+    assert "no such table: asset" in stored.next_kwargs["error"]
+
+
+def test_listeners_are_told_of_what_was_committed_and_of_nothing_else(session: Session) -> None:
+    told: list[str] = []
+
+    def register(name: str) -> None:
+        session.execute(text("SELECT 1"))
+        airflow_compat._call_after_commit(session, [lambda: told.append(name)])
+
+    register("committed")
+    with session.begin_nested():
+        pass
+    assert told == [], "a savepoint is no commit"
+    session.commit()
+    session.commit()
+    assert told == ["committed"]
+    register("rolled back")
+    session.rollback()
+    register("closed")
+    session.close()
+    register("second")
+    with pytest.raises(ZeroDivisionError), session.begin_nested():
+        _ = 1 / 0
+    session.commit()
+    assert told == ["committed", "second"]
 
 
 def test_integers_that_end_the_triggerer_become_text() -> None:

@@ -22,9 +22,15 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answered(
-    *answers: tuple[int, Any], ask: Callable[[MlflowClient], Awaitable[Any]] | None = None, **options: Any
+    *answers: tuple[int, Any],
+    ask: Callable[[MlflowClient], Awaitable[Any]] | None = None,
+    user: str = "",
+    **options: Any,
 ) -> tuple[Any, list[web.Request]]:
-    """What a request comes to at a server with these answers, one for each time, and the requests."""
+    """What a request comes to at a server with these answers, one for each time, and the requests.
+
+    Without any answer the server is gone. `user` goes before the server's host.
+    """
     left, requests = list(answers), []
 
     async def handle(request: web.Request) -> web.Response:
@@ -41,7 +47,9 @@ def answered(
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+            url = f"http://{user}127.0.0.1:{runner.addresses[0][1]}/"
+            if not left and ask is None:
+                await runner.cleanup()
             async with MlflowClient(url, **options) as client:
                 return await (ask(client) if ask else client.get_model_version("m", "3"))
         except MlflowError as error:
@@ -92,6 +100,28 @@ def test_a_server_that_is_not_there_may_come_back() -> None:
     with pytest.raises(MlflowError, match=r"http://127.0.0.1:1/.*ClientConnectorError") as error:
         asyncio.run(ask())
     assert error.value.temporary and error.value.status is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [((401, "no"), "HTTP 401"), ((200, "[]"), "not an object"), (None, "Cannot connect")],
+    ids=["refused", "no_object", "gone"],
+)
+def test_no_error_tells_a_password(answer: tuple[int, str] | None, said: str) -> None:
+    error, _ = answered(*[answer] * bool(answer), user="ada:s3cret@", patience=0)
+    assert said in error.message and "http://127.0.0.1:" in error.message
+    assert "ada" not in str(error) and "s3cret" not in str(error)
+
+
+@pytest.mark.parametrize("uri", ["ada:s3cret@host", "http://ada:s3cret@host:port", "ftp://ada:s3cret@host"])
+def test_an_address_that_is_wrong_tells_no_password_either(uri: str) -> None:
+    async def ask() -> None:
+        async with MlflowClient(uri, patience=0) as client:
+            await client.get_model_version("m", "3")
+
+    with pytest.raises(MlflowError, match=r"host.*Url") as error:
+        asyncio.run(ask())
+    assert "s3cret" not in str(error.value)
 
 
 def test_a_deletion_that_is_repeated_has_succeeded() -> None:

@@ -134,11 +134,18 @@ def audit_tags(
         "compared_metric": gate.metric,
         "champion_metric": gate.champion_metric,
         "champion_version": gate.champion_version,
-        "triggered_by": triggered_by(run),
         **people,
-        "dag_id": run.dag_id,
-        "run_id": run.run_id,
-        "run_url": run_url(run.dag_id, run.run_id),
+        **run_tags(run),
+    }
+
+
+def run_tags(dag_run: Any) -> dict[str, Any]:
+    """Tags of a version that say which run decided on it, and who started that."""
+    return {
+        "triggered_by": triggered_by(dag_run),
+        "dag_id": dag_run.dag_id,
+        "run_id": dag_run.run_id,
+        "run_url": run_url(dag_run.dag_id, dag_run.run_id),
     }
 
 

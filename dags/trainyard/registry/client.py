@@ -14,6 +14,8 @@ from trainyard_contract import CHAMPION, TAG_PREFIX, Tag
 from trainyard.mlflow_client import MlflowClient, MlflowError, ModelVersion
 
 CHALLENGER = "challenger"
+# Tag of a version that is or was champion: run key of the run that made it so.
+CHAMPION_BY_TAG = f"{TAG_PREFIX}champion_by"
 # Tags of a version that was champion: until when, and which version came after it.
 CHAMPION_UNTIL_TAG = f"{TAG_PREFIX}champion_until"
 REPLACED_BY_TAG = f"{TAG_PREFIX}replaced_by"
@@ -48,13 +50,23 @@ class GateDecision:
 
 @dataclass(frozen=True)
 class Promotion:
-    """The registered version, the alias that it got, and whether that made it a new champion."""
+    """The registered version and the alias that it has.
+
+    Args:
+        model: name in the registry.
+        version: its number.
+        alias: `champion` or `challenger`.
+        reason: why, in words.
+        moved: whether this call made the version champion.
+        made_champion: whether this run did, in this call or in an earlier one that was interrupted.
+    """
 
     model: str
     version: str
     alias: str
     reason: str
     moved: bool = False
+    made_champion: bool = False
 
 
 def decide(
@@ -165,9 +177,9 @@ async def promote(
 ) -> Promotion:
     """Register the model if that is not done yet, and make it champion if the gate passed, else challenger.
 
-    May be repeated: a version which is champion already stays it. `gate` counts only while its champion is
-    the champion (see `as_of_now`). `tags` (metrics, git commit, data version, ...) go onto the version; the
-    champion before it keeps tags that say until when it was and what replaced it.
+    May be repeated: a version that is champion already remains champion. `gate` counts only while its
+    champion is the champion (see `as_of_now`). `tags` (metrics, git commit, data version, ...) go onto the
+    version; the champion before it keeps tags that say until when it was and what replaced it.
     """
     version = await register(client, model=model, model_uri=model_uri, run_id=run_id, run_key=run_key)
     before = await find_alias(client, model, CHAMPION)
@@ -180,8 +192,11 @@ async def promote(
         await client.set_registered_model_alias(model, CHALLENGER, version.version)
         return Promotion(model, str(version.version), CHALLENGER, gate.reason)
     if not is_champion:
-        await _move_alias(client, version, before, now)
-    return Promotion(model, str(version.version), CHAMPION, gate.reason, moved=not is_champion)
+        await _move_alias(client, version, before, now, run_key)
+    made = not is_champion or version.tags.get(CHAMPION_BY_TAG) == run_key
+    return Promotion(
+        model, str(version.version), CHAMPION, gate.reason, moved=not is_champion, made_champion=made
+    )
 
 
 def as_of_now(gate: GateDecision, version: str, champion: ModelVersion | None) -> GateDecision:
@@ -198,24 +213,26 @@ def as_of_now(gate: GateDecision, version: str, champion: ModelVersion | None) -
 
 
 async def make_champion(
-    client: MlflowClient, *, model: str, version: str, reason: str, tags: Mapping[str, Any]
+    client: MlflowClient, *, model: str, version: str, run_key: str, reason: str, tags: Mapping[str, Any]
 ) -> Promotion:
-    """Make a registered version champion without a gate, because a person put it into service.
+    """Make a registered version champion without a gate, because a person deployed it.
 
-    May be repeated. The champion before it keeps tags that say until when it was and what replaced it.
+    May be repeated by the run of `run_key`. The champion before it keeps tags that say until when it was and
+    what replaced it.
     """
     chosen = await client.get_model_version(model, version)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = await find_alias(client, model, CHAMPION)
     if before is not None and before.version == chosen.version:
-        return Promotion(model, version, CHAMPION, reason)
+        made = chosen.tags.get(CHAMPION_BY_TAG) == run_key
+        return Promotion(model, version, CHAMPION, reason, made_champion=made)
     await _tag(client, chosen, {**tags, "decided_at": now, "reason": reason})
-    await _move_alias(client, chosen, before, now)
-    return Promotion(model, version, CHAMPION, reason, moved=True)
+    await _move_alias(client, chosen, before, now, run_key)
+    return Promotion(model, version, CHAMPION, reason, moved=True, made_champion=True)
 
 
 async def _move_alias(
-    client: MlflowClient, version: ModelVersion, before: ModelVersion | None, now: str
+    client: MlflowClient, version: ModelVersion, before: ModelVersion | None, now: str, run_key: str
 ) -> None:
     """Move the alias champion to `version`. The alias moves last, so that a repetition finishes the rest."""
     if before is not None:
@@ -226,6 +243,7 @@ async def _move_alias(
     for tag in (CHAMPION_UNTIL_TAG, REPLACED_BY_TAG):  # a former champion that comes back
         if tag in version.tags:
             await client.delete_model_version_tag(version.name, version.version, tag)
+    await client.set_model_version_tag(version.name, version.version, CHAMPION_BY_TAG, run_key)
     challenger = await find_alias(client, version.name, CHALLENGER)
     if challenger is not None and challenger.version == version.version:
         await client.delete_registered_model_alias(version.name, CHALLENGER)

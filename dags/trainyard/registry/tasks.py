@@ -16,7 +16,7 @@ from trainyard.mlflow_client import MlflowClient
 from trainyard.naming import run_key
 from trainyard.platform import load_platform
 from trainyard.registry import client as registry
-from trainyard.registry.approval import audit_tags, overruled, read_approval, triggered_by
+from trainyard.registry.approval import audit_tags, overruled, read_approval, run_tags
 from trainyard.registry.client import CHAMPION, GateDecision, as_of_now, find_alias
 from trainyard.triggerer.control import control_task
 
@@ -103,9 +103,10 @@ async def promote(
             gate=verdict,
             tags=audit_tags(context, evaluation=evaluation, gate=verdict, approval=approval),
         )
+    result = _announced(context, promotion, date)
     model_uri = evaluation["model_uri"]
     await lineage.registered(context, model=model, version=promotion.version, model_uri=model_uri)
-    return _announced(context, promotion, date)
+    return result
 
 
 @control_task(outlets=[CHAMPIONS])
@@ -120,8 +121,9 @@ async def make_champion(context: Context, deployed: Mapping[str, Any]) -> dict[s
             mlflow,
             model=deployed["model"],
             version=deployed["version"],
+            run_key=run_key(dag_run.dag_id, dag_run.run_id),
             reason=f"deployed by {dag_run.dag_id}, run {dag_run.run_id}",
-            tags={"triggered_by": triggered_by(dag_run)},
+            tags=run_tags(dag_run),
         )
     return _announced(context, promotion, f"{dag_run.run_after:%Y-%m-%d}")
 
@@ -151,8 +153,12 @@ async def champion_version(_: Context, model: str, *, trained_as: str, trained_b
 
 
 def _announced(context: Context, promotion: registry.Promotion, date: str) -> dict[str, Any]:
-    """The promotion as a task's result, and a new champion among the task's asset events."""
-    if promotion.moved:
+    """The promotion as a task's result, and a new champion among the task's asset events.
+
+    At least once: Airflow gets the event when the task succeeds. A try that ended after the alias moved has
+    lost it, so the next try of the same run adds it again.
+    """
+    if promotion.made_champion:
         events: Any = context["outlet_events"]
         announce_champion(events, model=promotion.model, version=promotion.version, date=date)
     return vars(promotion)

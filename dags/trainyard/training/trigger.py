@@ -50,13 +50,7 @@ class TrainingPodTrigger(TriggererTask):
 
     async def work(self) -> Mapping[str, Any]:
         """Run the step in pods; return the step's result."""
-        arguments = dict(self.request)
-        timeouts = {name: arguments.pop(f"{name}_timeout_seconds") for name in ("queue", "startup")}
-        plan = RetryPlan(
-            **{each.name: arguments.pop(each.name) for each in fields(RetryPlan) if each.name in arguments}
-        )
-        env_vars = {**self._origin_env(), **arguments["env_vars"]}
-        request = TrainingRequest(**{**arguments, "env_vars": env_vars})
+        request, plan, timeouts = self.arguments()
         params = json.dumps(request.step_params, default=str)
         self.log.info("step %s of %s: params %s", request.step, request.dataset, params)
         platform = load_platform()
@@ -80,6 +74,16 @@ class TrainingPodTrigger(TriggererTask):
         # After ADAPT, the attempt with more memory or smaller batches has failed as well.
         raise TaskFailed(**run.failure(outcome), retry=outcome.action not in (Action.FAIL, Action.ADAPT))
 
+    def arguments(self) -> tuple[TrainingRequest, RetryPlan, dict[str, int]]:
+        """What the rendered request asks for: the step, its attempts, and the waits `queue` and `startup`."""
+        arguments = dict(self.request)
+        timeouts = {name: arguments.pop(f"{name}_timeout_seconds") for name in ("queue", "startup")}
+        plan = RetryPlan(
+            **{each.name: arguments.pop(each.name) for each in fields(RetryPlan) if each.name in arguments}
+        )
+        env_vars = {**self._origin_env(), **arguments["env_vars"]}
+        return TrainingRequest(**{**arguments, "env_vars": env_vars}), plan, timeouts
+
     async def abandon(self) -> None:
         """Delete this try's pods."""
         task = self.identity
@@ -93,11 +97,12 @@ class TrainingPodTrigger(TriggererTask):
     def _origin_env(self) -> dict[str, str]:
         """Environment variables for the tags of the MLflow run: the DAG run's URL and the user.
 
-        The user is the task's owner: Airflow 3.3.2 does not pass to triggerers who triggered the run.
+        The user is who triggered the run; of a run that nobody triggered, it is the task's owner.
         """
         task = self.identity
+        user = getattr(self.context.get("dag_run"), "triggering_user_name", None)
         owner = self.task.owner if self.task else ""
-        return {Env.AIRFLOW_URL: run_url(task.dag_id, task.run_id), Env.USER: owner}
+        return {Env.AIRFLOW_URL: run_url(task.dag_id, task.run_id), Env.USER: user or owner}
 
     async def _announce(self, platform: Platform, request: TrainingRequest, xcoms: Mapping[str, Any]) -> None:
         """Push XComs during the run, and the links that belong to them."""

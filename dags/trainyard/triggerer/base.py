@@ -33,7 +33,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from airflow.sdk import BaseOperator, TaskInstanceState
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.triggers.base import (
     BaseTrigger,
     StartTriggerArgs,
@@ -84,8 +84,11 @@ class TriggererOperator(BaseOperator):
         """Nothing: the trigger renders them, and a worker only ever sees the task to fail it."""
 
     def execute(self, context: Any) -> NoReturn:
-        """Refuse to run on a worker."""
-        raise AirflowFailException(
+        """Fail the try: a worker gets the task only if it was queued as another operator before an upgrade.
+
+        The next try starts in the triggerer.
+        """
+        raise AirflowException(
             f"{self.task_id} starts in the triggerer and cannot run on a worker (`airflow tasks test` and "
             "`dag.test()` try that); trigger the DAG instead"
         )

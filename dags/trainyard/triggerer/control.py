@@ -23,7 +23,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from airflow.sdk.definitions.xcom_arg import XComArg
 
@@ -122,12 +122,39 @@ class ControlFunction:
         bound = self._signature.bind(None, *args, **own)
         _, *given = bound.arguments.items()
         options = {name: value for name, value in kwargs.items() if name not in own}
+        if "execution_timeout" in options:
+            raise TypeError(f"{self.__name__}: a control task has no execution_timeout; use timeout=")
         operator = OPERATORS[self.kind](
             function=self.path,
             arguments=dict(given),
             **{"task_id": self.__name__, **self.defaults, **options},
         )
         return operator.output
+
+    def override(self, **_: Any) -> NoReturn:
+        """Refuse what a `@task` has."""
+        raise TypeError(
+            f"{self.__name__}.override: a control task takes the operator's arguments in its call, as "
+            f"{self.__name__}(..., task_id=..., trigger_rule=...)"
+        )
+
+    def partial(self, **_: Any) -> NoReturn:
+        """Refuse to be mapped."""
+        self._refuse_mapping("partial")
+
+    def expand(self, **_: Any) -> NoReturn:
+        """Refuse to be mapped."""
+        self._refuse_mapping("expand")
+
+    def expand_kwargs(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse to be mapped."""
+        self._refuse_mapping("expand_kwargs")
+
+    def _refuse_mapping(self, how: str) -> NoReturn:
+        raise TypeError(
+            f"{self.__name__}.{how}: a control task cannot be mapped; call it once for each, as "
+            f"{self.__name__}(..., task_id=...)"
+        )
 
 
 def control_task(kind: Kind = "task", **defaults: Any) -> Callable[[Function], ControlFunction]:

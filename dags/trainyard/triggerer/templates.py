@@ -52,8 +52,8 @@ def as_template(value: Any) -> Any:
     if isinstance(value, PlainXComArg):
         if value.operator.is_mapped:
             raise ValueError(
-                f"a training task cannot read all outputs of the mapped task {value.operator.task_id!r}; "
-                "collect them in a @task and pass on its output"
+                "a task in the triggerer cannot read all outputs of the mapped task "
+                f"{value.operator.task_id!r}; collect them in a @task and pass on its output"
             )
         return (
             f"{{{{ ti.xcom_pull(task_ids={value.operator.task_id!r}, key={value.key!r}, map_indexes=-1) }}}}"

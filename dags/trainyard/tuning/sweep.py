@@ -24,6 +24,7 @@ from trainyard.training.operator import TrainingPodOperator
 from trainyard.tuning.search_space import Settings, is_number
 
 TRIAL_DEADLINE = timedelta(hours=2)
+READS_AT_ONCE = 16  # all triggers of a triggerer share its connection to the database
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,23 @@ async def collect(
 ) -> list[Trial]:
     """What became of the instances of the mapped training task `task_id`; [] if it was never mapped.
 
-    One by one: a mapped task's outputs, read all at once, come without those of failed instances, and so
-    without saying whose they are; a trigger cannot read them at once anyway.
+    Each has a request of its own: a mapped task's outputs, read all at once, come without those of failed
+    instances, and so without saying whose they are; a trigger cannot read them at once anyway.
     """
     if not arguments:
         return []
     states = await asyncio.to_thread(task_states, dag_id, run_id, task_ids=[task_id])
-    outcomes = []
-    for index, trial in enumerate(arguments):
+    room = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def outcome(index: int, trial: Mapping[str, Any]) -> Trial:
         # The state decides, for a task that was cleared may have left a result of its first time.
         state = states.get(f"{task_id}_{index}", "not started")
         key = "return_value" if state == "success" else "failure"
-        found = await aread_xcom(dag_id, run_id, task_id, key, index)
-        outcomes.append(judge(trial, state, found if state == "success" else None, found))
-    return outcomes
+        async with room:
+            found = await aread_xcom(dag_id, run_id, task_id, key, index)
+        return judge(trial, state, found if state == "success" else None, found)
+
+    return await asyncio.gather(*(outcome(index, trial) for index, trial in enumerate(arguments)))
 
 
 def judge(arguments: Mapping[str, Any], state: str, result: Any, failure: Any) -> Trial:

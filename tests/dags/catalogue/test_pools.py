@@ -13,8 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PLATFORM_FILE = ROOT / "tests/dags/platform.json"
-# The library, and what makes Airflow read model files where no distribution does.
-PATHS = (str(ROOT / "dags"), str(ROOT / "images/airflow"))
 CODE = """
 import json
 from airflow.dag_processing.dagbag import DagBag
@@ -47,11 +45,7 @@ def catalogue(folder: Path, pools: dict[str, bool], **training: Any) -> dict[str
     # The library derives the default pools, unless a test names them.
     platform["training"] |= {"defaultPool": None, "defaultSpotPool": None, **training}
     (folder / "platform.json").write_text(json.dumps(platform))
-    env = {
-        **os.environ,
-        "TRAINYARD_PLATFORM": str(folder / "platform.json"),
-        "PYTHONPATH": os.pathsep.join((*PATHS, os.environ.get("PYTHONPATH", ""))),
-    }
+    env = {**os.environ, "TRAINYARD_PLATFORM": str(folder / "platform.json")}
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         cwd=ROOT / "dags",

@@ -164,6 +164,7 @@ def test_only_a_new_champion_counts_as_moved(client: mlflow.MlflowClient, model:
     models = {key: trained(client, 0.95) for key in "ab"}
     promotions = [run(client, model, key, 0.95, models[key]) for key in "aab"]
     assert [p.moved for p in promotions] == [True, False, False]
+    assert [p.made_champion for p in promotions] == [True, True, False]
 
 
 def test_a_challenger_that_wins_later_is_no_challenger_any_more(
@@ -223,17 +224,16 @@ def test_a_champion_that_lost_its_alias_is_in_nobodys_way(client: mlflow.MlflowC
     assert promote(client, model=model, run_key="k", gate=gate, tags={}, **about).alias == "champion"
 
 
-def test_a_version_put_into_service_by_hand_becomes_champion(client: mlflow.MlflowClient, model: str) -> None:
+def test_a_version_deployed_by_hand_becomes_champion(client: mlflow.MlflowClient, model: str) -> None:
     run(client, model, "first", 0.92)
     run(client, model, "second", 0.95)
-    back = ask(
-        client, registry.make_champion, model=model, version="1", reason="rolled back", tags={"by": "ann"}
-    )
+    about: dict[str, Any] = {"model": model, "version": "1", "run_key": "k"}
+    back = ask(client, registry.make_champion, **about, reason="rolled back", tags={"by": "ann"})
     assert (back.version, back.alias, back.moved) == ("1", "champion", True)
     versions = {version: client.get_model_version(model, version) for version in ("1", "2")}
     assert str(client.get_model_version_by_alias(model, "champion").version) == "1"
     assert versions["1"].tags["trainyard.by"] == "ann"
     assert "trainyard.champion_until" not in versions["1"].tags
     assert versions["2"].tags["trainyard.replaced_by"] == "1"
-    again = ask(client, registry.make_champion, model=model, version="1", reason="again", tags={})
-    assert not again.moved
+    again = ask(client, registry.make_champion, **about, reason="again", tags={})
+    assert (again.moved, again.made_champion) == (False, True)

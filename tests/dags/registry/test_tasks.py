@@ -18,17 +18,19 @@ from trainyard.registry import client as registry
 from trainyard.registry import tasks
 from trainyard.registry.client import decide
 
+RUN_TAGS = ("triggered_by", "dag_id", "run_id", "run_url", "champion_by")
 
-def context(run_type: str = "manual", user: str | None = "ada") -> dict[str, Any]:
+
+def context(run_type: str = "manual", user: str | None = "ada", run_id: str = "r") -> dict[str, Any]:
     """A run of the DAG `d` in the context that Airflow makes for its tasks."""
     dag_run = SimpleNamespace(
         dag_id="d",
-        run_id="r",
+        run_id=run_id,
         run_type=run_type,
         triggering_user_name=user,
         run_after=datetime(2026, 11, 21, tzinfo=UTC),
     )
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="promote", map_index=-1, try_number=1)
+    ti = SimpleNamespace(dag_id="d", run_id=run_id, task_id="promote", map_index=-1, try_number=1)
     return {"dag_run": dag_run, "ti": ti, "outlet_events": OutletEventAccessors()}
 
 
@@ -71,8 +73,8 @@ def test_an_obsolete_verdict_releases_nothing(
     assert result_of(tasks.passed, {}, gate, version) is False
 
 
-def test_only_a_new_champion_is_announced(
-    client: mlflow.MlflowClient, model: str, on_mlflow: str, receive: Any
+def test_a_new_champion_is_announced_at_least_once(
+    client: mlflow.MlflowClient, model: str, on_mlflow: str
 ) -> None:
     found, where = evaluation(client, 0.95), context()
     assert result_of(tasks.register, where, found, model=model) == {"model": model, "version": "1"}
@@ -85,9 +87,29 @@ def test_only_a_new_champion_is_announced(
     assert event.dest_asset_key.uri == champion(model).uri
     tags = client.get_model_version(model, "1").tags
     assert (tags["trainyard.triggered_by"], tags["trainyard.run_key"]) == ("ada", "d__r")
+    # The task is repeated: the triggerer ended before Airflow had the event.
     again = context()
     assert result_of(tasks.promote, again, **promote)["moved"] is False
-    assert announced(again) == []
+    assert announced(again) == announced(where)
+    # A later run that is no better announces nothing.
+    later = context(run_id="later")
+    worse = vars(decide(0.95, champion_of(client, model, "f1_macro"), minimum=0.9, min_improvement=0.005))
+    promote |= {"evaluation": evaluation(client, 0.95), "decision": worse}
+    assert result_of(tasks.promote, later, **promote)["alias"] == "challenger"
+    assert announced(later) == []
+
+
+def test_a_champion_of_another_run_is_not_announced(
+    client: mlflow.MlflowClient, model: str, on_mlflow: str
+) -> None:
+    found, by_hand = evaluation(client, 0.95), context(run_id="by_hand")
+    version = result_of(tasks.register, context(), found, model=model)
+    result_of(tasks.make_champion, by_hand, version)
+    verdict = vars(decide(0.95, None, minimum=0.9, min_improvement=0))
+    for _ in range(2):
+        where = context()
+        promotion = result_of(tasks.promote, where, found, verdict, model=model, date="2026-11-20")
+        assert (promotion["alias"], promotion["moved"], announced(where)) == ("champion", False, [])
 
 
 def test_a_rejection_makes_a_challenger(client: mlflow.MlflowClient, model: str, on_mlflow: str) -> None:
@@ -128,7 +150,18 @@ def test_a_person_can_make_a_version_champion(
     promotion = result_of(tasks.make_champion, where, {"model": model, "version": "1"})
     assert (promotion["reason"], promotion["moved"]) == ("deployed by d, run r", True)
     assert announced(where) == [{"model": model, "version": "1", "date": "2026-11-21"}]
-    assert client.get_model_version(model, "1").tags["trainyard.triggered_by"] == "ada"
+    told = {name: client.get_model_version(model, "1").tags[f"trainyard.{name}"] for name in RUN_TAGS}
+    assert told == {
+        "triggered_by": "ada",
+        "dag_id": "d",
+        "run_id": "r",
+        "run_url": "http://localhost:8080/dags/d/runs/r",
+        "champion_by": "d__r",
+    }
+    again, other = context(), context(run_id="other")
+    for repeated in (again, other):
+        assert not result_of(tasks.make_champion, repeated, {"model": model, "version": "1"})["moved"]
+    assert (announced(again), announced(other)) == (announced(where), [])
 
 
 def test_predictions_are_those_of_the_champion(

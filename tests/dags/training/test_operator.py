@@ -40,7 +40,8 @@ def test_a_plain_task_starts_in_the_triggerer(dag: DAG) -> None:
     assert TrainingPodTrigger(**operator.start_trigger_args.trigger_kwargs).serialize()[0] == TRIGGER
 
 
-def test_its_mlflow_run_is_the_owners() -> None:
+@pytest.mark.parametrize(("triggered_by", "user"), [("ada", "ada"), (None, "risk-team"), ("", "risk-team")])
+def test_its_mlflow_run_is_the_users_or_else_the_owners(triggered_by: str | None, user: str) -> None:
     with DAG("d", schedule=None, default_args={"owner": "risk-team"}) as dag:
         TrainingPodOperator(task_id="plain", **STEP)
         TrainingPodOperator.partial(task_id="mapped", **STEP).expand(run_key=["a", "b"])
@@ -49,9 +50,11 @@ def test_its_mlflow_run_is_the_owners() -> None:
         ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
         trigger = TrainingPodTrigger({})
         trigger.task_instance = ti
+        dag_run = SimpleNamespace(triggering_user_name=triggered_by)
+        trigger.render_template_fields({"ti": ti, "dag_run": dag_run})
         assert trigger._origin_env() == {
             "TRAINYARD_AIRFLOW_URL": "http://localhost:8080/dags/d/runs/r",
-            "TRAINYARD_USER": "risk-team",
+            "TRAINYARD_USER": user,
         }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
@@ -140,8 +140,10 @@ def test_the_operator_only_starts_the_trigger() -> None:
         operator = CountOperator(task_id="count", rows=3)
         with pytest.raises(TypeError, match="CountOperator cannot be mapped"):
             CountOperator.partial(task_id="mapped")
-    with pytest.raises(AirflowFailException, match="triggerer"):
+    # Queued for a worker before an upgrade: the next try starts in the triggerer.
+    with pytest.raises(AirflowException, match="starts in the triggerer") as refused:
         operator.execute({})
+    assert not isinstance(refused.value, AirflowFailException)
     with pytest.raises(AirflowFailException, match="bad_data: no rows"):
         operator.execute_complete({}, {"cause": "bad_data", "message": "no rows"})
     decoded = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("count")

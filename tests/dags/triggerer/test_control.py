@@ -93,6 +93,21 @@ def test_a_wrong_call_is_an_error_of_the_dag_file(call: Any) -> None:
         call()
 
 
+@pytest.mark.parametrize(
+    ("call", "cure"),
+    [
+        (lambda: shout.override(task_id="t")("a"), r"shout\(\.\.\., task_id=\.\.\., trigger_rule=\.\.\.\)"),
+        (lambda: shout.partial(times=2), r"cannot be mapped.* task_id="),
+        (lambda: shout.expand(word=["a"]), r"cannot be mapped.* task_id="),
+        (lambda: shout.expand_kwargs([{"word": "a"}]), r"cannot be mapped.* task_id="),
+        (lambda: shout("a", execution_timeout=timedelta(minutes=1)), r"use timeout="),
+    ],
+)
+def test_what_only_a_task_decorator_has_names_the_cure(call: Any, cure: str) -> None:
+    with DAG("d", schedule=None), pytest.raises(TypeError, match=cure):
+        call()
+
+
 def test_it_may_be_skipped(ours: None) -> None:
     with DAG("d", schedule=None) as dag:
         shout("skip")

@@ -16,8 +16,6 @@ HERE = Path(__file__).parent / "in_airflow"
 ROOT = Path(__file__).parents[3]
 PLATFORM_FILE = ROOT / "tests/dags/platform.json"
 MODEL = "in-airflow"
-# The library, and what extends Airflow by it where no distribution does.
-PATHS = (str(ROOT / "dags"), str(ROOT / "images/airflow"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,6 @@ def database(logs: Path, mlflow_uri: str) -> dict[str, Any]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # no event starts a DAG that is paused
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{logs}/airflow.db",
-        "PYTHONPATH": os.pathsep.join((*PATHS, os.environ.get("PYTHONPATH", ""))),
         "TRAINYARD_PLATFORM": str(logs / "platform.json"),
     }
     conf = {"evaluation": evaluation(mlflow_uri), "model": MODEL}

@@ -102,6 +102,26 @@ def test_the_state_decides_and_a_failed_trial_has_its_cause(finished: None) -> N
     assert collected("rung_2.train", []) == []
 
 
+def test_results_are_read_side_by_side_within_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    number, running, most = 3 * sweep.READS_AT_ONCE, 0, 0
+
+    class Supervisor:
+        def send(self, request: Any) -> Any:
+            return comms.TaskStatesResult(task_states={"r": {f"train_{i}": "success" for i in range(number)}})
+
+        async def asend(self, request: Any) -> Any:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.001 * (number - request.map_index))  # the last one answers first
+            running -= 1
+            return comms.XComResult(key=request.key, value={"score": request.map_index})
+
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(), raising=False)
+    assert [trial.score for trial in collected("train", trials(number))] == list(range(number))
+    assert most == sweep.READS_AT_ONCE
+
+
 def test_a_score_of_nan_never_wins() -> None:
     first, second, third = trials()
     outcomes = [
