@@ -98,14 +98,14 @@ def test_the_connection_leads_to_the_service() -> None:
     assert (service["metadata"]["namespace"], service["spec"]["ports"][0]["port"]) == ("ml-training", 7070)
 
 
-def test_only_the_api_server_holds_the_connection() -> None:
+def test_the_connection_is_where_the_execution_api_runs_and_not_in_worker_pods() -> None:
     objects = render_chart()
     holders = {
         one["metadata"]["name"]
         for one in objects
         if one["kind"] == "Deployment" and any(CONNECTION in environment(each) for each in containers(one))
     }
-    assert holders == {"trainyard-api-server"}
+    assert holders == {"trainyard-api-server", "trainyard-triggerer"}
     assert CONNECTION not in environment(containers(worker_pod(objects))[0])
 
 

@@ -3,8 +3,9 @@
 
 {{- define "airflow.platformEnv" -}}
 - {name: TRAINYARD_PLATFORM, value: /opt/airflow/platform/platform.json}
-{{- /* Only the api-server holds the connection: workers and the triggerer ask it, through the Execution API. */}}
-{{- if eq .name "api-server" }}
+{{- /* Workers ask the api-server for the connection, through the Execution API. The triggerer has an Execution API of
+       its own, in its process. */}}
+{{- if has .name (list "api-server" "triggerer") }}
 - name: AIRFLOW_CONN_TRAINYARD_S3
   valueFrom:
     secretKeyRef: {name: {{ include "trainyard.s3ConnectionSecretName" . }}, key: connection}
