@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pkgutil import resolve_name
 
-from trainyard.airflow_compat import TRIGGER_EXTENSION, log_unsupported
+from trainyard.airflow_compat import POLL_EXTENSION, TRIGGER_EXTENSION, log_unsupported
 
 ADDITIONS: Mapping[str, str] = {
     "DAGs of model files (models/*.yaml)": "trainyard.factory.importer:install",
     TRIGGER_EXTENSION: "trainyard.airflow_compat:extend_triggers",
+    POLL_EXTENSION: "trainyard.airflow_compat:shorten_triggerer_polls",
 }
 """What a process gets -> the function that adds it. None of them needs another."""
 

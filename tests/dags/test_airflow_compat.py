@@ -193,6 +193,29 @@ extend_triggers()
     assert done.stdout.splitlines()[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
 
 
+def test_the_triggerer_polls_four_times_a_second() -> None:
+    code = """
+import airflow.settings
+from trainyard.airflow_compat import POLL_SECONDS, shorten_triggerer_polls
+shorten_triggerer_polls()
+import asyncio, inspect
+from airflow.jobs import triggerer_job_runner as triggerer
+# The pause of its loop is the only delay that the module makes by anyio.
+for part in (triggerer, triggerer.TriggerRunner.arun):
+    assert inspect.getsource(part).count("anyio.move_on_after(1)") == 1, part
+assert inspect.getsource(triggerer).count("move_on_after") == 1
+
+async def pause():
+    with triggerer.anyio.move_on_after(1) as scope:
+        return scope.deadline - asyncio.get_running_loop().time()
+
+assert asyncio.run(pause()) <= POLL_SECONDS
+triggerer.anyio.Event  # everything else is anyio's
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 BROKEN_AIRFLOW = """
 import importlib.util, sys
 from importlib.machinery import PathFinder, SourceFileLoader
@@ -212,7 +235,7 @@ class Finder:
             return importlib.util.spec_from_file_location(name, file, loader=Other(name, file))
 
 extend_triggers()
-sys.meta_path.insert(1, Finder)
+sys.meta_path.insert(sys.meta_path.index(PathFinder), Finder)
 import airflow.models.trigger
 from airflow.models.dagrun import DagRun
 print(DagRun.dag_run_data.fget.__module__)
