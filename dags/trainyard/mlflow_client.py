@@ -245,7 +245,8 @@ class MlflowClient:
             wrong_url = isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError)
             text = "" if wrong_url else f": {error}"
             raise MlflowError(f"{shown}: {type(error).__name__}{text}", temporary=True) from error
-        answer = _object(text)
+        is_upload = "data" in request  # which is answered with nothing
+        answer = {} if is_upload and not text else _object(text)
         if status >= 300:
             raise MlflowError(
                 f"{shown}: HTTP {status}: {text[:500]}",

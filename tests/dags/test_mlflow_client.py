@@ -163,6 +163,14 @@ def test_pages_are_put_together() -> None:
     assert [request.query.get("page_token") for request in requests] == [None, "x"]
 
 
+def test_an_upload_that_is_answered_with_nothing_has_succeeded() -> None:
+    run = mlflow_client.Run(run_id="r", experiment_id="1", artifact_uri="mlflow-artifacts:/1/r/artifacts")
+    _, requests = answered((200, ""), ask=lambda client: client.log_text(run, "text", "sweep.md"))
+    (request,) = requests
+    assert request.method == "PUT"
+    assert request.path == "/api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/sweep.md"
+
+
 def test_artifacts_that_the_server_does_not_serve_are_an_error() -> None:
     run = mlflow_client.Run("r", "1", "s3://bucket/1/r/artifacts")
     error, requests = answered(ask=lambda client: client.log_text(run, "text", "a.md"))
