@@ -1,7 +1,14 @@
 """Every private or undocumented Airflow API that the library uses, in one place.
 
 Tried on Airflow 3.3.2. tests/dags/test_airflow_compat.py has a contract test for each function: run it first
-when Airflow is upgraded. Airflow is imported inside functions where the import is slow or is not needed to
+when Airflow is upgraded.
+
+These classes extend what Airflow does not document as a base, and have their contract tests there or beside
+their own: `training.operator.TrainingPodPartial` (`OperatorPartial.expand`, `.expand_kwargs`),
+`registry.approval.PromotionApproval` (`ApprovalOperator.execute_complete`, `.skip`),
+`triggerer.control.BranchOperator` and `ShortCircuitOperator` (`inherits_from_skipmixin`).
+
+Airflow is imported inside functions where the import is slow or is not needed to
 parse DAG files.
 """
 
@@ -15,15 +22,19 @@ from functools import cache
 from importlib.abc import MetaPathFinder
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from airflow.dag_processing.importers import AbstractDagImporter
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
+    from airflow.sdk.bases.operator import OperatorPartial
+    from airflow.sdk.execution_time.hitl import HITLUser
     from airflow.triggers.base import TaskSuccessEvent
     from jinja2 import Environment
     from sqlalchemy.orm import Session, SessionTransaction
+
+    PartialT = TypeVar("PartialT", bound=OperatorPartial)
 
 AIRFLOW_VERSION = "3.3.2"
 # Under this key the event that ends a task in the triggerer carries its asset events; see `extend_triggers`.
@@ -61,13 +72,27 @@ def template_environment() -> Environment:
     return create_template_env()
 
 
-def mapped_arguments(expand_input: Any) -> dict[str, Any]:
+def partial_as(partial_class: type[PartialT], base: OperatorPartial) -> PartialT:
+    """What `BaseOperator.partial()` returned, as an object of a subclass of OperatorPartial."""
+    base._expand_called = True  # else it would warn that it was never mapped
+    return partial_class(operator_class=base.operator_class, kwargs=base.kwargs, params=base.params)
+
+
+def mapped_arguments(mapped_task: Any) -> dict[str, Any]:
     """What `.expand()` or `.expand_kwargs()` was given, as `triggerer.mapping` reads it."""
     from airflow.sdk.definitions._internal.expandinput import DictOfListsExpandInput
 
+    expand_input = mapped_task.expand_input
     if isinstance(expand_input, DictOfListsExpandInput):
         return {"product": [list(item) for item in expand_input.value.items()]}
     return {"kwargs": expand_input.value}
+
+
+def hitl_users(ids: Iterable[str]) -> list[HITLUser]:
+    """Users with these ids, as the operators that wait for a person take them."""
+    from airflow.sdk.execution_time.hitl import HITLUser
+
+    return [HITLUser(id=user, name=user) for user in ids]
 
 
 def task_states(

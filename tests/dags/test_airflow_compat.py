@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +23,8 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Asset, AssetAlias, BaseOperator
 from airflow.sdk.api.datamodels._generated import TaskStatesResponse, XComResponse
-from airflow.sdk.execution_time import comms, task_runner
+from airflow.sdk.bases.operator import OperatorPartial
+from airflow.sdk.execution_time import comms, hitl, task_runner
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import DiscrimatedTriggerEvent, TaskSuccessEvent
@@ -30,6 +34,7 @@ from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.orm import Session
 from trainyard import airflow_compat
 from trainyard.factory.importer import ModelImporter
+from trainyard.training.operator import TrainingPodPartial
 
 DAGS = Path(__file__).parents[2] / "dags"
 TASK = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
@@ -42,12 +47,12 @@ class Supervisor:
         self.answer = answer
         self.requests: list[Any] = []
 
-    def send(self, request: Any) -> Any:
-        self.requests.append(request)
+    def send(self, msg: Any) -> Any:
+        self.requests.append(msg)
         return self.answer
 
-    async def asend(self, request: Any) -> Any:
-        return self.send(request)
+    async def asend(self, msg: Any) -> Any:
+        return self.send(msg)
 
 
 @pytest.fixture
@@ -83,7 +88,48 @@ def test_mapped_arguments_are_those_of_expand(expand: Any, wanted: dict[str, Any
 
     with DAG("d", schedule=None):
         mapped = expand(Operator.partial(task_id="t"))
-    assert airflow_compat.mapped_arguments(mapped._get_specified_expand_input()) == wanted
+    assert airflow_compat.mapped_arguments(mapped) == wanted
+
+
+class Partial(OperatorPartial):
+    pass
+
+
+@pytest.mark.parametrize("name", ["expand", "expand_kwargs"])
+def test_a_partial_can_be_of_a_subclass_that_extends_what_maps_it(name: str) -> None:
+    arguments = {"task_id": "t", "bash_command": "true", "retries": 4}
+    with DAG("d", schedule=None) as dag:
+        base = BashOperator.partial(**arguments)
+        partial = airflow_compat.partial_as(Partial, base)
+        assert type(partial) is Partial and partial.operator_class is BashOperator
+        env = {"env": [{"A": "1"}]}
+        task = partial.expand(**env) if name == "expand" else partial.expand_kwargs([{"env": {"A": "1"}}])
+    assert dag.get_task("t") is task
+    assert (task.partial_kwargs["retries"], task.operator_class) == (4, BashOperator)
+    assert signature(getattr(TrainingPodPartial, name)).parameters.keys() == (
+        signature(getattr(OperatorPartial, name)).parameters.keys()
+    )
+
+
+def test_only_a_partial_that_was_replaced_does_not_warn() -> None:
+    def dropped(replace: bool) -> list[str]:
+        with DAG("d", schedule=None), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            base = BashOperator.partial(task_id="t", bash_command="true")
+            if replace:
+                airflow_compat.partial_as(Partial, base).expand(env=[{}])
+            del base
+            gc.collect()
+        return [str(each.message) for each in caught if "never mapped" in str(each.message)]
+
+    assert (dropped(True), dropped(False)) == ([], ["Task 't' was never mapped!"])
+
+
+def test_users_who_may_answer_are_those_of_the_request(supervise: Any) -> None:
+    supervisor = supervise()
+    hitl.upsert_hitl_detail(uuid4(), ["Yes"], "?", assigned_users=airflow_compat.hitl_users(["1", "2"]))
+    (request,) = supervisor.requests
+    assert [(user.id, user.name) for user in request.assigned_users] == [("1", "1"), ("2", "2")]
 
 
 def test_task_states_are_asked_for_one_run(supervise: Any) -> None:

@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.execution_time.hitl import HITLUser
 
+from trainyard.airflow_compat import hitl_users
 from trainyard.registry.client import GateDecision
 from trainyard.urls import run_url
 
@@ -80,7 +80,7 @@ def approval_task(
         body=body,
         defaults=PromotionApproval.REJECT,
         response_timeout=timeout,
-        assigned_users=[HITLUser(id=user, name=user) for user in approvers] or None,
+        assigned_users=hitl_users(approvers) or None,
         **{"execution_timeout": timedelta(minutes=5), **kwargs},
     )
 

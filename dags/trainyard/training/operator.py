@@ -11,7 +11,7 @@ from airflow.sdk.bases.operator import OperatorPartial
 from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.triggers.base import StartTriggerArgs
 
-from trainyard.airflow_compat import mapped_arguments
+from trainyard.airflow_compat import mapped_arguments, partial_as
 from trainyard.platform import load_platform
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.links import MLflowRunLink, WhyPendingLink
@@ -155,17 +155,23 @@ class TrainingPodOperator(TriggererOperator):
         """Begin a mapped task, as with any operator."""
         # Skips TriggererOperator.partial, which refuses: TrainingPodPartial passes the mapped arguments on.
         base = super(TriggererOperator, cls).partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
-        base._expand_called = True  # else it would log that it was never mapped
-        return TrainingPodPartial(operator_class=cls, kwargs=base.kwargs, params=base.params)
+        return partial_as(TrainingPodPartial, base)
 
 
 class TrainingPodPartial(OperatorPartial):
     """What `TrainingPodOperator.partial()` returns: it also passes the mapped arguments to the trigger."""
 
-    def _expand(self, expand_input: Any, *, strict: bool) -> Any:
-        task = super()._expand(expand_input, strict=strict)
+    def expand(self, **mapped_kwargs: Any) -> Any:
+        """Map over each of the lists, as with any operator."""
+        return self._started(super().expand(**mapped_kwargs))
+
+    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> Any:
+        """Map over a list of arguments, as with any operator."""
+        return self._started(super().expand_kwargs(kwargs, strict=strict))
+
+    def _started(self, task: Any) -> Any:
         arguments = {**DEFAULTS, **{k: v for k, v in self.kwargs.items() if k in ARGUMENTS}}
-        task.start_trigger_args = start_trigger_args(arguments, mapped_arguments(expand_input))
+        task.start_trigger_args = start_trigger_args(arguments, mapped_arguments(task))
         return task
 
 
