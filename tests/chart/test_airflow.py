@@ -54,7 +54,7 @@ print(json.dumps(stored))
         ("trainyard-api-server", {DATABASE, FERNET, JWT, API, CONNECTION}),
         ("trainyard-scheduler", {DATABASE, FERNET, JWT}),
         ("trainyard-dag-processor", {DATABASE, FERNET}),
-        ("trainyard-triggerer", {DATABASE, FERNET}),
+        ("trainyard-triggerer", {DATABASE, FERNET, CONNECTION}),
     ],
 )
 def test_a_component_holds_the_secrets_it_needs(name: str, secrets: set[str]) -> None:
