@@ -21,6 +21,7 @@ from trainyard.params import (
     model_name_param,
     pool_param,
     seed_param,
+    space_param,
 )
 from trainyard.platform import load_platform
 from trainyard.registry.approval import approval_task
@@ -74,6 +75,7 @@ __all__ = [
     "report",
     "seed_param",
     "select_best",
+    "space_param",
     "survivors",
     "train_trials",
 ]

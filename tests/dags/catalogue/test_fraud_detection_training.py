@@ -35,6 +35,8 @@ def test_cleaning_runs_beside_feature_engineering() -> None:
 
 
 def test_nine_settings_are_mapped_over_gpu_pods() -> None:
+    assert dag.params["space"] == SPACE
+    assert request_of("tuning.candidates")["arguments"]["space"] == "{{ params.space }}"
     settings = search_space.settings("grid", SPACE, trials=9, seed=0)
     assert len(settings) == 9 and len({tuple(each.items()) for each in settings}) == 9
     train = dag.get_task("tuning.train")
@@ -83,7 +85,10 @@ def test_it_can_trigger_the_inference() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", -0.1), ("threshold", 2), ("min_improvement", -2), ("model_name", "a/b"), ("epochs", 0)],
+    [
+        *(("threshold", -0.1), ("threshold", 2), ("min_improvement", -2), ("model_name", "a/b"), ("epochs", 0)),
+        *(("space", {}), ("space", {"hidden": []}), ("space", {"hidden": {"low": 1, "high": 9}})),
+    ],
 )
 def test_a_bad_value_is_refused_before_the_run(name: str, value: object) -> None:
     with pytest.raises(ParamValidationError):
