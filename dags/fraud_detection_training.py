@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, TaskGroup
 from trainyard.operators import (
@@ -13,6 +12,7 @@ from trainyard.operators import (
     DATE,
     DeployModelOperator,
     TrainingPodOperator,
+    WaitForObjectOperator,
     candidates,
     choose,
     clean_up,
@@ -103,14 +103,11 @@ with DAG(
     model_name = "{{ params.model_name }}"
     data_params = {"model": MODEL, "date": DATE}
 
-    wait_for_data = S3KeySensor(
+    wait_for_data = WaitForObjectOperator(
         task_id="wait_for_data",
-        bucket_key=incoming_marker(SOURCE),
-        aws_conn_id=CONNECTION,
-        deferrable=True,
-        poke_interval=60,
-        timeout=PATIENCE.total_seconds(),
-        execution_timeout=PATIENCE,
+        uri=incoming_marker(SOURCE),
+        connection=CONNECTION,
+        patience=PATIENCE,
         inlets=[incoming(SOURCE)],
         doc_md=f"Fails after {PATIENCE}, without another try, when nothing arrives: look at `data_arrival`.",
     )

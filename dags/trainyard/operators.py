@@ -14,6 +14,7 @@ from trainyard.assets import (
 from trainyard.cron_job.operator import RunCronJobOperator
 from trainyard.defaults import dag_args, default_args
 from trainyard.flow import arrived, choose, day_of_data, inference_request, only_if
+from trainyard.object_store.operator import WaitForObjectOperator
 from trainyard.params import (
     data_date_param,
     epochs_param,
@@ -42,6 +43,7 @@ __all__ = [
     "DeployModelOperator",
     "RunCronJobOperator",
     "TrainingPodOperator",
+    "WaitForObjectOperator",
     "announce_champion",
     "approval_task",
     "arrived",

@@ -20,10 +20,9 @@ def request_of(task_id: str) -> dict[str, Any]:
 
 
 def test_it_waits_for_data_without_a_worker_and_not_for_ever() -> None:
-    sensor = dag.get_task("wait_for_data")
-    assert sensor.deferrable and sensor.mode == "poke"
-    assert sensor.bucket_key == incoming_marker("transactions")
-    assert (sensor.aws_conn_id, sensor.timeout, sensor.soft_fail) == ("trainyard_s3", 6 * 3600, False)
+    request = request_of("wait_for_data")
+    assert request["uri"] == incoming_marker("transactions")
+    assert (request["connection"], request["patience_seconds"]) == ("trainyard_s3", 6 * 3600)
     assert dag.timetable.expression == "0 2 * * 1"
 
 
