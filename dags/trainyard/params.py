@@ -23,7 +23,7 @@ def epochs_param(description: str) -> Param:
 
 
 def space_param(default: dict[str, Any], description: str, *, ranges: bool = True) -> Param:
-    """Which settings of hyperparameters to try: `tuning.search_space`; without `ranges` lists of values only."""
+    """Which settings to try, as in `tuning.search_space`; without `ranges` only lists of values."""
     lists: dict[str, Any] = {"type": "array", "minItems": 1, "items": _VALUE}
     either = {"type": ["array", "object"], "items": _VALUE, "additionalProperties": _VALUE}
     return Param(

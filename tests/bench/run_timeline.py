@@ -1,6 +1,6 @@
 """Where the seconds of a DAG run go, on the running cluster:
 
-    ./scripts/_python --dev python tests/bench/run_timeline.py fraud_detection_training [--conf JSON] [--runs N]
+    ./scripts/_python --dev python tests/bench/run_timeline.py DAG [--conf JSON]
 
 For each task, in seconds since the run was triggered: when it began and ended, when its pod was created, when
 its container ran, and when the pod was deleted. Then the CPU-seconds of the platform's pods, and how busy the
@@ -38,15 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dag", help="its id")
     parser.add_argument("--conf", default="{}", help="the run's parameters, as a JSON object")
-    parser.add_argument("--runs", type=int, default=1, help="how many, one after the other (default 1)")
     arguments = parser.parse_args()
     platform = connect()
     config.load_kube_config(str(paths.KUBECONFIG))
     recorder = PodRecorder(client.CoreV1Api(), release.OWN_NAMESPACES)
     recorder.start()
-    console = Console(width=140)
-    for _ in range(arguments.runs):
-        measure(platform, recorder, arguments.dag, training.parse_conf(arguments.conf), console)
+    measure(platform, recorder, arguments.dag, training.parse_conf(arguments.conf), Console(width=140))
     recorder.stop()
 
 
@@ -76,8 +73,12 @@ def measure(
         table.add_row(name, ended_as, *shown)
     console.print(table)
     used = {pod: after - cpu_before.get(pod, 0) for pod, after in pod_cpu(platform).items()}
-    listed = ", ".join(f"{pod} {cpu:.1f}" for pod, cpu in sorted(used.items(), key=lambda each: -each[1]) if cpu > 1)
-    console.print(f"load average before the run {load:.2f}; CPU-seconds of all processes {busy:.0f}: {listed}")
+    listed = ", ".join(
+        f"{pod} {cpu:.1f}" for pod, cpu in sorted(used.items(), key=lambda each: -each[1]) if cpu > 1
+    )
+    console.print(
+        f"load average before the run {load:.2f}; CPU-seconds of all processes {busy:.0f}: {listed}"
+    )
     console.print(f"{dag} took {seconds:.1f} s", style="bold")
 
 

@@ -52,8 +52,8 @@ def test_short_epochs_share_a_call_and_none_is_left_out(tracker, steps: Steps, m
 
 
 def test_the_client_needs_no_pandas_and_leaves_it_to_others(steps: Steps):
-    code = "import sys; from trainyard_trainer.tracking import connect; "
-    code += f"connect({steps.tracking_uri!r}); found = 'pandas' in sys.modules; import pandas; sys.exit(found)"
+    code = f"import sys; from trainyard_trainer.tracking import connect; connect({steps.tracking_uri!r}); "
+    code += "found = 'pandas' in sys.modules; import pandas; sys.exit(found)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

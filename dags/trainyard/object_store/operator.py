@@ -15,13 +15,13 @@ TRIGGERER_PATIENCE = timedelta(hours=1)
 class WaitForObjectOperator(TriggererOperator):
     """Wait until an object is in the object store.
 
-    It starts and ends in the triggerer. Airflow's own S3KeySensor looks for the first time in a worker pod, also
-    when it is deferrable, and ends in one if it had to wait.
+    It starts and ends in the triggerer. Airflow's S3KeySensor, deferrable or not, begins in a worker pod, and
+    ends in another one if it had to wait.
 
     Args:
         uri: the object, `s3://BUCKET/KEY`; may be a template.
         connection: Airflow's connection to the object store.
-        patience: how long after the start of its run the task fails, without another try, if there is no object.
+        patience: how long after the start of the run it waits; then it fails, without another try.
         poll: how often to look.
         kwargs: as for any operator.
     """

@@ -43,7 +43,7 @@ class WaitForObjectTrigger(TriggererTask):
         return parts.netloc, parts.path.removeprefix("/")
 
     def _until(self) -> datetime:
-        """When the patience is over; counted from the run's start, so that a restart of the triggerer adds none."""
+        """When the patience is over. A restart of the triggerer does not prolong it."""
         began: datetime = self.context["dag_run"].start_date or datetime.now(UTC)
         return began + timedelta(seconds=self.request["patience_seconds"])
 

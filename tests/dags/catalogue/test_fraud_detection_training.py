@@ -85,7 +85,8 @@ def test_it_can_trigger_the_inference() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("threshold", -0.1), ("threshold", 2), ("min_improvement", -2), ("model_name", "a/b"), ("epochs", 0)),
+        *(("threshold", -0.1), ("threshold", 2), ("min_improvement", -2)),
+        *(("model_name", "a/b"), ("epochs", 0)),
         *(("space", {}), ("space", {"hidden": []}), ("space", {"hidden": {"low": 1, "high": 9}})),
     ],
 )

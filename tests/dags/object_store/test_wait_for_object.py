@@ -101,7 +101,9 @@ def test_its_patience_counts_from_the_runs_start_and_there_is_no_other_try(
 ) -> None:
     event, xcoms = waited(monkeypatch, Store(404), began=timedelta(hours=1), retries=2)
     assert event.payload["cause"] == "deadline"  # resumes on a worker, which fails it for good
-    assert "s3://incoming/t/date=2026-01-03/_SUCCESS is not there, 1:00:00 after" in xcoms["failure"]["message"]
+    assert (
+        "s3://incoming/t/date=2026-01-03/_SUCCESS is not there, 1:00:00 after" in xcoms["failure"]["message"]
+    )
 
 
 def test_what_is_there_after_all_is_not_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
