@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, TaskGroup
 from trainyard.operators import (
@@ -13,6 +12,7 @@ from trainyard.operators import (
     DATE,
     DeployModelOperator,
     TrainingPodOperator,
+    WaitForObjectOperator,
     candidates,
     choose,
     clean_up,
@@ -33,13 +33,14 @@ from trainyard.operators import (
     register,
     seed_param,
     select_best,
+    space_param,
     train_trials,
 )
 
 MODEL = "fraud"
 METRIC = "average_precision"  # one in fifty is fraud: accuracy would be 98 % for a model that finds none
 SOURCE = "transactions"
-# Nine settings: every combination.
+# Nine settings, unless a run says otherwise.
 SPACE = {"learning_rate": [0.0005, 0.002, 0.008], "hidden": [16, 32, 64]}
 PATIENCE = timedelta(hours=6)
 PLATFORM = load_platform()
@@ -50,8 +51,9 @@ Trains the fraud model on the week's card transactions, and deploys it if it bea
 
 1. `wait_for_data`: until the day's transactions are in `s3://incoming` (six hours at most; no worker waits).
 2. `data`: `validate`, then cleaning (`preprocess`) beside feature engineering (`features`).
-3. `tuning`: nine settings, each trained on a GPU pod and nested in MLflow under the run. `select_best` takes
-   the best validation score; failed trials do not matter as long as one succeeded.
+3. `tuning`: every combination of the values in `space`, nine by default, each trained on a GPU pod and nested
+   in MLflow under the run. `select_best` takes the best validation score; failed trials do not matter as long
+   as one succeeded.
 4. `judgement`: the best model and the production champion on the same held-out data. It must reach
    `threshold` and be better by more than `min_improvement`. Without a champion there is nothing to beat.
 5. `deploy`: registers the version, rolls it out (and back if it does not serve), then names it `champion`.
@@ -66,6 +68,9 @@ To try it: `./scripts/run data_arrival`, then `./scripts/run fraud_detection_tra
 SHARE: dict[str, Any] = {"type": "number", "maximum": 1}
 PARAMS = {
     "epochs": epochs_param("passes over the data, of each trial"),
+    "space": space_param(
+        SPACE, "per parameter the values to try; every combination is trained", ranges=False
+    ),
     "seed": seed_param("the same seed gives the same models"),
     "pool": pool_param(PLATFORM),
     "threshold": Param(0.3, **SHARE, minimum=0, description=f"{METRIC} that a champion needs"),
@@ -98,14 +103,11 @@ with DAG(
     model_name = "{{ params.model_name }}"
     data_params = {"model": MODEL, "date": DATE}
 
-    wait_for_data = S3KeySensor(
+    wait_for_data = WaitForObjectOperator(
         task_id="wait_for_data",
-        bucket_key=incoming_marker(SOURCE),
-        aws_conn_id=CONNECTION,
-        deferrable=True,
-        poke_interval=60,
-        timeout=PATIENCE.total_seconds(),
-        execution_timeout=PATIENCE,
+        uri=incoming_marker(SOURCE),
+        connection=CONNECTION,
+        patience=PATIENCE,
         inlets=[incoming(SOURCE)],
         doc_md=f"Fails after {PATIENCE}, without another try, when nothing arrives: look at `data_arrival`.",
     )
@@ -131,8 +133,8 @@ with DAG(
             for step in ("preprocess", "features")
         )
 
-    with TaskGroup("tuning", tooltip="Nine settings, and the best of them"):
-        trials = candidates(features.output["dataset"], model=MODEL, space=SPACE)
+    with TaskGroup("tuning", tooltip="Every setting, and the best of them"):
+        trials = candidates(features.output["dataset"], model=MODEL, space="{{ params.space }}")
         train = train_trials(trials, dataset=preprocess.output["dataset"], **in_chosen_pool(PLATFORM))
 
         best = select_best(trials, task="tuning.train")

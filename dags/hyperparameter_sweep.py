@@ -24,6 +24,7 @@ from trainyard.operators import (
     pool_param,
     promote,
     seed_param,
+    space_param,
     survivors,
     train_trials,
 )
@@ -66,8 +67,6 @@ before is brought to the end. Then `evaluate` measures it on held-out data.
 To try it: `./scripts/run hyperparameter_sweep --conf '{"space": {"learning_rate": [0.001, 0.01]}}'`.
 """
 
-# Any value that is no list or object; numbers are bounded, as everywhere (see trainyard.params).
-VALUE = {"type": ["boolean", "number", "string"], "minimum": -1e15, "maximum": 1e15}
 PARAMS = {
     "model": Param("fraud", type="string", enum=sorted(SOURCES), description="what to train"),
     "source": Param(
@@ -77,11 +76,9 @@ PARAMS = {
         description="URI of the data; empty for the model's own",
     ),
     "strategy": Param("grid", type="string", enum=list(STRATEGIES), description="how to choose settings"),
-    "space": Param(
+    "space": space_param(
         {"learning_rate": [0.0005, 0.002, 0.008], "batch_size": [128, 256, 512]},
-        type="object",
-        additionalProperties={"type": ["array", "object"], "items": VALUE, "additionalProperties": VALUE},
-        description="per parameter a list of values or a range, see above",
+        "per parameter a list of values or a range, see above",
     ),
     "trials": Param(
         9,

@@ -14,6 +14,7 @@ parse DAG files.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import sys
@@ -100,7 +101,7 @@ def task_states(
 ) -> dict[str, Any]:
     """States of the task instances of a run, by task id; those of mapped tasks by `TASK_INDEX`.
 
-    Works in workers, in the dag-processor's callbacks and, in a thread, in triggers.
+    Works in workers and in the dag-processor's callbacks.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -110,6 +111,14 @@ def task_states(
     if map_index is not None:
         asked["map_index"] = map_index
     return dict(RuntimeTaskInstance.get_task_states(**asked).get(run_id, {}))
+
+
+async def atask_states(
+    dag_id: str, run_id: str, *, task_ids: Sequence[str] | None = None, map_index: int | None = None
+) -> dict[str, Any]:
+    """`task_states` for triggers."""
+    # Airflow has no asynchronous variant, and its triggerer answers a thread.
+    return await asyncio.to_thread(task_states, dag_id, run_id, task_ids=task_ids, map_index=map_index)
 
 
 def read_xcom(dag_id: str, run_id: str, task_id: str, key: str, map_index: int = -1) -> Any:

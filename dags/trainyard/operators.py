@@ -14,6 +14,7 @@ from trainyard.assets import (
 from trainyard.cron_job.operator import RunCronJobOperator
 from trainyard.defaults import dag_args, default_args
 from trainyard.flow import arrived, choose, day_of_data, inference_request, only_if
+from trainyard.object_store.operator import WaitForObjectOperator
 from trainyard.params import (
     data_date_param,
     epochs_param,
@@ -21,6 +22,7 @@ from trainyard.params import (
     model_name_param,
     pool_param,
     seed_param,
+    space_param,
 )
 from trainyard.platform import load_platform
 from trainyard.registry.approval import approval_task
@@ -41,6 +43,7 @@ __all__ = [
     "DeployModelOperator",
     "RunCronJobOperator",
     "TrainingPodOperator",
+    "WaitForObjectOperator",
     "announce_champion",
     "approval_task",
     "arrived",
@@ -74,6 +77,7 @@ __all__ = [
     "report",
     "seed_param",
     "select_best",
+    "space_param",
     "survivors",
     "train_trials",
 ]

@@ -6,16 +6,33 @@ which JSON happily carries, and would die again on each restart.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import Param
 
 from trainyard.platform import Platform
 
 CPU = "cpu"
+# A hyperparameter: any value that is no list or object.
+_VALUE = {"type": ["boolean", "number", "string"], "minimum": -1e15, "maximum": 1e15}
 
 
 def epochs_param(description: str) -> Param:
     """How long to train."""
     return Param(12, type="integer", minimum=1, maximum=10_000, description=description)
+
+
+def space_param(default: dict[str, Any], description: str, *, ranges: bool = True) -> Param:
+    """Which settings to try, as in `tuning.search_space`; without `ranges` only lists of values."""
+    lists: dict[str, Any] = {"type": "array", "minItems": 1, "items": _VALUE}
+    either = {"type": ["array", "object"], "items": _VALUE, "additionalProperties": _VALUE}
+    return Param(
+        default,
+        type="object",
+        minProperties=1,
+        additionalProperties=either if ranges else lists,
+        description=description,
+    )
 
 
 def seed_param(description: str) -> Param:

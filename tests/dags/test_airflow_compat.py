@@ -132,10 +132,15 @@ def test_users_who_may_answer_are_those_of_the_request(supervise: Any) -> None:
     assert [(user.id, user.name) for user in request.assigned_users] == [("1", "1"), ("2", "2")]
 
 
-def test_task_states_are_asked_for_one_run(supervise: Any) -> None:
+def states_in_a_trigger(*args: Any, **kwargs: Any) -> Any:
+    return asyncio.run(airflow_compat.atask_states(*args, **kwargs))
+
+
+@pytest.mark.parametrize("ask", [airflow_compat.task_states, states_in_a_trigger])
+def test_task_states_are_asked_for_one_run(supervise: Any, ask: Any) -> None:
     answer = comms.TaskStatesResult.from_api_response(TaskStatesResponse(task_states={"r": {"t": "failed"}}))
     supervisor = supervise(answer)
-    assert airflow_compat.task_states("d", "r", task_ids=["t"], map_index=-1) == {"t": "failed"}
+    assert ask("d", "r", task_ids=["t"], map_index=-1) == {"t": "failed"}
     (request,) = supervisor.requests
     assert isinstance(request, comms.GetTaskStates)
     assert (request.dag_id, request.run_ids, request.task_ids, request.map_index) == ("d", ["r"], ["t"], -1)

@@ -92,7 +92,8 @@ def test_one_that_is_no_better_is_a_challenger_and_updates_nothing(
     versions: Callable[..., list[ModelVersion]],
     airflow: Airflow,
 ) -> None:
-    conf = {"epochs": 1, "threshold": 0, "min_improvement": 1}
+    one_setting = {"learning_rate": [0.002], "hidden": [16]}
+    conf = {"epochs": 1, "space": one_setting, "threshold": 0, "min_improvement": 1}
     again = finish(trigger("fraud-again", dag=DAG, model_name=fraud_model, data_date=DAY, **conf), dag=DAG)
     assert again.state == "success", again.tasks
     assert again.tasks["deploy.rollout"]["state"] == again.tasks["deploy.promote"]["state"] == "skipped"

@@ -1,5 +1,7 @@
 """What happens when MLflow does not respond, or its response is lost."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +17,7 @@ HISTORY = [{"epoch": epoch, "timestamp_ms": 1000 + epoch, "val_loss": 1 / epoch}
 @pytest.fixture
 def tracker(steps: Steps, monkeypatch) -> tracking.Tracker:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", steps.tracking_uri)
+    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0)
     return tracking.Tracker(Settings.from_environment(), steps.run_key)
 
 
@@ -37,6 +40,21 @@ def test_epochs_are_logged_once(tracker, steps: Steps):
     assert tracker.log_epochs(HISTORY[:2], retry=False)
     assert tracker.log_epochs(HISTORY, retry=False)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
+
+
+def test_short_epochs_share_a_call_and_none_is_left_out(tracker, steps: Steps, monkeypatch):
+    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 60)
+    assert tracker.log_epochs(HISTORY[:1], retry=False)
+    assert not tracker.log_epochs(HISTORY[:3], retry=False)
+    assert steps.steps_of("val_loss") == [1]
+    assert tracker.log_epochs(HISTORY, retry=True)
+    assert steps.steps_of("val_loss") == [1, 2, 3, 4]
+
+
+def test_the_client_needs_no_pandas_and_leaves_it_to_others(steps: Steps):
+    code = f"import sys; from trainyard_trainer.tracking import connect; connect({steps.tracking_uri!r}); "
+    code += "found = 'pandas' in sys.modules; import pandas; sys.exit(found)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_epochs_of_an_attempt_before_are_not_logged_again(tracker, steps: Steps, monkeypatch):

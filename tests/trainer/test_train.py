@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from trainyard_trainer import compute, lake
 from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.models import fraud
@@ -96,3 +97,11 @@ def test_fraud_weighs_more(transactions):
     genuine, rare = fraud.Model().class_weights(transactions["train_labels"])
     assert genuine == 1
     assert 4 < rare < 12
+
+
+def test_no_library_computes_in_more_threads_than_the_model_says():
+    threadpool_limits(2)  # as on a machine of two cores
+    compute.device("cpu", threads=1)
+    # Those of torch and of numpy; scikit-learn's OpenMP takes no part in a training.
+    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+    assert torch.get_num_threads() == 1

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-log = logging.getLogger(__name__)
 
-
-def summary(*, dag_id: str, run_id: str, promotion: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def summarize(*, dag_id: str, run_id: str, promotion: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A run's result as a few lines of text."""
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
     return (
@@ -17,9 +14,3 @@ def summary(*, dag_id: str, run_id: str, promotion: Mapping[str, Any], metrics: 
         f"metrics: {numbers or 'none'}\n"
         f"run: {dag_id} / {run_id}"
     )
-
-
-def notify(text: str) -> str:
-    """Log `text` and return it: `on_success` sends the result of the last task."""
-    log.info("%s", text)
-    return text

@@ -23,7 +23,7 @@ from trainyard.serving.http import ModelServer, NoAnswer
 from trainyard.serving.kube import ServingKube
 from trainyard.serving.manifests import DeployFailed, DeployRequest, Record, Superseded
 
-POLL_SECONDS = 2
+POLL_SECONDS = 1
 REMIND_SECONDS = 60  # how often an unchanged reason for waiting is logged again
 SMOKE_TEST_SECONDS = 60  # for the Service to route to the new servers only
 ROLLBACK_SECONDS = 300

@@ -295,7 +295,7 @@ def _container(platform: Platform, request: DeployRequest) -> dict[str, Any]:
         "securityContext": dict(training.container_security_context),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "startupProbe": _probe(ServingPath.READY, periodSeconds=2, failureThreshold=300),
+        "startupProbe": _probe(ServingPath.READY, periodSeconds=1, failureThreshold=600),
         "readinessProbe": _probe(ServingPath.READY, periodSeconds=5, failureThreshold=2),
         "livenessProbe": _probe(ServingPath.PING, periodSeconds=20, failureThreshold=3),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],

@@ -41,10 +41,9 @@ from airflow.triggers.base import (
     TaskSkippedEvent,
     TriggerEvent,
 )
-from asgiref.sync import sync_to_async
 
 from trainyard import lineage
-from trainyard.airflow_compat import is_mapped_over, push_xcom, success_event, task_states
+from trainyard.airflow_compat import atask_states, is_mapped_over, push_xcom, success_event
 from trainyard.failures import Cause, TaskFailed
 from trainyard.naming import TaskIdentity
 from trainyard.platform import PlatformError
@@ -165,7 +164,7 @@ class TriggererTask(BaseTrigger):
 
     async def _is_deferred(self) -> bool:
         task = self.identity
-        states = await sync_to_async(task_states)(
+        states = await atask_states(
             task.dag_id, task.run_id, task_ids=[task.task_id], map_index=task.map_index
         )
         key = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from trainyard_contract import RUN_KEY_SEPARATOR, TAG_PREFIX, Tag
 
-from trainyard.airflow_compat import aread_xcom, task_states
+from trainyard.airflow_compat import aread_xcom, atask_states
 from trainyard.failures import TaskFailed
 from trainyard.mlflow_client import MlflowClient
 from trainyard.naming import run_key, safe_key
@@ -115,7 +115,7 @@ async def collect(
     """
     if not arguments:
         return []
-    states = await asyncio.to_thread(task_states, dag_id, run_id, task_ids=[task_id])
+    states = await atask_states(dag_id, run_id, task_ids=[task_id])
     room = asyncio.Semaphore(READS_AT_ONCE)
 
     async def outcome(index: int, trial: Mapping[str, Any]) -> Trial:

@@ -20,10 +20,9 @@ def request_of(task_id: str) -> dict[str, Any]:
 
 
 def test_it_waits_for_data_without_a_worker_and_not_for_ever() -> None:
-    sensor = dag.get_task("wait_for_data")
-    assert sensor.deferrable and sensor.mode == "poke"
-    assert sensor.bucket_key == incoming_marker("transactions")
-    assert (sensor.aws_conn_id, sensor.timeout, sensor.soft_fail) == ("trainyard_s3", 6 * 3600, False)
+    request = request_of("wait_for_data")
+    assert request["uri"] == incoming_marker("transactions")
+    assert (request["connection"], request["patience_seconds"]) == ("trainyard_s3", 6 * 3600)
     assert dag.timetable.expression == "0 2 * * 1"
 
 
@@ -35,6 +34,8 @@ def test_cleaning_runs_beside_feature_engineering() -> None:
 
 
 def test_nine_settings_are_mapped_over_gpu_pods() -> None:
+    assert dag.params["space"] == SPACE
+    assert request_of("tuning.candidates")["arguments"]["space"] == "{{ params.space }}"
     settings = search_space.settings("grid", SPACE, trials=9, seed=0)
     assert len(settings) == 9 and len({tuple(each.items()) for each in settings}) == 9
     train = dag.get_task("tuning.train")
@@ -83,7 +84,11 @@ def test_it_can_trigger_the_inference() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", -0.1), ("threshold", 2), ("min_improvement", -2), ("model_name", "a/b"), ("epochs", 0)],
+    [
+        *(("threshold", -0.1), ("threshold", 2), ("min_improvement", -2)),
+        *(("model_name", "a/b"), ("epochs", 0)),
+        *(("space", {}), ("space", {"hidden": []}), ("space", {"hidden": {"low": 1, "high": 9}})),
+    ],
 )
 def test_a_bad_value_is_refused_before_the_run(name: str, value: object) -> None:
     with pytest.raises(ParamValidationError):

@@ -4,6 +4,7 @@ import hashlib
 import os
 
 import torch
+from threadpoolctl import threadpool_limits
 from trainyard_contract import Env
 
 from trainyard_trainer import log
@@ -29,6 +30,7 @@ def device(name: str, threads: int, local_rank: int = 0) -> torch.device:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")  # torch leaves OpenBLAS one thread for each core
     found, hardware = torch.device(name), "cpu"
     if name == "cuda":
         found = torch.device("cuda", local_rank)

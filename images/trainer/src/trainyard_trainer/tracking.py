@@ -4,8 +4,10 @@ Uses only the client API, so that nothing depends on the process-wide active run
 """
 
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +43,8 @@ _REFUSED = {
     "UNAUTHENTICATED",
 }
 _METRICS_PER_CALL = 1000  # MLflow's own limit
+# Between two calls with epochs during the training: short epochs would wait for MLflow as long as they train.
+PAUSE_SECONDS = 1.0
 
 
 class Tracker:
@@ -53,6 +57,7 @@ class Tracker:
         self._client = connect(settings.tracking_uri)
         self._run_key = run_key
         self._logged: dict[str, set[int]] = {}  # steps that MLflow has, by metric key
+        self._next_epochs = 0.0  # when the next call with epochs may follow (monotonic)
         tags = {
             Tag.RUN_KEY: run_key,
             Tag.ATTEMPT: str(settings.attempt),
@@ -97,7 +102,8 @@ class Tracker:
         An entry holds `epoch` (the step), `timestamp_ms` (since 1970) and metrics. So neither epochs that are
         trained again after a kill nor lost responses leave a gap or a duplicate.
         While MLflow is unavailable: with `retry` the calls are repeated, and Temporary is raised in the end;
-        without, the epochs are left to the next call.
+        without, the epochs are left to the next call. Without `retry` they are also left to it when the last
+        call was less than PAUSE_SECONDS ago.
         """
 
         def send() -> bool:
@@ -110,11 +116,15 @@ class Tracker:
 
         if retry:
             return self._retried(send)
+        if time.monotonic() < self._next_epochs:
+            return False
         try:
             return _with_own_errors(send)
         except Temporary as error:
             log.warning("tracking_deferred", reason=str(error))
             return False
+        finally:
+            self._next_epochs = time.monotonic() + PAUSE_SECONDS
 
     def _send(self, metrics: list["Metric"]) -> None:
         for key in {metric.key for metric in metrics} - self._logged.keys():
@@ -292,9 +302,23 @@ def connect(tracking_uri: str) -> "MlflowClient":
     """Return an MLflow client whose calls fail soon; the caller decides how long to retry."""
     for name, value in CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    with _absent("pandas"):  # MLflow imports it where it is, which takes 0.2 CPU-seconds, and does without
+        from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri)
+
+
+@contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """Let imports of a module that is not imported yet fail in the block, as if it were not installed."""
+    hide = module not in sys.modules
+    if hide:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[module]
 
 
 def with_retries(call: Callable[[], Result], patience: float) -> Result:

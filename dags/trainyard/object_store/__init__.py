@@ -1,0 +1,1 @@
+"""Waiting for objects in an object store."""
