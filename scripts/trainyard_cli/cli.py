@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -13,12 +15,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from . import cluster, paths, platform, tests_command, toolchain, training
+from . import cluster, environments, kubectl_proxy, paths, platform, tests_command, toolchain, training
 from . import diff as compared
 from . import figures as measured
 from . import promote as promotion
+from . import status as states
 from .errors import CliError
-from .git import Repository
+from .git import Repository, WorkingTree
+from .kube import Kube
 from .stages import Stages
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -233,6 +237,47 @@ def diff(
         raise typer.Exit(1)
     if exit_code and any(each.changes or each.error for each in results):
         raise typer.Exit(DIFFERENT)
+
+
+@app.command()
+def status(
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            "--kubeconfig", metavar="FILE", help="The cluster's.", show_default="that of ./scripts/up"
+        ),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", metavar="NAME", help="A context of the kubeconfig.")
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", help="Where Argo CD runs.")] = "argocd",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show for each environment what is deployed, what differs from git, and why it is not healthy.
+
+    Reads the Applications of Argo CD in one cluster; without Argo CD, Helm's release. Changes nothing.
+    """
+    with _cluster(kubeconfig, context) as kube:
+        known = environments.read_all(Repository(paths.ROOT), WorkingTree(paths.ROOT))
+        found = states.collect(kube, known, namespace)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        states.show(found, out)
+
+
+@contextmanager
+def _cluster(kubeconfig: Path | None, context: str | None) -> Iterator[Kube]:
+    """Give the cluster of ./scripts/up, or any other by way of kubectl."""
+    if kubeconfig or context:
+        with kubectl_proxy.reach(toolchain.kubectl(ToolProgress()), kubeconfig, context) as kube:
+            yield kube
+    else:
+        if not paths.KUBECONFIG.is_file():
+            cure = "./scripts/up makes one; --kubeconfig and --context name another one"
+            raise CliError("there is no cluster", cure)
+        yield Kube(paths.KUBECONFIG)
 
 
 def _print_diff(lines: Iterable[str]) -> None:
