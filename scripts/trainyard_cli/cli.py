@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from . import cluster, environments, kubectl_proxy, paths, platform, tests_command, toolchain, training
+from . import cluster, kubectl_proxy, paths, platform, tests_command, toolchain, training
 from . import diff as compared
 from . import figures as measured
 from . import promote as promotion
 from . import status as states
 from .errors import CliError
-from .git import Repository, WorkingTree
+from .git import Repository
 from .kube import Kube
 from .stages import Stages
 
@@ -258,9 +258,10 @@ def status(
 
     Reads the Applications of Argo CD in one cluster; without Argo CD, Helm's release. Changes nothing.
     """
+    known, problems = states.of_checkout(Repository(paths.ROOT))
     with _cluster(kubeconfig, context) as kube:
-        known = environments.read_all(Repository(paths.ROOT), WorkingTree(paths.ROOT))
         found = states.collect(kube, known, namespace)
+    found.problems.extend(problems)
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     else:

@@ -52,7 +52,7 @@ def prepare(
     _check_order(giver, before)
     _check_committed(repository, giver, before)
     _check_images(giver)
-    chosen = _exact(repository, revision or giver.revision)
+    chosen = _exact(repository, revision, giver.revision)
     after = dataclasses.replace(before, revision=chosen, images=giver.images)
     if after == before:
         return None
@@ -123,12 +123,16 @@ def _check_rendered(target: Environment, references: set[str]) -> None:
         raise CliError(message, cure)
 
 
-def _exact(repository: Repository, revision: str) -> str:
-    """Return the commit that a branch is at; a commit or tag is itself."""
+def _exact(repository: Repository, asked: str | None, given: str) -> str:
+    """Return the commit that a branch is at; a commit or tag is itself.
+
+    The environment's branch is that of the remote, which Argo CD reads; somebody who asks means this clone.
+    """
+    revision = asked or given
     if repository.is_exact(revision):
         repository.commit(revision)
         return revision
-    return repository.pushed_commit(revision)
+    return repository.commit(asked) if asked else repository.pushed_commit(given)
 
 
 def _warnings(repository: Repository, before: Environment, after: Environment) -> list[str]:

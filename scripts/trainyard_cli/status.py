@@ -16,6 +16,7 @@ from .applications import title
 from .chart import NAMESPACE, RELEASE
 from .environments import Environment
 from .errors import CliError
+from .git import Repository
 from .kube import Kube, secret
 from .platform import ADMIN_SECRET
 from .rendering import image_references
@@ -63,6 +64,18 @@ class Status:
     def as_json(self) -> Json:
         """Return it as plain data."""
         return asdict(self)
+
+
+def of_checkout(repository: Repository) -> tuple[list[Environment], list[Problem]]:
+    """Return the environments of the working tree, and what is wrong with the others."""
+    tree = repository.tree(None)
+    found, problems = [], []
+    for name in environments.names(tree):
+        try:
+            found.append(environments.read(repository, tree, name))
+        except CliError as error:
+            problems.append(Problem(f"environment {name}", error.message, error.cure))
+    return found, problems
 
 
 def collect(kube: Kube, known: list[Environment], argocd: str) -> Status:

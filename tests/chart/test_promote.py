@@ -18,7 +18,7 @@ from trainyard_cli.promote import Promotion
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     """dev follows main, staging and production run the first commit."""
-    checkout = Checkout(tmp_path)
+    checkout = Checkout(tmp_path / "checkout")
     first = checkout.commit("Make the chart", CHART)
     files = {
         file("dev"): environment("b"),
@@ -86,6 +86,18 @@ def test_going_back_names_the_commits_that_are_lost(checkout: Checkout) -> None:
     back = prepared(checkout, "dev", "staging", revision="main~3")
     assert "Not in it any more:" in back.message and "Pause the model" in back.message
     assert "Images:" not in back.message
+
+
+def test_a_branch_is_taken_from_the_remote_unless_it_is_asked_for(checkout: Checkout, tmp_path: Path) -> None:
+    theirs = checkout.git("rev-parse", "main")
+    checkout.git("clone", "--quiet", "--bare", ".", str(tmp_path / "remote.git"))
+    checkout.git("remote", "add", "origin", str(tmp_path / "remote.git"))
+    checkout.git("fetch", "--quiet", "origin")
+    mine = checkout.commit("Not pushed")
+    followed, asked = prepared(checkout, "dev", "staging"), prepared(checkout, "dev", "staging", "main")
+    assert (followed.after.revision, followed.warnings) == (theirs, [])
+    assert asked.after.revision == mine
+    assert "is on no branch of a remote" in asked.warnings[0]
 
 
 def test_a_tag_stays_a_tag(checkout: Checkout) -> None:

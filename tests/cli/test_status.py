@@ -6,8 +6,10 @@ import base64
 import gzip
 import io
 import json
+from pathlib import Path
 from typing import Any
 
+from repositories import Checkout, environment, file
 from rich.console import Console
 from trainyard_cli import helm_release, status, workloads
 from trainyard_cli.status import ARGO_CD, Problem, State, Status
@@ -20,6 +22,16 @@ def shown(found: Status) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
     status.show(found, console)
     return console.export_text()
+
+
+def test_a_broken_environment_does_not_hide_the_others(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    checkout.write({file("dev"): environment(), file("test"): environment(revison="main")})
+    known, problems = status.of_checkout(checkout.repository)
+    assert [each.name for each in known] == ["dev"]
+    assert [(each.what, each.cure[:22]) for each in problems] == [
+        ("environment test", "did you mean revision?")
+    ]
 
 
 def test_images_are_shown_in_short() -> None:
