@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from . import cluster, platform, tests_command, training
+from . import cluster, kubectl_proxy, paths, platform, tests_command, toolchain, training
+from . import diff as compared
 from . import figures as measured
+from . import promote as promotion
+from . import status as states
 from .errors import CliError
+from .git import Repository
+from .kube import Kube
 from .stages import Stages
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -24,6 +34,24 @@ Values = Annotated[
     list[Path] | None,
     typer.Option("--values", metavar="FILE", help="A values file on top of values/kind.yaml; repeatable."),
 ]
+
+# Told apart from 1, which is an error.
+DIFFERENT = 3
+
+
+class Format(StrEnum):
+    """How `./scripts/diff` writes."""
+
+    text = "text"
+    markdown = "markdown"
+
+
+class ToolProgress:
+    """Tells what is fetched or built before a quick command can run; silent where all is there."""
+
+    def update(self, text: str) -> None:
+        """Show ``text``."""
+        err.print(f"{text} ...", markup=False)
 
 
 @app.command()
@@ -134,8 +162,134 @@ def lint(context: typer.Context, verbose: Verbose = False) -> None:
         tests_command.lint(stages, context.args or tests_command.ALL_FILES)
 
 
+@app.command()
+def promote(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The environment whose images are taken.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The environment that gets them.")],
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV", help="The chart's commit, tag or branch.", show_default="the one that FROM runs"
+        ),
+    ] = None,
+    branch: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The branch to make.", show_default="promote/TO-HASH"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; make nothing.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Promote images and chart revision from one environment to another, as one commit on a new branch.
+
+    Reads what HEAD has of values/environments and shows what changes in the cluster. Your working tree and
+    your index stay as they are.
+    """
+    repository = Repository(paths.ROOT)
+    helm = toolchain.helm(ToolProgress())
+    prepared = promotion.prepare(helm, repository, source, target, revision)
+    if prepared is None:
+        out.print(f"nothing to promote: {target} has the images and the revision of {source}", markup=False)
+        return
+    _print_diff(compared.as_text([prepared.changes]))
+    out.print(f"\n{prepared.message}\n", markup=False, soft_wrap=True)
+    for warning in prepared.warnings:
+        err.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    if dry_run:
+        out.print("nothing was written (--dry-run)")
+        return
+    name, commit = promotion.commit(repository, prepared, branch)
+    remote = (repository.remotes() or ["REMOTE"])[0]
+    out.print(f"branch {name} has this as commit {commit[:12]}. Next:", markup=False, soft_wrap=True)
+    out.print(f"  git push {remote} {name}     and open a pull request", markup=False, soft_wrap=True)
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="REV1", help="The commit, tag or branch to compare with.")],
+    new: Annotated[
+        str | None,
+        typer.Argument(metavar="REV2", help="The newer one.", show_default="the working tree"),
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option("--environment", metavar="NAME", help="Only this environment; repeatable."),
+    ] = None,
+    format: Annotated[
+        Format, typer.Option("--format", help="markdown is a comment for a pull request.")
+    ] = Format.text,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 if anything differs.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what changes in the cluster from one revision of the repository to another.
+
+    Renders every environment of values/environments with its files of each revision, and with the chart that
+    Argo CD would take: at the environment's revision where that is a commit or a tag, else at the compared
+    revision. The exit code is 1 where REV2 does not render.
+    """
+    repository = Repository(paths.ROOT)
+    helm = toolchain.helm(ToolProgress())
+    results = compared.compare_revisions(helm, repository, old, new, environment or [])
+    if format is Format.markdown:
+        print(compared.as_markdown(results), end="")
+    else:
+        _print_diff(compared.as_text(results))
+    if any(each.broken for each in results):
+        raise typer.Exit(1)
+    if exit_code and any(each.changes or each.error for each in results):
+        raise typer.Exit(DIFFERENT)
+
+
+@app.command()
+def status(
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            "--kubeconfig", metavar="FILE", help="The cluster's.", show_default="that of ./scripts/up"
+        ),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", metavar="NAME", help="A context of the kubeconfig.")
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", help="Where Argo CD runs.")] = "argocd",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show for each environment what is deployed, what differs from git, and why it is not healthy.
+
+    Reads the Applications of Argo CD in one cluster; without Argo CD, Helm's release. Changes nothing.
+    """
+    known, problems = states.of_checkout(Repository(paths.ROOT))
+    with _cluster(kubeconfig, context) as kube:
+        found = states.collect(kube, known, namespace)
+    found.problems.extend(problems)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        states.show(found, out)
+
+
+@contextmanager
+def _cluster(kubeconfig: Path | None, context: str | None) -> Iterator[Kube]:
+    """Give the cluster of ./scripts/up, or any other by way of kubectl."""
+    if kubeconfig or context:
+        with kubectl_proxy.reach(toolchain.kubectl(ToolProgress()), kubeconfig, context) as kube:
+            yield kube
+    else:
+        if not paths.KUBECONFIG.is_file():
+            cure = "./scripts/up makes one; --kubeconfig and --context name another one"
+            raise CliError("there is no cluster", cure)
+        yield Kube(paths.KUBECONFIG)
+
+
+def _print_diff(lines: Iterable[str]) -> None:
+    styles = {"===": "bold", "---": "bold", "@@ ": "cyan"}
+    for line in lines:
+        style = styles.get(line[:3]) or {"+": "green", "-": "red"}.get(line[:1], "")
+        out.print(Text(line, style), soft_wrap=True)
+
+
 def main() -> NoReturn:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 different, 130 interrupted."""
     name, *arguments = sys.argv[1:] or ["--help"]
     group = typer.main.get_group(app)
     command = group.commands.get(name)

@@ -20,7 +20,10 @@ RETRY_SECONDS = 60.0
 
 
 class Kube:
-    """One cluster. A request outlasts a restart of the API server, up to RETRY_SECONDS."""
+    """One cluster. A request outlasts a restart of the API server, up to ``patience_seconds``."""
+
+    patience_seconds = RETRY_SECONDS
+    cure = "./scripts/up starts a stopped cluster again"
 
     def __init__(self, kubeconfig: Path) -> None:
         """Read the kubeconfig's only cluster and user."""
@@ -49,6 +52,10 @@ class Kube:
         response = self._send("GET", path, missing_ok=True)
         return None if response.status_code == httpx.codes.NOT_FOUND else dict(response.json())
 
+    def call(self, method: str, path: str, **options: Any) -> Json:
+        """Return the answer to any request, e.g. to a Service behind the API server; options are httpx's."""
+        return dict(self._send(method, path, **options).json())
+
     def patch(self, path: str, patch: Json) -> None:
         """Merge a change into an object; null removes a key."""
         self._send("PATCH", path, json=patch, headers={"Content-Type": "application/merge-patch+json"})
@@ -69,7 +76,7 @@ class Kube:
             return ""
 
     def _send(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> httpx.Response:
-        deadline = time.monotonic() + RETRY_SECONDS
+        deadline = time.monotonic() + self.patience_seconds
         while True:
             try:
                 response = self._http.request(method, path, **options)
@@ -80,8 +87,8 @@ class Kube:
             except httpx.TransportError as error:
                 problem, temporary = f"{type(error).__name__}: {error}", True
             if not temporary or time.monotonic() > deadline:
-                cure = "./scripts/up starts a stopped cluster again"
-                raise CliError(f"Kubernetes at {self.server} refuses {method} {path} ({problem})", cure)
+                message = f"Kubernetes at {self.server} refuses {method} {path} ({problem})"
+                raise CliError(message, self.cure)
             time.sleep(1)
 
 

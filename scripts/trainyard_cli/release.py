@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from . import chart, cluster, paths
+from . import chart, cluster, paths, workloads
 from .chart import NAMESPACE, RELEASE
 from .errors import CliError
-from .kube import Kube, container_statuses, waiting_reason
+from .kube import Kube
 from .shell import run
 from .stages import Stage
 from .toolchain import Tools
@@ -32,21 +30,7 @@ IMAGE_KEYS = {
     "versitygw": ("versitygw", "image"),
 }
 READY_SECONDS = 600
-# Reasons that waiting does not cure, once they have lasted a while: the kubelet retries for ever.
-STUCK_REASONS = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 STUCK_SECONDS = 30
-STUCK_RESTARTS = 5
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A workload that is not ready. `why` is one line; `stuck` says that waiting does not help."""
-
-    kind: str
-    namespace: str
-    name: str
-    why: str
-    stuck: bool = False
 
 
 def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) -> Json:
@@ -148,100 +132,14 @@ def _recover(kube: Kube, stage: Stage) -> None:
 def _wait(kube: Kube, stage: Stage) -> None:
     deadline = time.monotonic() + READY_SECONDS
     stuck_since: dict[str, float] = {}
-    while unready := list(_unready(kube)):
+    while unready := list(workloads.unready(kube, OWN_NAMESPACES)):
         now = time.monotonic()
         stage.update(f"{len(unready)} not ready yet; {unready[0].name}: {unready[0].why}")
         stuck_since = {each.name: stuck_since.get(each.name, now) for each in unready if each.stuck}
         failed = [each for each in unready if now - stuck_since.get(each.name, now) > STUCK_SECONDS]
         if failed or now > deadline:
-            raise _not_ready(kube, (failed or unready)[0])
+            raise workloads.not_ready(kube, (failed or unready)[0])
         time.sleep(1)
-
-
-def _unready(kube: Kube) -> Iterator[Workload]:
-    for namespace in OWN_NAMESPACES:
-        pods = kube.items(f"/api/v1/namespaces/{namespace}/pods")
-        for kind, group in (
-            ("Deployment", "apps"),
-            ("StatefulSet", "apps"),
-            ("DaemonSet", "apps"),
-            ("Job", "batch"),
-        ):
-            for each in kube.items(f"/apis/{group}/v1/namespaces/{namespace}/{kind.lower()}s"):
-                if not is_ready(kind, each):
-                    yield _explain(kind, each, [pod for pod in pods if _selects(each, pod)])
-
-
-def is_ready(kind: str, workload: Json) -> bool:
-    """Tell whether the newest version of a workload is fully there and nothing of an older one is left."""
-    spec, status = workload["spec"], workload.get("status", {})
-    if kind == "Job":
-        return bool(status.get("succeeded", 0) >= spec.get("completions", 1))
-    if status.get("observedGeneration", 0) < workload["metadata"]["generation"]:
-        return False
-    if kind == "DaemonSet":
-        wanted = status.get("desiredNumberScheduled", 0)
-        return bool(wanted == status.get("updatedNumberScheduled", 0) == status.get("numberAvailable", 0))
-    wanted = spec.get("replicas", 1)
-    counts = [status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")]
-    return all(count == wanted for count in counts)
-
-
-def _selects(workload: Json, pod: Json) -> bool:
-    wanted = workload["spec"]["selector"].get("matchLabels", {})
-    return wanted.items() <= pod["metadata"].get("labels", {}).items()
-
-
-def _explain(kind: str, workload: Json, pods: list[Json]) -> Workload:
-    namespace, name = workload["metadata"]["namespace"], workload["metadata"]["name"]
-    failed = [each for each in workload.get("status", {}).get("conditions", []) if each["type"] == "Failed"]
-    if kind == "Job" and failed and failed[0]["status"] == "True":
-        return Workload(kind, namespace, name, failed[0].get("message", "failed"), stuck=True)
-    reasons = [reason for each in pods if (reason := waiting_reason(each))]
-    why = reasons[0] if reasons else ("rolling out" if pods else "no pod yet")
-    return Workload(kind, namespace, name, why, stuck=any(map(_is_stuck, pods)))
-
-
-def _is_stuck(pod: Json) -> bool:
-    for container in container_statuses(pod):
-        reason = container.get("state", {}).get("waiting", {}).get("reason")
-        crashing = reason == "CrashLoopBackOff" and container["restartCount"] >= STUCK_RESTARTS
-        if crashing or reason in STUCK_REASONS:
-            return True
-    return False
-
-
-def _not_ready(kube: Kube, workload: Workload) -> CliError:
-    """Return the error for a workload that does not start: why, its pods' events and last log lines."""
-    base = f"/api/v1/namespaces/{workload.namespace}"
-    found = kube.get(_path(workload))
-    pods = [each for each in kube.items(f"{base}/pods") if _selects(found, each)]
-    lines = [f"{workload.kind} {workload.name} does not become ready: {workload.why}"]
-    for pod in pods[-1:]:
-        name = pod["metadata"]["name"]
-        events = kube.items(f"{base}/events", fieldSelector=f"involvedObject.name={name},type=Warning")
-        lines += [f"event: {each.get('message', '').strip()}" for each in events[-3:]]
-        for container in _broken_containers(pod):
-            log = kube.logs(workload.namespace, name, container, previous=True) or kube.logs(
-                workload.namespace, name, container
-            )
-            lines += [f"{container}: {each}" for each in log.splitlines()]
-    where = f"-n {workload.namespace} {workload.kind.lower()}/{workload.name}"
-    cure = f"fix what the lines above say (kubectl describe {where}), then run ./scripts/up again"
-    return CliError("\n  ".join(lines), cure)
-
-
-def _path(workload: Workload) -> str:
-    group = "batch" if workload.kind == "Job" else "apps"
-    return f"/apis/{group}/v1/namespaces/{workload.namespace}/{workload.kind.lower()}s/{workload.name}"
-
-
-def _broken_containers(pod: Json) -> list[str]:
-    return [
-        each["name"]
-        for each in container_statuses(pod)
-        if not each.get("ready") and each.get("state", {}).get("terminated", {}).get("exitCode") != 0
-    ]
 
 
 # ---- what the other commands ask

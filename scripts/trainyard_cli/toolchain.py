@@ -57,13 +57,18 @@ def ensure(stage: Reporter) -> Tools:
     return Tools(
         helm=helm(stage),
         kind=_tool(stage, "kind", "kind"),
-        kubectl=_tool(stage, "kubernetes", "kubectl"),
+        kubectl=kubectl(stage),
     )
 
 
 def helm(stage: Reporter) -> Path:
     """Return helm alone: to render charts takes no Kubernetes, which is built with kubectl."""
     return _tool(stage, "helm", "helm")
+
+
+def kubectl(stage: Reporter) -> Path:
+    """Return kubectl alone."""
+    return _tool(stage, "kubernetes", "kubectl")
 
 
 def version(module: str) -> str:

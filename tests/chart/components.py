@@ -47,6 +47,11 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
     (): [*ALWAYS, *DATABASE, *REAL_GPUS],
     ("kind.yaml",): [*ALWAYS, *DATABASE, *SIMULATED_GPUS],
     ("production.yaml",): [*ALWAYS, *REAL_GPUS],
+    # Their images are in environment.yaml: test_environments.py.
+    **{
+        ("production.yaml", f"environments/{name}/values.yaml"): [*ALWAYS, *REAL_GPUS]
+        for name in ("dev", "staging", "production")
+    },
 }
 EVERY = [(files, component) for files, components in VARIANTS.items() for component in components]
 

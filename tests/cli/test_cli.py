@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 from rich.console import Console
-from trainyard_cli import airflow_api, cluster, figures, follow, kube, release, training
+from trainyard_cli import airflow_api, cluster, figures, follow, kube, release, training, workloads
 from trainyard_cli.errors import CliError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -38,7 +38,7 @@ def command(tmp_path: Path, environments: list[Path]) -> Command:
     return run
 
 
-@pytest.mark.parametrize("name", ["up", "down", "lint", "test", "run"])
+@pytest.mark.parametrize("name", ["up", "down", "lint", "test", "run", "promote", "diff", "status"])
 def test_help_shows_how_the_command_is_called(command: Command, name: str) -> None:
     result = command(name, "--help")
     assert result.returncode == 0
@@ -70,6 +70,13 @@ def test_run_without_a_cluster_names_the_cure(command: Command) -> None:
     assert result.returncode == 1
     assert "there is no cluster" in result.stderr
     assert "cure: ./scripts/up" in result.stderr
+
+
+def test_status_without_a_cluster_names_the_cure(command: Command) -> None:
+    result = command("status")
+    assert result.returncode == 1
+    assert "there is no cluster" in result.stderr
+    assert "--context" in result.stderr
 
 
 def test_run_tells_where_the_json_is_wrong(command: Command) -> None:
@@ -160,14 +167,14 @@ def deployment(generation: int = 2, **status: int) -> dict:
 
 
 def test_a_workload_is_ready_when_only_its_newest_version_is_left() -> None:
-    assert release.is_ready("Deployment", deployment())
-    assert not release.is_ready("Deployment", deployment(replicas=2)), "an old pod is still there"
-    assert not release.is_ready("Deployment", deployment(updatedReplicas=0))
-    assert not release.is_ready("Deployment", deployment(generation=3)), (
+    assert workloads.is_ready("Deployment", deployment())
+    assert not workloads.is_ready("Deployment", deployment(replicas=2)), "an old pod is still there"
+    assert not workloads.is_ready("Deployment", deployment(updatedReplicas=0))
+    assert not workloads.is_ready("Deployment", deployment(generation=3)), (
         "the controller has not seen the change"
     )
-    assert not release.is_ready("Job", {"spec": {"completions": 1}, "status": {"active": 1}})
-    assert release.is_ready("Job", {"spec": {"completions": 1}, "status": {"succeeded": 1}})
+    assert not workloads.is_ready("Job", {"spec": {"completions": 1}, "status": {"active": 1}})
+    assert workloads.is_ready("Job", {"spec": {"completions": 1}, "status": {"succeeded": 1}})
 
 
 def test_a_wrong_dag_id_lists_close_matches_first() -> None:

@@ -146,7 +146,7 @@ _Found = tuple[tuple[str | int, ...], str]
 
 
 def _schema_problems(document: Document) -> Iterator[_Found]:
-    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+    from jsonschema import Draft202012Validator
 
     for error in Draft202012Validator(schema()).iter_errors(document.data):
         path = tuple(error.absolute_path)

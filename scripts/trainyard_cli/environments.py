@@ -1,0 +1,245 @@
+"""The environments of values/environments: their files, what is wrong with them, how images are written."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.exceptions import best_match
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from . import paths
+from .errors import CliError
+from .git import Repository, Tree
+
+Json = dict[str, Any]
+
+DIRECTORY = "values/environments"
+SCHEMA = paths.ROOT / DIRECTORY / "environment.schema.json"
+PLACEHOLDER = "sha256:" + "0" * 64
+IMAGE_KEYS = ("repository", "tag", "digest")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One directory of values/environments; see environment.schema.json for the fields."""
+
+    name: str
+    server: str
+    namespace: str
+    release: str
+    revision: str
+    value_files: tuple[str, ...]
+    images: Json
+    values: Json
+    promoted_from: str | None = None
+
+    @property
+    def file(self) -> str:
+        """The path of its environment.yaml."""
+        return file(self.name)
+
+    @property
+    def values_file(self) -> str:
+        """The path of its values.yaml."""
+        return values_file(self.name)
+
+
+def file(name: str) -> str:
+    """Return the path of an environment's environment.yaml."""
+    return f"{DIRECTORY}/{name}/environment.yaml"
+
+
+def values_file(name: str) -> str:
+    """Return the path of an environment's values.yaml."""
+    return f"{DIRECTORY}/{name}/values.yaml"
+
+
+# ---- reading
+
+
+def names(tree: Tree) -> list[str]:
+    """Return the names of the environments."""
+    return [name for name in tree.directories(DIRECTORY) if tree.read(file(name)) is not None]
+
+
+def read(repository: Repository, tree: Tree, name: str) -> Environment:
+    """Return an environment; CliError with everything that is wrong with its files."""
+    text = tree.read(file(name))
+    if text is None:
+        known = names(tree)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        cure = f"{hint}its environments: {', '.join(known) or 'none'}"
+        raise CliError(f"{tree.name} has no environment {name}", cure)
+    fields = _checked(name, text)
+    environment = Environment(
+        name=name,
+        server=fields["server"],
+        namespace=fields["namespace"],
+        release=fields["release"],
+        revision=fields["revision"],
+        value_files=tuple(fields["valueFiles"]),
+        images=fields["images"],
+        values=_mapping(values_file(name), tree.read(values_file(name)) or ""),
+        promoted_from=fields.get("promotedFrom"),
+    )
+    if environment.promoted_from is not None:
+        _refuse_unpinned(environment, repository)
+    return environment
+
+
+def read_all(repository: Repository, tree: Tree) -> list[Environment]:
+    """Return every environment; CliError where two of them would write to the same place."""
+    found = [read(repository, tree, name) for name in names(tree)]
+    places: dict[tuple[str, str], str] = {}
+    for each in found:
+        place = (each.server, each.namespace)
+        if place in places:
+            message = (
+                f"{each.file}: environment.server and environment.namespace are those of {places[place]}"
+            )
+            raise CliError(message, "give each environment a cluster or a namespace of its own")
+        places[place] = each.name
+    return found
+
+
+def _checked(name: str, text: str) -> Json:
+    """Return the fields of an environment.yaml that agrees with the schema."""
+    content = _mapping(file(name), text)
+    error = best_match(_validator().iter_errors(content))
+    if error is not None:
+        raise CliError(*_explain(file(name), error))
+    fields: Json = content["environment"]
+    return fields
+
+
+def _mapping(path: str, text: str) -> Json:
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise CliError(f"{path} is not YAML: {error}", "correct the place that is named") from error
+    if not isinstance(content, dict):
+        raise CliError(f"{path} holds no keys and values", "write it like those of the other environments")
+    return content
+
+
+@functools.cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(json.loads(SCHEMA.read_text()))
+
+
+def _explain(path: str, error: ValidationError) -> tuple[str, str]:
+    """Return message and cure for what the schema refuses; the key is named in full."""
+    schema: Any = error.schema
+    wanted: Any = error.validator_value
+    instance: Any = error.instance
+    key = ".".join(map(str, error.absolute_path))
+    if error.validator == "additionalProperties":
+        known = list(schema["properties"])
+        unknown = str(next(each for each in instance if each not in known))
+        close = difflib.get_close_matches(unknown, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else "remove it; "
+        return f"{path}: unknown key {_below(key, unknown)}", f"{hint}keys: {', '.join(known)}"
+    if error.validator == "required":
+        missing = next(each for each in wanted if each not in instance)
+        described = schema["properties"][missing].get("description", "see docs/environments.md")
+        return f"{path}: {_below(key, missing)} is missing", f"write it: {described}"
+    if error.validator == "anyOf":
+        return f"{path}: {key} has neither a tag nor a digest", "write the digest that the registry tells"
+    meaning = schema.get("description")
+    return f"{path}: {key}: {error.message}", f"write {meaning}" if meaning else "see docs/environments.md"
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+# ---- pins
+
+
+def images(tree: Json, key: str = "") -> Iterator[tuple[str, Json]]:
+    """Yield the images of values with their keys, e.g. mlflow.image."""
+    if any(each in tree for each in IMAGE_KEYS):
+        yield key, tree
+        return
+    for name, below in tree.items():
+        yield from images(below, _below(key, name))
+
+
+def without_digest(environment: Environment) -> list[str]:
+    """Return the keys of its images that have no digest."""
+    return [key for key, image in images(environment.images) if "digest" not in image]
+
+
+def placeholders(environment: Environment) -> list[str]:
+    """Return the keys of its images whose digest is a placeholder."""
+    return [key for key, image in images(environment.images) if image.get("digest") == PLACEHOLDER]
+
+
+def _refuse_unpinned(environment: Environment, repository: Repository) -> None:
+    """Refuse what may change without a commit: it was promoted for what it was."""
+    missing = without_digest(environment)
+    if missing:
+        keys = ", ".join(f"environment.images.{key}.digest" for key in missing)
+        cure = f"./scripts/promote {environment.promoted_from} {environment.name} writes them"
+        raise CliError(f"{environment.file}: missing: {keys}", cure)
+    if not repository.is_exact(environment.revision):
+        message = (
+            f"{environment.file}: environment.revision: {environment.revision} is neither a commit nor a tag"
+        )
+        cure = "name the whole commit (40 hex digits) or a tag of this clone (git fetch --tags)"
+        raise CliError(message, cure)
+
+
+# ---- writing
+
+
+def pinned(text: str, revision: str, images: Json) -> str:
+    """Return an environment.yaml with this revision and these images; comments and order are kept."""
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 2**16
+    editor.indent(mapping=2, sequence=4, offset=2)
+    content = editor.load(text)
+    environment = content["environment"]
+    environment["revision"] = _scalar(revision, environment["revision"])
+    _write(environment["images"], images)
+    stream = io.StringIO()
+    editor.dump(content, stream)
+    return stream.getvalue()
+
+
+def _write(target: CommentedMap, source: Json) -> None:
+    for key in [each for each in target if each not in source]:
+        del target[key]
+    for key, value in source.items():
+        if isinstance(value, dict):
+            if not isinstance(target.get(key), dict):
+                target[key] = CommentedMap()
+            _write(target[key], value)
+        elif target.get(key) != value:
+            target[key] = _scalar(value, target.get(key))
+
+
+def _scalar(text: str, before: Any) -> str:
+    """Return the text, in quotes where a reader of YAML could take it for a number or the like."""
+    quoted = isinstance(before, DoubleQuotedScalarString) or yaml.safe_load(text) != text or _is_number(text)
+    return DoubleQuotedScalarString(text) if quoted else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,57 @@
+"""Reaches any cluster of a kubeconfig: kubectl knows every way to log in."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from .errors import CliError
+from .kube import Kube
+
+START_SECONDS = 30
+
+
+class ProxiedKube(Kube):
+    """A cluster behind `kubectl proxy`, which listens on a socket that only this user can open."""
+
+    def __init__(self, socket: Path, server: str, cure: str) -> None:
+        self.server = server
+        self.cure = cure
+        transport = httpx.HTTPTransport(uds=str(socket))
+        self._http = httpx.Client(
+            base_url="http://localhost", transport=transport, timeout=30, trust_env=False
+        )
+
+
+@contextmanager
+def reach(kubectl: Path, kubeconfig: Path | None, context: str | None) -> Iterator[Kube]:
+    """Give the cluster of a kubeconfig and context; without them those that kubectl would take."""
+    options = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
+    options += [f"--context={context}"] if context else []
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
+        socket = Path(directory) / "api.sock"
+        command = [str(kubectl), *options, "proxy", f"--unix-socket={socket}"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as proxy:
+            try:
+                _wait_for(socket, proxy, " ".join(["kubectl", *options]))
+                cure = f"see what this says: {' '.join(['kubectl', *options, 'version'])}"
+                yield ProxiedKube(socket, context or str(kubeconfig), cure)
+            finally:
+                proxy.terminate()
+
+
+def _wait_for(socket: Path, proxy: subprocess.Popen[str], command: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not socket.exists():
+        if proxy.poll() is not None or time.monotonic() > deadline:
+            proxy.terminate()
+            _, said = proxy.communicate()
+            cure = f"name what {command} config get-contexts lists"
+            raise CliError(f"{command} cannot reach a cluster: {said.strip()}", cure)
+        time.sleep(0.05)
