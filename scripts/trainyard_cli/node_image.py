@@ -17,6 +17,7 @@ from .versions import VERSIONS
 
 SOURCE = paths.ROOT / "images" / "kind-node"
 PUBLIC_BASE = VERSIONS.base_image
+PUBLIC_NODE = VERSIONS.node_image
 SUITE = VERSIONS.debian_suite
 BUILT_BASE = f"trainyard/base:{SUITE}"
 DEBOOTSTRAP_ATTEMPTS = 3
@@ -48,13 +49,12 @@ def base_image(stage: Reporter) -> str:
 
 def ensure(stage: Reporter) -> str:
     """Return the node image for the Kubernetes version in images/kind-node/go/kubernetes/go.mod."""
-    public = f"kindest/node:{toolchain.version('kubernetes')}"
     built = f"trainyard/kind-node:{content_hash()}"
-    for image in (built, public):
+    for image in (built, PUBLIC_NODE):
         if present(image):
             return image
-    if _pull(stage, public):
-        return public
+    if _pull(stage, PUBLIC_NODE):
+        return PUBLIC_NODE
     return _build(stage, built)
 
 
