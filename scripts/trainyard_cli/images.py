@@ -23,7 +23,10 @@ KEPT_TAGS = 2
 
 SHARED_INPUTS = (
     ".dockerignore",
-    *(f"images/python/{file}" for file in ("apt-install", "network", "uv-bootstrap", "uv-install", "uv.txt")),
+    *(
+        f"images/python/{file}"
+        for file in ("apt-install", "apt-record", "network", "uv-bootstrap", "uv-install", "uv.txt")
+    ),
 )
 IGNORED_NAMES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
 BUILD_SETTINGS = (

@@ -111,8 +111,11 @@ def _bootstrap_base(stage: Reporter) -> None:
         (tree / "etc/apt/sources.list").write_text("".join(lines))
         shutil.copytree(SOURCE / "base", tree, dirs_exist_ok=True)
         # The base's own dpkg rules keep these out of later installs; here they are there already.
-        for folder in ("doc", "info", "locale", "man"):
+        for folder in ("info", "locale", "man"):
             shutil.rmtree(tree / "usr/share" / folder, ignore_errors=True)
+        for file in (tree / "usr/share/doc").rglob("*"):
+            if file.is_file() and not file.is_symlink() and file.name != "copyright":
+                file.unlink()
         for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
             shutil.rmtree(tree / folder, ignore_errors=True)
             (tree / folder).mkdir()
