@@ -118,7 +118,8 @@ def _components(document: Json) -> Iterator[Component]:
 def _licences(component: Json) -> Iterator[str]:
     for each in component.get("licenses", []):
         licence = each.get("license", {})
-        yield each.get("expression") or licence.get("id") or licence.get("name") or UNKNOWN
+        word = each.get("expression") or licence.get("id") or licence.get("name") or UNKNOWN
+        yield UNKNOWN if word.lower() == UNKNOWN else word
 
 
 def to_look_at(found: Iterable[Component], policy: Mapping[str, Any]) -> dict[Component, str]:

@@ -124,7 +124,7 @@ def test_the_cluster_is_built_from_this_kubernetes() -> None:
 
 
 def test_the_base_that_is_made_of_packages_is_the_same_debian() -> None:
-    assert f"trainyard/base:{VERSIONS.debian_suite}" == node_image.BUILT_BASE
+    assert node_image.BUILT_BASE.startswith(f"trainyard/base:{VERSIONS.debian_suite}-")
     assert re.match(rf"debian:{VERSIONS.debian_suite}-\d+-slim@", VERSIONS.base_image)
 
 
