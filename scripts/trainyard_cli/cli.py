@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from . import audit as audited
-from . import cluster, images, platform, tests_command, training
+from . import cluster, platform, release, tests_command, training
 from . import figures as measured
 from . import publish as publishing
 from . import sbom as bills
@@ -177,7 +177,7 @@ def publish(
 def sbom(
     image: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IMAGE]...", help="By default all that the kind cluster runs."),
+        typer.Argument(metavar="[IMAGE]...", help="By default those of the release on kind."),
     ] = None,
     output: Annotated[
         Path, typer.Option(metavar="DIRECTORY", help="Where IMAGE.cdx.json is written.")
@@ -186,7 +186,7 @@ def sbom(
 ) -> None:
     """List what each image is made of, as CycloneDX JSON: Python and Debian packages, Go modules."""
     with Stages(err) as stages:
-        for file in bills.write_all(stages, image or list(images.IMAGES), output):
+        for file in bills.write_all(stages, image or list(release.IMAGE_KEYS), output):
             out.print(file, markup=False, soft_wrap=True)
 
 
@@ -214,7 +214,7 @@ def audit(
             files = (
                 sorted(sboms.glob(f"*{bills.SUFFIX}"))
                 if sboms
-                else bills.write_all(stages, list(images.IMAGES), bills.DIRECTORY)
+                else bills.write_all(stages, list(release.IMAGE_KEYS), bills.DIRECTORY)
             )
             pending = audited.licences(files, out)
         if vulnerabilities:

@@ -49,12 +49,12 @@ class Pushed:
 
 def default_images() -> list[str]:
     """Return the images that a cluster with GPUs runs."""
-    return [REPLACED.get(name, name) for name in images.IMAGES if name not in KIND_ONLY]
+    return [REPLACED.get(name, name) for name in release.IMAGE_KEYS if name not in KIND_ONLY]
 
 
 def check(registry: str, names: Sequence[str], *, push: bool, environment: str) -> None:
     """Raise CliError for what cannot be published."""
-    known = [*images.IMAGES, *images.VARIANTS]
+    known = [*release.IMAGE_KEYS, *images.VARIANTS]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise CliError(f"there is no image {unknown[0]}", f"the images: {', '.join(known)}")

@@ -22,9 +22,10 @@ SETTINGS = {
 
 def write_all(stages: Stages, names: Sequence[str], directory: Path) -> list[Path]:
     """Build the images that are missing and write DIRECTORY/<image>.cdx.json for each; return the files."""
-    unknown = [name for name in names if name not in {**images.IMAGES, **images.VARIANTS}]
+    known = [*images.IMAGES, *images.VARIANTS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise CliError(f"there is no image {unknown[0]}", f"the images: {', '.join(images.IMAGES)}")
+        raise CliError(f"there is no image {unknown[0]}", f"the images: {', '.join(known)}")
     with stages("syft") as stage:
         syft = toolchain.syft(stage)
     with stages("docker") as stage:
