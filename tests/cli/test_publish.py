@@ -1,5 +1,6 @@
 """Publishing: pure parts, and (nightly) a real registry, to which images and the chart are pushed."""
 
+import crypt  # the only bcrypt here, which the registry wants
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from trainyard_cli.errors import CliError
 from trainyard_cli.publish import Pushed
 
 DIGEST = "sha256:" + "ab" * 32
+LOGIN = ("somebody", "secret")
 ENVIRONMENT = """\
 # Where this environment runs.
 environment:
@@ -106,7 +108,7 @@ def test_who_signs(environment: dict[str, str], options: list[str] | None) -> No
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The registry of Debian's package, unpacked only: installed, it would start a service here."""
+    """The registry of Debian's package, with a password. Installed, it would start a service here."""
     directory = tmp_path_factory.mktemp("registry")
     download = ["apt-get", "download", "-qq", "docker-registry"]
     subprocess.run(download, cwd=directory, check=True, capture_output=True)
@@ -115,13 +117,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    storage = {"filesystem": {"rootdirectory": str(directory / "data")}}
-    config = {"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}
+    hashed = crypt.crypt(LOGIN[1], crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16))
+    (directory / "passwords").write_text(f"{LOGIN[0]}:{hashed}\n")
+    config = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "auth": {"htpasswd": {"realm": "test", "path": str(directory / "passwords")}},
+    }
     (directory / "config.yml").write_text(yaml.safe_dump(config))
     command = [directory / "usr/bin/docker-registry", "serve", directory / "config.yml"]
     with (directory / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            wait_for(f"http://127.0.0.1:{port}/v2/")
+            wait_for(f"http://127.0.0.1:{port}/")
             yield f"localhost:{port}/you/trainyard"
         finally:
             process.terminate()
@@ -151,8 +159,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    # The copy lies in no repository of its own.
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(checkout.parent)}
+    environment = {
+        **os.environ,
+        **dict(zip(publish.LOGIN, LOGIN, strict=True)),
+        "DOCKER_CONFIG": str(checkout.parent / "docker"),
+        # The copy lies in no repository of its own.
+        "GIT_CEILING_DIRECTORIES": str(checkout.parent),
+    }
     command = [checkout / "scripts" / words[0], *words[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -199,7 +212,8 @@ def digest_in_registry(reference: str) -> str:
     host, _, path = name.rpartition(":")[0].partition("/")
     types = ["vnd.oci.image.manifest.v1", "vnd.docker.distribution.manifest.v2"]
     accept = {"Accept": ", ".join(f"application/{each}+json" for each in types)}
-    answer = httpx.get(f"http://{host}/v2/{path}/manifests/{digest}", headers=accept).raise_for_status()
+    url = f"http://{host}/v2/{path}/manifests/{digest}"
+    answer = httpx.get(url, headers=accept, auth=LOGIN).raise_for_status()
     return answer.headers["Docker-Content-Digest"]
 
 
