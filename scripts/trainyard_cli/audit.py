@@ -162,7 +162,8 @@ def licences(files: Iterable[Path], out: Console) -> int:
 def _overview(found: Iterable[Component]) -> Table:
     counts: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for component in found:
-        counts[" and ".join(component.licences)][component.kind] += 1
+        for licence in component.licences:  # a package with several is counted with each
+            counts[licence][component.kind] += 1
     table = Table("licence", box=None, pad_edge=False)
     for kind in KINDS.values():
         table.add_column(kind, justify="right")
