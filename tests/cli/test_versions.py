@@ -1,5 +1,6 @@
 """What cannot read versions.yaml repeats its versions: every such place agrees with it."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from trainyard_cli import node_image, paths, toolchain
+from trainyard_cli import node_image, paths, toolchain, versions
 from trainyard_cli.versions import VERSIONS
 
 CHARTS = sorted(paths.ROOT.glob("charts/**/Chart.yaml"))
@@ -144,6 +145,30 @@ def pulled_images() -> Iterator[str]:
 def test_what_is_pulled_is_pulled_by_digest() -> None:
     unpinned = {image for image in pulled_images() if not re.search("@sha256:[0-9a-f]{64}$", image)}
     assert unpinned == UNPINNED
+
+
+def test_renovate_finds_what_only_this_project_pins() -> None:
+    """Its own managers know Go modules, Dockerfiles and workflows; these are its regular expressions."""
+    found = set()
+    for manager in json.loads((paths.ROOT / "renovate.json").read_text())["customManagers"]:
+        (files,) = manager["managerFilePatterns"]
+        for file in (versions.FILE, *CHARTS):
+            if re.search(files.strip("/").replace("\\/", "/"), relative(file)):
+                for pattern in manager["matchStrings"]:
+                    for match in re.finditer(pattern.replace("(?<", "(?P<"), file.read_text()):
+                        groups = match.groupdict()
+                        name = groups.get("depName") or manager["depNameTemplate"]
+                        found.add((name, groups["currentValue"], groups.get("currentDigest")))
+    base, node = VERSIONS.base_image.partition("@"), VERSIONS.node_image.partition("@")
+    postgresql = yaml.safe_load((paths.ROOT / "charts/trainyard/charts/postgresql/Chart.yaml").read_text())
+    assert found == {
+        ("debian", base[0].partition(":")[2], base[2] or None),
+        ("kindest/node", node[0].partition(":")[2], node[2] or None),
+        ("airflow", VERSIONS.airflow, None),
+        ("mlflow", VERSIONS.mlflow, None),
+        ("nvidia-device-plugin", VERSIONS.nvidia_device_plugin, None),
+        ("postgres", VERSIONS.postgresql, postgresql["annotations"]["trainyard.dev/image-digest"]),
+    }
 
 
 def test_the_cluster_is_pulled_in_the_version_that_is_built() -> None:
