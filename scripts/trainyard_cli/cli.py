@@ -15,10 +15,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from . import cluster, kubectl_proxy, paths, platform, tests_command, toolchain, training
+from . import audit as audited
+from . import cluster, kubectl_proxy, paths, platform, release, tests_command, toolchain, training
 from . import diff as compared
 from . import figures as measured
 from . import promote as promotion
+from . import publish as publishing
+from . import sbom as bills
 from . import status as states
 from .errors import CliError
 from .git import Repository
@@ -286,6 +289,95 @@ def _print_diff(lines: Iterable[str]) -> None:
     for line in lines:
         style = styles.get(line[:3]) or {"+": "green", "-": "red"}.get(line[:1], "")
         out.print(Text(line, style), soft_wrap=True)
+
+
+@app.command()
+def publish(
+    registry: Annotated[
+        str, typer.Option(metavar="R", help="Registry and path, e.g. ghcr.io/you/trainyard.")
+    ] = "",
+    push: Annotated[
+        bool, typer.Option("--push/--no-push", help="Push what is built, or only build it.")
+    ] = True,
+    environment: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Write the digests into values/environments/NAME/environment.yaml."
+        ),
+    ] = "",
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image", metavar="NAME", help="Only this image; repeatable. By default what a GPU cluster runs."
+        ),
+    ] = None,
+    sbom: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Write the SBOM of each image there, too.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Build the images and the chart, push them, sign them where there is a signer, and print the digests.
+
+    An image is pushed once: its tag is a hash of what it is made of. It logs in first where REGISTRY_USER and
+    REGISTRY_PASSWORD are set.
+    """
+    names = image or publishing.default_images()
+    publishing.check(registry, names, push=push, environment=environment)
+    with Stages(err) as stages:
+        publishing.publish(stages, registry, names, push=push, environment=environment, sboms=sbom, out=out)
+
+
+@app.command()
+def sbom(
+    image: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE]...", help="By default those of the release on kind."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIRECTORY", help="Where IMAGE.cdx.json is written.")
+    ] = bills.DIRECTORY,
+    verbose: Verbose = False,
+) -> None:
+    """List what each image is made of, as CycloneDX JSON: Python and Debian packages, Go modules."""
+    with Stages(err) as stages:
+        for file in bills.write_all(stages, image or list(release.IMAGE_KEYS), output):
+            out.print(file, markup=False, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    vulnerabilities: Annotated[
+        bool, typer.Option("--vulnerabilities/--no-vulnerabilities", help="Ask for known vulnerabilities.")
+    ] = True,
+    licences: Annotated[
+        bool, typer.Option("--licences/--no-licences", help="Show the licences of what is in the images.")
+    ] = True,
+    sboms: Annotated[
+        Path | None,
+        typer.Option("--sbom", metavar="DIRECTORY", help="Take these SBOMs; by default they are made."),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Tell vulnerabilities of every lock file's packages, and licences of what is in the images.
+
+    It fails where a package is vulnerable, or has a licence that images/licences.yaml wants looked at.
+    """
+    found = pending = 0
+    with Stages(err) as stages:
+        if licences:
+            files = (
+                sorted(sboms.glob(f"*{bills.SUFFIX}"))
+                if sboms
+                else bills.write_all(stages, list(release.IMAGE_KEYS), bills.DIRECTORY)
+            )
+            pending = audited.licences(files, out)
+        if vulnerabilities:
+            found = audited.vulnerabilities(stages, audited.locks(), out)
+    if found or pending:
+        raise CliError(
+            f"{found} known vulnerabilities, {pending} licences to look at",
+            "upgrade (./scripts/lock --upgrade), or say in images/licences.yaml why a licence is all right",
+        )
 
 
 def main() -> NoReturn:

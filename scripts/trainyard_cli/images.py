@@ -23,7 +23,10 @@ KEPT_TAGS = 2
 
 SHARED_INPUTS = (
     ".dockerignore",
-    *(f"images/python/{file}" for file in ("apt-install", "network", "uv-bootstrap", "uv-install", "uv.txt")),
+    *(
+        f"images/python/{file}"
+        for file in ("apt-install", "apt-record", "network", "uv-bootstrap", "uv-install", "uv.txt")
+    ),
 )
 IGNORED_NAMES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
 BUILD_SETTINGS = (
@@ -36,10 +39,15 @@ DEFAULT_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 @dataclass(frozen=True)
 class Image:
-    """What an image is built from (paths below the repository's root), and the kinds of nodes that run it."""
+    """What an image is built from (paths below the repository's root), and the kinds of nodes that run it.
+
+    ``directory`` below images/ has the Dockerfile, where it is not the image's name.
+    """
 
     inputs: tuple[str, ...]
     nodes: tuple[str, ...]
+    directory: str = ""
+    target: str = "final"
 
 
 def _inputs(name: str, *files: str) -> tuple[str, ...]:
@@ -68,6 +76,16 @@ IMAGES = {
 }
 """The images in the order in which they are built, the slowest first."""
 
+VARIANTS = {
+    "trainer-cuda": Image(
+        (*_inputs("trainer", "requirements-cuda.txt", "trainer", "src"), "dags/trainyard_contract.py"),
+        (),
+        directory="trainer",
+        target="cuda",
+    ),
+}
+"""Images that only other clusters run."""
+
 
 def ensure_built(stage: Reporter, name: str) -> str:
     """Build the image where it is missing; return its reference, e.g. ``trainyard/mlflow:0123456789ab``.
@@ -75,10 +93,11 @@ def ensure_built(stage: Reporter, name: str) -> str:
     Raises CliError with the last lines of the build that failed; its whole output is in the log.
     """
     base = node_image.base_image(stage)
-    image = reference(name, _base_identity(base))
+    image = reference(name, base_identity(base))
     if not node_image.present(image):
         stage.update(f"building image {name}")
-        build(name, image, base)
+        made = _image(name)
+        build(made.directory or name, image, base, target=made.target)
     return image
 
 
@@ -105,7 +124,7 @@ def reference(name: str, base_identity: str) -> str:
 def files(name: str) -> list[Path]:
     """Return every file that the build of the image reads, sorted. Raises CliError where one is missing."""
     found: list[Path] = []
-    for given in IMAGES[name].inputs:
+    for given in _image(name).inputs:
         path = paths.ROOT / given
         if not path.exists():
             raise CliError(
@@ -115,12 +134,16 @@ def files(name: str) -> list[Path]:
     return sorted(found)
 
 
+def _image(name: str) -> Image:
+    return IMAGES.get(name) or VARIANTS[name]
+
+
 def _is_input(path: Path) -> bool:
     return path.is_file() and path.suffix != ".pyc" and not IGNORED_NAMES.intersection(path.parts)
 
 
-def _base_identity(base: str) -> str:
-    """Return the base image's id, its name where Docker has not pulled it yet."""
+def base_identity(base: str) -> str:
+    """Return the base image's id, or its name where Docker has not pulled it yet."""
     found = run([host.docker(), "image", "inspect", "--format", "{{.Id}}", base], check=False)
     return found.stdout.strip() if found.returncode == 0 else base
 

@@ -17,8 +17,9 @@ from .versions import VERSIONS
 
 SOURCE = paths.ROOT / "images" / "kind-node"
 PUBLIC_BASE = VERSIONS.base_image
+PUBLIC_NODE = VERSIONS.node_image
 SUITE = VERSIONS.debian_suite
-BUILT_BASE = f"trainyard/base:{SUITE}"
+BASE_FILES = SOURCE / "base"
 DEBOOTSTRAP_ATTEMPTS = 3
 PULL_SECONDS = 180
 PROBE_SECONDS = 20
@@ -32,6 +33,17 @@ PRELOADER = "trainyard-node-preload"
 # An unpacked layer is not needed a second time, as it came.
 IMPORT = "ctr -n k8s.io images import --local --discard-unpacked-layers -".split()  # noqa: SIM905
 _making_base = threading.Lock()
+
+
+def _built_base() -> str:
+    """Return what the base made of packages is called, with a hash of the files that it gets from us."""
+    digest = hashlib.sha256()
+    for file in sorted(each for each in BASE_FILES.rglob("*") if each.is_file()):
+        digest.update(f"{file.relative_to(BASE_FILES)}\0".encode() + file.read_bytes() + b"\0")
+    return f"trainyard/base:{SUITE}-{digest.hexdigest()[:12]}"
+
+
+BUILT_BASE = _built_base()
 
 
 def base_image(stage: Reporter) -> str:
@@ -48,13 +60,12 @@ def base_image(stage: Reporter) -> str:
 
 def ensure(stage: Reporter) -> str:
     """Return the node image for the Kubernetes version in images/kind-node/go/kubernetes/go.mod."""
-    public = f"kindest/node:{toolchain.version('kubernetes')}"
     built = f"trainyard/kind-node:{content_hash()}"
-    for image in (built, public):
+    for image in (built, PUBLIC_NODE):
         if present(image):
             return image
-    if _pull(stage, public):
-        return public
+    if _pull(stage, PUBLIC_NODE):
+        return PUBLIC_NODE
     return _build(stage, built)
 
 
@@ -109,10 +120,13 @@ def _bootstrap_base(stage: Reporter) -> None:
         _debootstrap(stage, tree, Path(temporary) / "packages", sources[SUITE])
         lines = (f"deb {uri} {suite} main\n" for suite, uri in sources.items())
         (tree / "etc/apt/sources.list").write_text("".join(lines))
-        shutil.copytree(SOURCE / "base", tree, dirs_exist_ok=True)
+        shutil.copytree(BASE_FILES, tree, dirs_exist_ok=True)
         # The base's own dpkg rules keep these out of later installs; here they are there already.
-        for folder in ("doc", "info", "locale", "man"):
+        for folder in ("info", "locale", "man"):
             shutil.rmtree(tree / "usr/share" / folder, ignore_errors=True)
+        for file in (tree / "usr/share/doc").rglob("*"):
+            if file.is_file() and not file.is_symlink() and file.name != "copyright":
+                file.unlink()
         for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
             shutil.rmtree(tree / folder, ignore_errors=True)
             (tree / folder).mkdir()

@@ -25,7 +25,10 @@ FRESH_DISK_GIB = 20
 DISK_GIB = 2
 ADMIN_SECRET = "trainyard-admin"
 # What lies in TRAINYARD_HOME beside the state.
-CACHED = ("base-*", "bin", "build", "go", "logs", "mypy", "reports-*", "uv", "lock")
+CACHED = (
+    *("base-*", "bin", "build", "charts", "go", "logs", "mypy", "pip-audit", "reports-*", "sbom", "uv"),
+    "lock",
+)
 ENVIRONMENTS = ("venv-*", "uv-venv", "venv.lock")
 
 

@@ -31,8 +31,8 @@ REPORTS_IN_CONTAINER = "/reports"
 
 def lint(stages: Stages, arguments: Sequence[str]) -> None:
     """Run the linters of .pre-commit-config.yaml: `pre-commit run` with these arguments."""
-    with stages("helm") as stage:
-        path = _on_path(toolchain.helm(stage))
+    with stages("tools") as stage:
+        path = _on_path(toolchain.helm(stage), toolchain.actionlint(stage))
     with stages("test environment"):
         _show(stages.console, "test environment", [DEV, "--dev", "true"])
     with stages("lint"):

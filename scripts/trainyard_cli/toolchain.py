@@ -1,6 +1,7 @@
-"""kind, helm and kubectl: released binaries where they can be had, else built from images/kind-node/go.
+"""kind, helm, kubectl, actionlint, syft: released binaries where they can be had, else built from Go modules.
 
-Every directory there is a Go module whose `tool` directives name the programs and whose go.sum locks them.
+Each directory of images/kind-node/go is one, whose `tool` directives name the programs and whose go.sum locks
+them.
 """
 
 import hashlib
@@ -71,6 +72,16 @@ def kubectl(stage: Reporter) -> Path:
     return _tool(stage, "kubernetes", "kubectl")
 
 
+def actionlint(stage: Reporter) -> Path:
+    """Return what checks GitHub's workflows."""
+    return _tool(stage, "actionlint", "actionlint")
+
+
+def syft(stage: Reporter) -> Path:
+    """Return what lists the contents of an image."""
+    return _tool(stage, "syft", "syft")
+
+
 def version(module: str) -> str:
     """Return the version, e.g. v1.35.4, of the program that images/kind-node/go/<module> builds."""
     text = (GO_MODULES / module / "go.mod").read_text()
@@ -122,7 +133,16 @@ def releases() -> dict[str, Release]:
     kind_url = f"https://github.com/kubernetes-sigs/kind/releases/download/{kind}/kind-{PLATFORM}"
     helm_url = f"https://get.helm.sh/helm-{helm}-{PLATFORM}.tar.gz"
     kubectl_url = f"https://dl.k8s.io/release/{kubectl}/bin/{PLATFORM.replace('-', '/')}/kubectl"
+    archives = {
+        name: f"https://github.com/{owner}/{name}/releases/download/v{found}/{name}_{found}"
+        for name, owner in (("actionlint", "rhysd"), ("syft", "anchore"))
+        if (found := version(name).removeprefix("v"))
+    }
     return {
+        **{
+            name: Release(f"{url}_{PLATFORM.replace('-', '_')}.tar.gz", f"{url}_checksums.txt", member=name)
+            for name, url in archives.items()
+        },
         "kind": Release(kind_url, f"{kind_url}.sha256sum"),
         "helm": Release(helm_url, f"{helm_url}.sha256sum", member=f"{PLATFORM}/helm"),
         "kubectl": Release(kubectl_url, f"{kubectl_url}.sha256"),
@@ -145,9 +165,10 @@ def _download(stage: Reporter, release: Release, target: Path) -> bool:
     stage.update(f"looking for a release of {target.name}")
     try:
         with httpx.Client(timeout=timeout, follow_redirects=True) as client:
-            expected = client.get(release.checksum_url).raise_for_status().text.split()[0]
+            checksums = client.get(release.checksum_url).raise_for_status().text
+            expected = checksum(checksums, release.url.rpartition("/")[2])
             content = client.get(release.url).raise_for_status().content
-    except (httpx.HTTPError, OSError, IndexError) as error:
+    except (httpx.HTTPError, OSError, LookupError) as error:
         stage.update(f"no release of {target.name} can be had ({type(error).__name__})")
         return False
     if hashlib.sha256(content).hexdigest() != expected:
@@ -165,6 +186,15 @@ def _download(stage: Reporter, release: Release, target: Path) -> bool:
     return True
 
 
+def checksum(text: str, name: str) -> str:
+    """Return the SHA-256 of ``name`` from a file of lines "HASH  NAME", or with a hash alone."""
+    for line in text.splitlines():
+        found, *names = line.split()
+        if not names or names[0].removeprefix("*") == name:
+            return found
+    raise LookupError(f"no checksum of {name}")
+
+
 def _build_options(module: str) -> list[str]:
     flags = ["-s", "-w", *(f"-X {name}={value}" for name, value in _version_variables(module).items())]
     return ["-trimpath", f"-tags={BUILD_TAGS}", f"-ldflags={' '.join(flags)}"]
@@ -174,6 +204,10 @@ def _version_variables(module: str) -> Mapping[str, str]:
     """Return the variables through which programs know their version, for those that need to."""
     if module == "helm":
         return {"helm.sh/helm/v3/internal/version.version": version(module)}
+    if module == "actionlint":
+        return {"github.com/rhysd/actionlint.version": version(module)}
+    if module == "syft":
+        return {"main.version": version(module)}
     if module == "containerd":
         return {"github.com/containerd/containerd/v2/version.Version": version(module)}
     if module != "kubernetes":

@@ -22,6 +22,7 @@ class Versions:
     nvidia_device_plugin: str
     python: str
     base_image: str
+    node_image: str
 
     @property
     def kubernetes_minor(self) -> str:

@@ -355,13 +355,18 @@ def test_names_of_secrets_may_have_dots() -> None:
     assert "airflow.fernet" in json.dumps(server)
 
 
+POSTGRES_DIGEST = yaml.safe_load((CHART / "charts/postgresql/Chart.yaml").read_text())["annotations"][
+    "trainyard.dev/image-digest"
+]
+
+
 @pytest.mark.parametrize(
     ("chart", "image"),
     [
         ("airflow", f"apache/airflow:{VERSIONS.airflow}"),
         ("mlflow", f"trainyard/mlflow:{VERSIONS.mlflow}"),
         ("nvidia-device-plugin", f"nvcr.io/nvidia/k8s-device-plugin:v{VERSIONS.nvidia_device_plugin}"),
-        ("postgresql", f"postgres:{VERSIONS.postgresql}"),
+        ("postgresql", f"postgres:{VERSIONS.postgresql}@{POSTGRES_DIGEST}"),
         ("versitygw", f"trainyard/versitygw:{VERSIONS.versitygw}"),
     ],
 )
@@ -370,6 +375,17 @@ def test_an_image_without_a_tag_is_that_of_the_charts_version(chart: str, image:
     objects = render_chart(chart=CHART / "charts" / chart, values=values)
     pods = [one for one in objects if one["kind"] in POD_KINDS]
     assert {container["image"] for one in pods for container in containers(one)} == {image}
+
+
+def test_the_charts_digest_is_that_of_the_charts_tag_only() -> None:
+    for given, image in (
+        ({"repository": "mirror.example.com/postgres"}, f"mirror.example.com/postgres:15@{POSTGRES_DIGEST}"),
+        ({"tag": "16"}, "postgres:16"),
+        ({"digest": f"sha256:{'0' * 64}"}, f"postgres@sha256:{'0' * 64}"),
+    ):
+        objects = render_chart(chart=CHART / "charts/postgresql", values={"image": given})
+        server = containers(next(one for one in objects if one["kind"] == "StatefulSet"))[-1]
+        assert server["image"] == image
 
 
 def test_a_digest_needs_no_tag() -> None:

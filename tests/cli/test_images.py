@@ -66,6 +66,23 @@ def test_renamed_file_and_changed_mode_count_as_changes(checkout: Path) -> None:
     assert changed(before) == {"airflow", "postgres"}
 
 
+@pytest.mark.parametrize(
+    ("file", "rebuilt"),
+    [
+        ("requirements-cuda.txt", {"trainer-cuda"}),
+        ("requirements.txt", {"trainer"}),
+        ("unpack-torch", {"trainer"}),
+        ("Dockerfile", {"trainer", "trainer-cuda"}),
+    ],
+)
+def test_the_trainer_with_cuda_is_made_of_its_own_lock(checkout: Path, file: str, rebuilt: set[str]) -> None:
+    names = ("trainer", "trainer-cuda")
+    before = {name: images.reference(name, "sha256:base") for name in names}
+    with (checkout / "images/trainer" / file).open("a") as stream:
+        stream.write("\n# changed\n")
+    assert {name for name in names if images.reference(name, "sha256:base") != before[name]} == rebuilt
+
+
 def test_another_base_image_rebuilds_everything() -> None:
     for name, reference in references().items():
         assert re.fullmatch(rf"trainyard/{name}:[0-9a-f]{{12}}", reference)

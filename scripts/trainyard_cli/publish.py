@@ -1,0 +1,262 @@
+"""Pushes the images and the chart to a registry, signs them, and writes the digests into an environment."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from . import chart_package, host, images, node_image, paths, release, sbom, toolchain
+from .errors import CliError
+from .shell import run
+from .stages import Reporter, Stages
+from .versions import VERSIONS
+
+# On kind, these stand in for public images: PostgreSQL's and NVIDIA's.
+KIND_ONLY = ("postgres", "gpu-simulator")
+# Where there are GPUs, the trainer with CUDA takes the place of the one without.
+REPLACED = {"trainer": "trainer-cuda"}
+CHARTS = paths.HOME / "charts"
+LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|$)")
+REGISTRY = re.compile(r"[a-z0-9.\[\]:-]+(/[a-z0-9._-]+)*")
+LOGIN = ("REGISTRY_USER", "REGISTRY_PASSWORD")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An image or a chart in a registry."""
+
+    repository: str
+    tag: str
+    digest: str
+
+    @property
+    def pinned(self) -> str:
+        """What names exactly this one."""
+        return f"{self.repository}@{self.digest}"
+
+
+def default_images() -> list[str]:
+    """Return the images that a cluster with GPUs runs."""
+    return [REPLACED.get(name, name) for name in release.IMAGE_KEYS if name not in KIND_ONLY]
+
+
+def check(registry: str, names: Sequence[str], *, push: bool, environment: str) -> None:
+    """Raise CliError for what cannot be published."""
+    known = [*release.IMAGE_KEYS, *images.VARIANTS]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise CliError(f"there is no image {unknown[0]}", f"the images: {', '.join(known)}")
+    keys = [_value_key(name) for name in names]
+    twice = next((name for name in names if keys.count(_value_key(name)) > 1), None)
+    if twice:
+        raise CliError(f"two images would take the place of {twice}", "name one of them")
+    if push and not REGISTRY.fullmatch(registry):
+        raise CliError(
+            f"--registry {registry!r} is no registry",
+            "give host and path without https://, e.g. --registry ghcr.io/you/trainyard, or --no-push",
+        )
+    if environment:
+        if not push:
+            raise CliError("--environment needs digests, and those come from pushing", "leave --no-push out")
+        _environment_file(environment)
+
+
+def publish(
+    stages: Stages,
+    registry: str,
+    names: Sequence[str],
+    *,
+    push: bool,
+    environment: str,
+    sboms: Path | None,
+    out: Console,
+) -> None:
+    """Build what is missing in the registry, push it, and print the digests."""
+    version = chart_version()
+    with stages("tools") as stage:
+        helm = toolchain.helm(stage)
+    with stages("docker") as stage:
+        host.ensure_docker(stage)
+    with stages("images") as stage:
+        if not push:
+            for name in names:
+                out.print(images.ensure_built(stage, name), markup=False, soft_wrap=True)
+        else:
+            _log_in(registry, helm)
+            pushed = {name: push_image(stage, name, registry) for name in names}
+    with stages("chart") as stage:
+        package = chart_package.package(helm, CHARTS, version)
+        if not push:
+            out.print(package, markup=False, soft_wrap=True)
+            return
+        pushed_chart = push_chart(stage, helm, package, registry)
+    if sboms:
+        with stages("sbom") as stage:
+            list_contents(stage, pushed, sboms)
+    with stages("signatures") as stage:
+        why_not = sign(stage, [*pushed.values(), pushed_chart])
+    for each in (*pushed.values(), pushed_chart):
+        out.print(f"{each.repository}:{each.tag}@{each.digest}", markup=False, soft_wrap=True)
+    if why_not:
+        out.print(f"not signed: {why_not}", markup=False, soft_wrap=True)
+    if environment:
+        file = _environment_file(environment)
+        file.write_text(with_images(file.read_text(), pushed))
+        out.print(f"written to {file.relative_to(paths.ROOT)}", markup=False, soft_wrap=True)
+
+
+def chart_version() -> str:
+    """Return the chart's version: that of the release at its tag vX.Y.Z, else one for each commit."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    released = ["git", "describe", "--exact-match", "--dirty", f"--match=v{VERSIONS.trainyard}"]
+    try:
+        if run(released, cwd=paths.ROOT, check=False).stdout.strip() == f"v{VERSIONS.trainyard}":
+            return VERSIONS.trainyard
+        commit = run(command, cwd=paths.ROOT, check=False).stdout.strip().replace("-", ".")
+    except CliError:
+        commit = ""
+    # The letter: semver allows no number with leading zeros, which a commit of digits only may be.
+    return f"{VERSIONS.trainyard}-g{commit}" if commit else VERSIONS.trainyard
+
+
+# ---- pushing
+
+
+def push_image(stage: Reporter, name: str, registry: str) -> Pushed:
+    """Return the image in the registry, pushed if it is not there: its tag says what it is made of."""
+    base = node_image.base_image(stage)
+    tag = images.reference(name, base_identity=images.base_identity(base)).rpartition(":")[2]
+    repository = f"{registry}/{name}"
+    reference = f"{repository}:{tag}"
+    stage.update(f"looking for {reference}")
+    digest = digest_in_registry(reference)
+    if not digest:
+        local = images.ensure_built(stage, name)
+        stage.update(f"pushing {reference}")
+        docker = host.docker()
+        run([docker, "tag", local, reference])
+        try:
+            pushed = run([docker, "push", reference], log="push")
+        finally:
+            run([docker, "rmi", reference], check=False)
+        digest = _digest(pushed.stdout, "docker push")
+    return Pushed(repository, tag, digest)
+
+
+def digest_in_registry(reference: str) -> str:
+    """Return an image's digest, "" if the registry has no such tag (or an index, which tells no digest)."""
+    insecure = ["--insecure"] if LOCAL.match(reference) else []
+    command = [host.docker(), "manifest", "inspect", "--verbose", *insecure, reference]
+    found = run(command, check=False)
+    if found.returncode:
+        return ""
+    manifest: Any = json.loads(found.stdout)
+    return str(manifest["Descriptor"]["digest"]) if isinstance(manifest, dict) else ""
+
+
+def push_chart(stage: Reporter, helm: Path, package: Path, registry: str) -> Pushed:
+    """Push the packaged chart as an OCI artifact."""
+    stage.update(f"pushing {package.name}")
+    plain = ["--plain-http"] if LOCAL.match(registry) else []
+    pushed = run([helm, "push", package, f"oci://{registry}/charts", *plain])
+    version = package.name.removeprefix("trainyard-").removesuffix(".tgz")
+    digest = _digest(pushed.stdout + pushed.stderr, "helm push")
+    return Pushed(f"{registry}/charts/trainyard", version, digest)
+
+
+def _digest(output: str, program: str) -> str:
+    found = re.findall(r"[Dd]igest: (sha256:[0-9a-f]{64})", output)
+    if not found:
+        raise CliError(f"{program} told no digest", "run the command again with --verbose")
+    return str(found[-1])
+
+
+def _log_in(registry: str, helm: Path) -> None:
+    """Log in where the environment has a name and a password; helm reads what docker stores."""
+    user, password = (os.environ.get(name, "") for name in LOGIN)
+    if user and password:
+        server = registry.partition("/")[0]
+        run([host.docker(), "login", "--username", user, "--password-stdin", server], input=password)
+
+
+def list_contents(stage: Reporter, pushed: Mapping[str, Pushed], directory: Path) -> None:
+    """Write the SBOM of what is in the registry, whoever built it."""
+    syft = toolchain.syft(stage)
+    for name, each in pushed.items():
+        sbom.write(stage, syft, f"registry:{each.pinned}", name, directory)
+
+
+# ---- signing
+
+
+def sign(stage: Reporter, pushed: Iterable[Pushed]) -> str:
+    """Sign with cosign; return why not, where this machine has no signer or no identity to sign with."""
+    cosign = shutil.which("cosign")
+    if not cosign:
+        return "cosign is not on the PATH"
+    identity = signer(os.environ)
+    if identity is None:
+        return "there is no identity: neither COSIGN_PRIVATE_KEY nor an OIDC token of the CI, see docs/ci.md"
+    for each in pushed:
+        stage.update(f"signing {each.pinned}")
+        plain = ["--allow-http-registry"] if LOCAL.match(each.repository) else []
+        run([cosign, "sign", "--yes", *identity, *plain, each.pinned], log="sign")
+    return ""
+
+
+def signer(environment: Mapping[str, str]) -> list[str] | None:
+    """Return cosign's options for who signs: a key, or the token of a CI job; None for nobody."""
+    if environment.get("COSIGN_PRIVATE_KEY"):
+        return ["--key=env://COSIGN_PRIVATE_KEY"]
+    tokens = ("ACTIONS_ID_TOKEN_REQUEST_URL", "SIGSTORE_ID_TOKEN")
+    return [] if any(environment.get(name) for name in tokens) else None
+
+
+# ---- the environment
+
+
+def with_images(text: str, pushed: Mapping[str, Pushed]) -> str:
+    """Return an environment.yaml that takes the images; all else, comments too, stays as it is."""
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 2**16
+    editor.indent(mapping=2, sequence=4, offset=2)
+    content = editor.load(text)
+    for name, image in pushed.items():
+        level = content["environment"]["images"]
+        for key in _value_key(name):
+            level = level.setdefault(key, CommentedMap())
+        level["repository"] = image.repository
+        # Quoted: a hash of digits would be read as a number.
+        level["tag"] = DoubleQuotedScalarString(image.tag)
+        level["digest"] = image.digest
+    stream = io.StringIO()
+    editor.dump(content, stream)
+    return stream.getvalue()
+
+
+def _value_key(name: str) -> tuple[str, ...]:
+    """Return the path of the values key that takes the image."""
+    replaced = next((image for image, variant in REPLACED.items() if variant == name), name)
+    return release.IMAGE_KEYS[replaced]
+
+
+def _environment_file(name: str) -> Path:
+    directory = paths.ROOT / "values/environments"
+    file = directory / name / "environment.yaml"
+    if not file.is_file():
+        known = sorted(each.parent.name for each in directory.glob("*/environment.yaml"))
+        raise CliError(f"there is no environment {name}", f"the environments: {', '.join(known) or 'none'}")
+    return file
