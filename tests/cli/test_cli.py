@@ -38,7 +38,9 @@ def command(tmp_path: Path, environments: list[Path]) -> Command:
     return run
 
 
-@pytest.mark.parametrize("name", ["up", "down", "lint", "test", "run", "promote", "diff", "status", "publish", "sbom", "audit"])
+@pytest.mark.parametrize(
+    "name", ["up", "down", "lint", "test", "run", "promote", "diff", "status", "publish", "sbom", "audit"]
+)
 def test_help_shows_how_the_command_is_called(command: Command, name: str) -> None:
     result = command(name, "--help")
     assert result.returncode == 0
