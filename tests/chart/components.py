@@ -42,11 +42,17 @@ SIMULATED_GPUS = [
     for pool in ("ondemand", "spot")
 ]
 
+GIT_BUNDLES = [
+    Component("Deployment", f"trainyard-dag-publisher-{bundle}", "airflow")
+    for bundle in ("ranking", "vision")
+]
+
 # Values files, in order -> the workloads that they make.
 VARIANTS: dict[tuple[str, ...], list[Component]] = {
     (): [*ALWAYS, *DATABASE, *REAL_GPUS],
     ("kind.yaml",): [*ALWAYS, *DATABASE, *SIMULATED_GPUS],
     ("production.yaml",): [*ALWAYS, *REAL_GPUS],
+    ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
 }
 EVERY = [(files, component) for files, components in VARIANTS.items() for component in components]
 

@@ -10,8 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+from airflow.policies import hookimpl
 
 from trainyard.airflow_compat import POLL_EXTENSION, TRIGGER_EXTENSION, log_unsupported
+
+if TYPE_CHECKING:
+    from kubernetes.client import V1Pod
 
 ADDITIONS: Mapping[str, str] = {
     "DAGs of model files (models/*.yaml)": "trainyard.factory.importer:install",
@@ -28,6 +34,14 @@ def add(additions: Mapping[str, str]) -> None:
             resolve_name(function)()
         except Exception:
             log_unsupported(what, function)
+
+
+@hookimpl
+def pod_mutation_hook(pod: V1Pod) -> None:
+    """Airflow's cluster policy for pods: worker pods mount the DAGs that their run started with."""
+    from trainyard.bundles.pod import mount_dags_of_run
+
+    mount_dags_of_run(pod)
 
 
 add(ADDITIONS)

@@ -15,7 +15,9 @@ parse DAG files.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from airflow.sdk.execution_time.hitl import HITLUser
     from airflow.triggers.base import TaskSuccessEvent
     from jinja2 import Environment
+    from kubernetes.client import V1Pod
     from sqlalchemy.orm import Session, SessionTransaction
 
     PartialT = TypeVar("PartialT", bound=OperatorPartial)
@@ -394,3 +397,21 @@ def files_not_ignored(directory: str | PathLike[str]) -> Iterator[Path]:
     syntax = conf.get_mandatory_value("core", "DAG_IGNORE_FILE_SYNTAX", fallback="glob")
     found: Iterable[str] = find_path_from_directory(directory, ".airflowignore", syntax)
     return map(Path, found)
+
+
+def in_worker_pod() -> bool:
+    """Whether this process runs in a pod that KubernetesExecutor made for one task."""
+    return os.environ.get("AIRFLOW_IS_K8S_EXECUTOR_POD") == "True"
+
+
+def bundle_of_worker_pod(pod: V1Pod) -> tuple[str, str | None] | None:
+    """Name and version of the DAG bundle that a worker pod is to use; None for any other pod.
+
+    KubernetesExecutor gives the task to the container `base` as JSON, after `--json-string`.
+    """
+    for container in pod.spec.containers:
+        arguments = list(container.args or [])
+        if container.name == "base" and "--json-string" in arguments[:-1]:
+            bundle = json.loads(arguments[arguments.index("--json-string") + 1])["bundle_info"]
+            return bundle["name"], bundle["version"]
+    return None
