@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from airflow.sdk.execution_time.hitl import HITLUser
     from airflow.triggers.base import TaskSuccessEvent
     from jinja2 import Environment
-    from kubernetes.client import V1Pod
     from sqlalchemy.orm import Session, SessionTransaction
 
     PartialT = TypeVar("PartialT", bound=OperatorPartial)
@@ -404,7 +403,7 @@ def in_worker_pod() -> bool:
     return os.environ.get("AIRFLOW_IS_K8S_EXECUTOR_POD") == "True"
 
 
-def bundle_of_worker_pod(pod: V1Pod) -> tuple[str, str | None] | None:
+def bundle_of_worker_pod(pod: Any) -> tuple[str, str | None] | None:
     """Name and version of the DAG bundle that a worker pod is to use; None for any other pod.
 
     KubernetesExecutor gives the task to the container `base` as JSON, after `--json-string`.

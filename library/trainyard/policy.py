@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import Any
 
 from airflow.policies import hookimpl
 
 from trainyard.airflow_compat import POLL_EXTENSION, TRIGGER_EXTENSION, log_unsupported
-
-if TYPE_CHECKING:
-    from kubernetes.client import V1Pod
 
 ADDITIONS: Mapping[str, str] = {
     "DAGs of model files (models/*.yaml)": "trainyard.factory.importer:install",
@@ -37,7 +34,7 @@ def add(additions: Mapping[str, str]) -> None:
 
 
 @hookimpl
-def pod_mutation_hook(pod: V1Pod) -> None:
+def pod_mutation_hook(pod: Any) -> None:
     """Airflow's cluster policy for pods: worker pods mount the DAGs that their run started with."""
     from trainyard.bundles.pod import mount_dags_of_run
 

@@ -36,10 +36,14 @@ DEFAULT_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 @dataclass(frozen=True)
 class Image:
-    """What an image is built from (paths below the repository's root), and the kinds of nodes that run it."""
+    """What an image is built from (paths below the repository's root), and the kinds of nodes that run it.
+
+    ``gitops`` images are no part of the release. ``kept_tags`` stay on a node, the current one included.
+    """
 
     inputs: tuple[str, ...]
     nodes: tuple[str, ...]
+    gitops: bool = False
     kept_tags: int = KEPT_TAGS
 
 
@@ -69,8 +73,18 @@ IMAGES = {
     # Runs that wait for a GPU or a person go on with the DAGs that they started with.
     "dags": Image((*_inputs("dags"), "dags"), (CPU,), kept_tags=20),
     "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
+    "git-server": Image(
+        _inputs("git-server", "gitconfig", "lighttpd.conf", "post-receive", "serve", "sshd_config"),
+        (CPU,),
+        gitops=True,
+    ),
 }
 """The images in the order in which they are built, the slowest first."""
+
+
+def wanted(*, gitops: bool) -> list[str]:
+    """Return the names of the release's images, with ``gitops`` of those beside it as well."""
+    return [name for name, image in IMAGES.items() if gitops or not image.gitops]
 
 
 def ensure_built(stage: Reporter, name: str) -> str:

@@ -101,6 +101,7 @@ def test_images_go_only_to_nodes_that_run_them() -> None:
         "airflow": ["worker"],
         "dags": ["worker"],
         "dag-publisher": ["worker"],
+        "git-server": ["worker"],
         "mlflow": ["worker"],
         "postgres": ["worker"],
         "trainer": ["worker", *gpu],

@@ -3,13 +3,15 @@
 It is the only process that talks to git. In the directory `--published` it writes
 
     versions/<commit>/   the files of a commit below `--subdir`, which never change and appear whole
-    state.json           version: the newest commit; succeeded: when git last answered; error: of the last try, or ""
+    state.json           version: the newest commit; succeeded: when git last answered; error: of the last
+                         try, or ""
 
-Where git does not answer, what is published stays, and the next try follows. `PublishedGitBundle` in the trainyard
-library reads all this.
+Where git does not answer, what is published stays, and the next try follows. `PublishedGitBundle` in the
+trainyard library reads all this.
 
-Credentials are files, read anew for each try: ssh/gitSshKey and ssh/known_hosts, or credentials/GITSYNC_USERNAME and
-credentials/GITSYNC_PASSWORD, in the directory `--credentials`. It uses the standard library and the program git only.
+Credentials are files in the directory `--credentials`, read anew for each try: ssh/gitSshKey and
+ssh/known_hosts, or credentials/GITSYNC_USERNAME and credentials/GITSYNC_PASSWORD. It uses the standard
+library and the program git only.
 """
 
 from __future__ import annotations
@@ -222,7 +224,7 @@ def _ssh_command(directory: Path) -> str:
 
 
 def _git_settings(credentials: Path) -> dict[str, str]:
-    """git's settings as environment variables: give up on a stalled transfer, take the token from its file."""
+    """git's settings as variables: give up on a stalled transfer, take the token from its file."""
     user, password = (shlex.quote(str(credentials / f"GITSYNC_{name}")) for name in ("USERNAME", "PASSWORD"))
     helper = f'!f() {{ [ "$1" = get ] && [ -f {password} ] || return 0; '
     helper += f'echo "username=$(cat {user})"; echo "password=$(cat {password})"; }}; f'

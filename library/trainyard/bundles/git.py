@@ -1,8 +1,8 @@
-"""`PublishedGitBundle`: the commits of a git repository that the DAG publisher (images/dag-publisher) has written.
+"""`PublishedGitBundle`: the commits of a git repository that the DAG publisher has written.
 
-The publisher alone talks to git. It writes on a volume, which is read-only here:
+The publisher (images/dag-publisher) alone talks to git. It writes on a volume, which is read-only here:
 
-    state.json          version (the newest commit), succeeded (its last successful fetch), error (of the last one)
+    state.json          version (the newest commit), succeeded (when git last answered), error (since then)
     versions/<commit>/  the files of a commit
 
 The version is the commit. A worker pod needs no git, no key and no network for it.
@@ -74,8 +74,8 @@ class PublishedGitBundle(BaseDagBundle):
         message = f"commit {self.version} of bundle {self.name} is not under {self._published} any more"
         if in_worker_pod():
             raise RuntimeError(
-                f"{message}, as it was replaced longer ago than airflow.dags.git.keepDays. Clear the task with "
-                "'run with latest version', or raise keepDays for runs that take so long."
+                f"{message}, as it was replaced longer ago than airflow.dags.git.keepDays. Clear the task "
+                "with 'run with latest version', or raise keepDays for runs that take so long."
             )
         log.warning("%s: the newest commit is used", message)
         self.version = None
@@ -104,9 +104,8 @@ class PublishedGitBundle(BaseDagBundle):
         state = self._state()
         self._watch(state)
         if not state.version:
-            raise RuntimeError(
-                f"no commit of bundle {self.name} has been published: {state.error or 'the DAG publisher has not run'}"
-            )
+            why = state.error or "the DAG publisher has not run"
+            raise RuntimeError(f"no commit of bundle {self.name} has been published: {why}")
         if state.version != self._current:
             self.base_dir.mkdir(parents=True, exist_ok=True)
             new = self._link.with_name(f"new-{os.getpid()}")

@@ -1,7 +1,7 @@
 """`ImageDagBundle`: the DAG files of an image that only the dag-processor and the worker pods mount.
 
-The version is the image's reference. Airflow stores it with each run, and `bundles.pod` mounts that very image in
-the run's worker pods: a run keeps the DAGs that it started with.
+The version is the image's reference. Airflow stores it with each run, and `bundles.pod` mounts that very
+image in the run's worker pods: a run keeps the DAGs that it started with.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class ImageDagBundle(BaseDagBundle):
         mounted = os.environ.get(IMAGE_VARIABLE)
         if not mounted or not self._path.is_dir():
             raise RuntimeError(
-                f"{self._path} does not hold the DAGs of bundle {self.name}: only the dag-processor and worker pods "
-                "mount them. Run commands that read DAG files in the dag-processor's pod."
+                f"{self._path} does not hold the DAGs of bundle {self.name}: only the dag-processor and "
+                "worker pods mount them. Run commands that read DAG files in the dag-processor's pod."
             )
         # A callback of an older run runs with the DAGs that the dag-processor has; a task must not.
         if self.version and self.version != mounted and in_worker_pod():
             raise RuntimeError(
-                f"this pod mounts the DAGs of {mounted}, but the run has those of {self.version}: the policy of the "
-                "trainyard library has not changed the pod. Look for 'Trainyard' in the scheduler's log."
+                f"this pod mounts the DAGs of {mounted}, but the run has those of {self.version}: the policy "
+                "of the trainyard library has not changed the pod. Look for Trainyard in the scheduler's log."
             )
         super().initialize()
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from trainyard.airflow_compat import bundle_of_worker_pod
-
-if TYPE_CHECKING:
-    from kubernetes.client import V1Pod
 
 NAME = "dags"
 """Of the volume with the DAG files, and of the init container that fills it."""
 
 
-def mount_dags_of_run(pod: V1Pod) -> None:
+def mount_dags_of_run(pod: Any) -> None:
     """Set the DAG image of a worker pod to the version that its run has.
 
     The pod template names the newest image. That is right for runs without a version, and for other bundles
