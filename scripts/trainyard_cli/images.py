@@ -19,7 +19,7 @@ from .stages import Reporter
 CPU = "cpu"
 GPU = "gpu"
 KEPT_TAGS = 2
-"""How many tags of an image stay, in Docker and in the nodes: the current one and the one before."""
+"""How many tags of most images stay, in Docker and in the nodes: the current one and the one before."""
 
 SHARED_INPUTS = (
     ".dockerignore",
@@ -42,12 +42,15 @@ class Image:
     """What an image is built from (paths below the repository's root), and the kinds of nodes that run it.
 
     ``directory`` below images/ has the Dockerfile, where it is not the image's name.
+    ``gitops`` images are no part of the release. ``kept_tags`` stay on a node, the current one included.
     """
 
     inputs: tuple[str, ...]
     nodes: tuple[str, ...]
     directory: str = ""
     target: str = "final"
+    gitops: bool = False
+    kept_tags: int = KEPT_TAGS
 
 
 def _inputs(name: str, *files: str) -> tuple[str, ...]:
@@ -58,7 +61,7 @@ IMAGES = {
     "airflow": Image(
         (
             *_inputs("airflow", "requirements.txt", "requirements-build.txt", "entrypoint", "clean-logs"),
-            "dags",
+            "library",
         ),
         (CPU,),
     ),
@@ -68,23 +71,36 @@ IMAGES = {
     "trainer": Image(
         (
             *_inputs("trainer", "requirements.txt", "trainer", "unpack-torch", "src"),
-            "dags/trainyard_contract.py",
+            "library/trainyard_contract.py",
         ),
         (CPU, GPU),
     ),
+    "dag-publisher": Image(_inputs("dag-publisher", "src"), (CPU,)),
+    # Runs that wait for a GPU or a person go on with the DAGs that they started with.
+    "dags": Image((*_inputs("dags"), "dags"), (CPU,), kept_tags=20),
     "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
+    "git-server": Image(
+        _inputs("git-server", "gitconfig", "lighttpd.conf", "post-receive", "serve", "sshd_config"),
+        (CPU,),
+        gitops=True,
+    ),
 }
 """The images in the order in which they are built, the slowest first."""
 
 VARIANTS = {
     "trainer-cuda": Image(
-        (*_inputs("trainer", "requirements-cuda.txt", "trainer", "src"), "dags/trainyard_contract.py"),
+        (*_inputs("trainer", "requirements-cuda.txt", "trainer", "src"), "library/trainyard_contract.py"),
         (),
         directory="trainer",
         target="cuda",
     ),
 }
 """Images that only other clusters run."""
+
+
+def wanted(*, gitops: bool) -> list[str]:
+    """Return the names of the release's images, with ``gitops`` of those beside it as well."""
+    return [name for name, image in IMAGES.items() if gitops or not image.gitops]
 
 
 def ensure_built(stage: Reporter, name: str) -> str:
@@ -259,16 +275,16 @@ def _ctr(node: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 # ---- removing
 
 
-def superseded(tags_newest_first: Iterable[str], current: str) -> list[str]:
-    """Return the tags to remove: all but the current one and the newest others, KEPT_TAGS in all."""
-    return [tag for tag in tags_newest_first if tag != current][KEPT_TAGS - 1 :]
+def superseded(tags_newest_first: Iterable[str], current: str, kept: int = KEPT_TAGS) -> list[str]:
+    """Return the tags to remove: all but the current one and the newest others, ``kept`` in all."""
+    return [tag for tag in tags_newest_first if tag != current][kept - 1 :]
 
 
 def _remove_superseded(name: str, image: str, nodes: list[str]) -> None:
     """Remove old tags from Docker, and from nodes where no container uses them."""
     repository, _, current = image.partition(":")
     listing = run([host.docker(), "images", "--format", "{{.Tag}}", repository]).stdout.split()
-    old = superseded(listing, current)
+    old = superseded(listing, current, IMAGES[name].kept_tags)
     if old:
         run([host.docker(), "rmi", *(f"{repository}:{tag}" for tag in old)], check=False)
     kept = {f"docker.io/{repository}:{tag}" for tag in listing if tag not in old}

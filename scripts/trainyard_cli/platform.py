@@ -82,10 +82,11 @@ def _build(stage: Stage) -> tuple[toolchain.Tools, dict[str, str]]:
     From nothing, this is most of what bringing up the platform takes. Compilers keep the processors busy, an
     image's build mostly waits for downloads: two of each at a time.
     """
-    image_builds = [functools.partial(images.ensure_built, name=name) for name in images.IMAGES]
+    names = images.wanted(gitops=False)
+    image_builds = [functools.partial(images.ensure_built, name=name) for name in names]
     work: list[parallel.Work] = [toolchain.ensure, node_image.ensure, *image_builds]
     tools, _, *references = parallel.run_all(stage, work, at_once=4)
-    return tools, dict(zip(images.IMAGES, references, strict=True))
+    return tools, dict(zip(names, references, strict=True))
 
 
 def _has_nodes() -> bool:

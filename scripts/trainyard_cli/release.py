@@ -23,6 +23,8 @@ OWN_NAMESPACES = (NAMESPACE, TRAINING_NAMESPACE, "nvidia-device-plugin")
 # Which key of the chart's values takes which image.
 IMAGE_KEYS = {
     "airflow": ("airflow", "images", "airflow"),
+    "dags": ("airflow", "dags", "image"),
+    "dag-publisher": ("airflow", "dags", "git", "image"),
     "mlflow": ("mlflow", "image"),
     "postgres": ("postgresql", "image"),
     "gpu-simulator": ("nvidia-device-plugin", "image"),

@@ -62,7 +62,7 @@ def run_tests(
 
 def _run_fast(suites: Suites) -> None:
     lint(suites.stages, ALL_FILES)
-    for name in ("cli", "dags", "gpu_simulator"):
+    for name in ("cli", "dags", "gpu_simulator", "dag_publisher"):
         suites.run(name)
     with suites.stages("helm") as stage:
         path = _on_path(toolchain.helm(stage))

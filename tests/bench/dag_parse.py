@@ -20,7 +20,7 @@ ROUNDS = 7
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="dag-parse-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["TRAINYARD_PLATFORM"] = str(ROOT / "tests/dags/platform.json")
-sys.path.insert(0, str(DAGS))
+sys.path[:0] = [str(ROOT / "library"), str(DAGS)]
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 BENCH_DAGS = ROOT / "tests/bench/dags"
 NAMESPACE = "trainyard"
 SECONDS = 900
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "dags"), str(BENCH_DAGS)]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "library"), str(ROOT / "dags"), str(BENCH_DAGS)]
 
 from kubernetes import client, config, utils  # noqa: E402
 from rich.console import Console  # noqa: E402

@@ -42,6 +42,11 @@ SIMULATED_GPUS = [
     for pool in ("ondemand", "spot")
 ]
 
+GIT_BUNDLES = [
+    Component("Deployment", f"trainyard-dag-publisher-{bundle}", "airflow")
+    for bundle in ("ranking", "vision")
+]
+
 # Values files, in order -> the workloads that they make.
 VARIANTS: dict[tuple[str, ...], list[Component]] = {
     (): [*ALWAYS, *DATABASE, *REAL_GPUS],
@@ -52,6 +57,7 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
         ("production.yaml", f"environments/{name}/values.yaml"): [*ALWAYS, *REAL_GPUS]
         for name in ("dev", "staging", "production")
     },
+    ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
 }
 EVERY = [(files, component) for files, components in VARIANTS.items() for component in components]
 

@@ -135,7 +135,7 @@ def containers(one: Object) -> list[Object]:
 
 def worker_pod(objects: list[Object]) -> Object:
     """Return the pod that KubernetesExecutor makes for a task."""
-    config = find(objects, "ConfigMap", "trainyard-config")
+    config = find(objects, "ConfigMap", "trainyard-pod-template")
     pod = yaml.safe_load(config["data"]["pod_template_file.yaml"])
     _validate(json.dumps(pod, sort_keys=True))
     return pod

@@ -22,7 +22,7 @@ CONNECTION = "AIRFLOW_CONN_TRAINYARD_S3"
 # The keys of the official chart's values that ours may use (chart 1.22.0), beside what the umbrella needs.
 OFFICIAL_KEYS = """
     affinity airflowHome airflowLocalSettings airflowPodAnnotations airflowVersion apiSecretKeySecretName
-    apiServer config createUserJob dagProcessor data databaseCleanup defaultAirflowRepository
+    apiServer config createUserJob dagProcessor dags data databaseCleanup defaultAirflowRepository
     defaultAirflowTag env executor extraEnv extraEnvFrom fernetKeySecretName fullnameOverride
     imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob nodeSelector podTemplate
     ports rbac scheduler secret securityContexts tolerations topologySpreadConstraints triggerer
@@ -139,8 +139,10 @@ def test_configuration() -> None:
     assert (service["metadata"]["namespace"], service["spec"]["ports"][0]["port"]) == (url[2], int(url[3]))
     # A pod may wait for a GPU for as long as its token lives; both are this option.
     assert config.getfloat("scheduler", "task_queued_timeout") >= 86400
-    template = pod_spec(find(objects, "Deployment", "trainyard-scheduler"))["containers"][0]["volumeMounts"]
-    assert config["kubernetes_executor"]["pod_template_file"] in {mount["mountPath"] for mount in template}
+    mounts = pod_spec(find(objects, "Deployment", "trainyard-scheduler"))["containers"][0]["volumeMounts"]
+    template = Path(config["kubernetes_executor"]["pod_template_file"])
+    assert {"name": "pod-template", "mountPath": str(template.parent), "readOnly": True} in mounts
+    assert template.name in find(objects, "ConfigMap", "trainyard-pod-template")["data"]
 
 
 def test_the_options_exist_in_this_airflow() -> None:

@@ -15,7 +15,7 @@ COPY = re.compile(r"^COPY (?!--from)(.+) \S+$|--mount=type=bind,source=([^,\s]+)
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the images are built from, to be changed."""
-    for name in ("images", "dags"):
+    for name in ("images", "library", "dags"):
         shutil.copytree(
             paths.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("kind-node", "__pycache__")
         )
@@ -35,8 +35,10 @@ def changed(before: dict[str, str]) -> set[str]:
 @pytest.mark.parametrize(
     ("file", "rebuilt"),
     [
-        ("dags/digits_training.py", {"airflow"}),
-        ("dags/trainyard_contract.py", {"airflow", "trainer"}),
+        ("dags/digits_training.py", {"dags"}),
+        ("library/trainyard/policy.py", {"airflow"}),
+        ("images/dag-publisher/src/dag_publisher.py", {"dag-publisher"}),
+        ("library/trainyard_contract.py", {"airflow", "trainer"}),
         ("images/trainer/src/trainyard_trainer/cli.py", {"trainer"}),
         ("images/mlflow/requirements.txt", {"mlflow"}),
         ("images/postgres/entrypoint", {"postgres"}),
@@ -63,7 +65,7 @@ def test_renamed_file_and_changed_mode_count_as_changes(checkout: Path) -> None:
     before = references()
     (checkout / "dags/digits_training.py").rename(checkout / "dags/renamed.py")
     (checkout / "images/postgres/entrypoint").chmod(0o644)
-    assert changed(before) == {"airflow", "postgres"}
+    assert changed(before) == {"dags", "postgres"}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,9 @@ def test_images_go_only_to_nodes_that_run_them() -> None:
     gpu = ["worker2", "worker3", "worker4"]
     expected = {
         "airflow": ["worker"],
+        "dags": ["worker"],
+        "dag-publisher": ["worker"],
+        "git-server": ["worker"],
         "mlflow": ["worker"],
         "postgres": ["worker"],
         "trainer": ["worker", *gpu],
@@ -134,3 +139,8 @@ def test_images_go_only_to_nodes_that_run_them() -> None:
 )
 def test_the_current_tag_and_the_one_before_stay(tags: list[str], removed: list[str]) -> None:
     assert images.superseded(tags, "new") == removed
+
+
+def test_runs_find_the_dags_that_they_started_with() -> None:
+    tags = [str(number) for number in range(30)]
+    assert images.superseded(tags, "0", images.IMAGES["dags"].kept_tags) == tags[20:]

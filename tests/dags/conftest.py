@@ -19,12 +19,12 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="trainyard-airflow-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 PLATFORM_FILE = Path(__file__).parent / "platform.json"
 os.environ["TRAINYARD_PLATFORM"] = str(PLATFORM_FILE)
-DAGS = Path(__file__).parents[2] / "dags"
+LIBRARY = Path(__file__).parents[2] / "library"
 
 
 def _install(directory: Path) -> None:
     """Make the sources an installed distribution: Airflow finds its entry points, in subprocesses as well."""
-    project = tomllib.loads((DAGS / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((LIBRARY / "pyproject.toml").read_text())["project"]
     info = directory / f"trainyard-{project['version']}.dist-info"
     info.mkdir(parents=True)
     name_and_version = f"Name: trainyard\nVersion: {project['version']}\n"
@@ -35,7 +35,7 @@ def _install(directory: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(lines))
     sys.path.append(str(directory))
     inherited = [path for path in [os.environ.get("PYTHONPATH")] if path]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(DAGS), str(directory), *inherited])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(LIBRARY), str(directory), *inherited])
 
 
 _install(Path(os.environ["AIRFLOW_HOME"]) / "distribution")

@@ -37,8 +37,7 @@ def test_airflow_pools_have_a_slot_for_each_gpu(airflow: Airflow, platform: dict
 
 def test_every_dag_file_is_read_without_error(airflow: Airflow) -> None:
     assert airflow.get("/api/v2/importErrors")["import_errors"] == []
-    # The trainer contract beside them is a part of the library.
-    files = {file.stem for file in (ROOT / "dags").glob("*.py")} - {"trainyard_contract"}
+    files = {file.stem for file in (ROOT / "dags").glob("*.py")}
     models = {f"{file.stem}_training" for file in (ROOT / "dags/models").glob("*.yaml")}
     assert {dag["dag_id"] for dag in airflow.dags()} == files | models
 

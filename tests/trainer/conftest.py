@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 if importlib.util.find_spec("trainyard_trainer") is None:  # outside the image
-    for folder in ("images/trainer/src", "dags"):
+    for folder in ("images/trainer/src", "library"):
         sys.path.insert(0, str(Path(__file__).parents[2] / folder))
 
 # mlflow-skinny has no database backend; its files hold the same entities.

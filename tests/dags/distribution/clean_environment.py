@@ -91,7 +91,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(backend: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(backend, ROOT / "dags", tmp_path_factory.mktemp("wheel"))
+    return build(backend, ROOT / "library", tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")

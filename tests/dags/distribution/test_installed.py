@@ -40,7 +40,7 @@ def test_the_library_is_imported_from_its_distribution(installed: Installed) -> 
 
 def test_airflow_knows_it_as_a_provider(listed: str) -> None:
     (version,) = re.findall(r"^trainyard +Trains models .* (\S+)$", listed, re.M)
-    assert version == tomllib.loads((ROOT / "dags/pyproject.toml").read_text())["project"]["version"]
+    assert version == tomllib.loads((ROOT / "library/pyproject.toml").read_text())["project"]["version"]
     assert "trainyard.operators" in listed
 
 

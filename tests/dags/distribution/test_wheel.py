@@ -24,7 +24,7 @@ from packaging.version import Version
 from trainyard import airflow_compat
 
 pytest_plugins = ("clean_environment",)
-DAGS = ROOT / "dags"
+LIBRARY = ROOT / "library"
 CARRIED = ("trainyard", "trainyard_contract.py")
 
 
@@ -37,7 +37,7 @@ def metadata(wheel: Path) -> Message:
 
 def sources() -> Iterator[Path]:
     for name in CARRIED:
-        path = DAGS / name
+        path = LIBRARY / name
         found = path.rglob("*") if path.is_dir() else [path] if path.exists() else []
         yield from (each for each in found if each.is_file() and "__pycache__" not in each.parts)
 
@@ -45,7 +45,7 @@ def sources() -> Iterator[Path]:
 def test_it_carries_the_library_and_no_dag(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         carried = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert carried == {str(path.relative_to(DAGS)) for path in sources()}
+    assert carried == {str(path.relative_to(LIBRARY)) for path in sources()}
     assert {"trainyard/py.typed", "trainyard/factory/model.schema.json"} <= carried
 
 
@@ -60,10 +60,10 @@ def test_the_same_sources_make_the_same_bytes(wheel: Path, backend: Path, tmp_pa
     copy = tmp_path / "elsewhere"
     copy.mkdir()
     for name in (*CARRIED, "pyproject.toml", "LICENSE"):
-        if (DAGS / name).is_dir():
-            shutil.copytree(DAGS / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif (DAGS / name).exists():
-            shutil.copyfile(DAGS / name, copy / name)
+        if (LIBRARY / name).is_dir():
+            shutil.copytree(LIBRARY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (LIBRARY / name).exists():
+            shutil.copyfile(LIBRARY / name, copy / name)
     for path in copy.rglob("*"):
         os.utime(path, (1_000_000_000, 1_000_000_000))
     assert build(backend, copy, tmp_path / "wheel").read_bytes() == wheel.read_bytes()
@@ -119,7 +119,7 @@ def test_every_lower_bound_holds_for_the_locked_packages(metadata: Message) -> N
 
 
 def test_the_build_backend_is_the_locked_one() -> None:
-    requires = tomllib.loads((DAGS / "pyproject.toml").read_text())["build-system"]["requires"]
+    requires = tomllib.loads((LIBRARY / "pyproject.toml").read_text())["build-system"]["requires"]
     lock = (ROOT / "images/airflow/requirements-build.txt").read_text()
     for requirement in map(Requirement, requires):
         (version,) = re.findall(rf"^{requirement.name}==(\S+)", lock, re.M)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -30,9 +29,8 @@ gate:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A DAG folder with the repository's library and one good model file."""
+    """A DAG folder with one good model file."""
     (tmp_path / "models").mkdir()
-    shutil.copy(DAGS / ".airflowignore", tmp_path)
     (tmp_path / "models/churn.yaml").write_text(GOOD)
     return tmp_path
 
@@ -105,8 +103,9 @@ def test_two_files_of_one_dag_are_both_refused(folder: Path, load: Callable[...,
 
 def test_other_yaml_is_no_model(folder: Path) -> None:
     (folder / "settings.yaml").write_text("airflow: dag")
-    (folder / "trainyard/models").mkdir(parents=True)
-    (folder / "trainyard/models/ignored.yaml").write_text(GOOD)
+    (folder / ".airflowignore").write_text("ignored/\n")
+    (folder / "ignored/models").mkdir(parents=True)
+    (folder / "ignored/models/ignored.yaml").write_text(GOOD)
     assert list_py_file_paths(folder) == [str(folder / "models/churn.yaml")]
 
 

@@ -1,4 +1,4 @@
-{{/* airflow.cfg, the worker pod's template and the local settings. Params: the chart's root context */}}
+{{/* airflow.cfg and the local settings. Params: the chart's root context */}}
 {{- define "airflow.configData" -}}
 airflow.cfg: |
   {{- range $section, $options := .Values.config }}
@@ -6,9 +6,12 @@ airflow.cfg: |
   {{- range $option, $value := $options }}
   {{ $option }} = {{ tpl (toString $value) $ }}
   {{- end }}
+  {{- if eq $section "dag_processor" }}
+  {{- with include "airflow.dagBundleConfigList" $ }}
+  dag_bundle_config_list = {{ replace "%" "%%" . }}
   {{- end }}
-pod_template_file.yaml: |
-  {{- tpl (.Values.podTemplate | default (.Files.Get "files/pod_template_file.yaml")) . | nindent 2 }}
+  {{- end }}
+  {{- end }}
 {{- with .Values.airflowLocalSettings }}
 airflow_local_settings.py: |
   {{- tpl . $ | nindent 2 }}

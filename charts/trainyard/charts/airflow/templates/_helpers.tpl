@@ -77,6 +77,9 @@ release: {{ .root.Release.Name }}
 - {name: AIRFLOW__CORE__EXECUTOR, value: {{ .root.Values.executor }}}
 - {name: AIRFLOW_HOME, value: {{ .root.Values.airflowHome }}}
 - {name: HOME, value: /tmp}
+{{- if and .root.Values.dags.image.enabled (has .name (list "dag-processor" "worker")) }}
+- {name: TRAINYARD_DAGS_IMAGE, value: {{ include "airflow.dagsImage" .root | quote }}}
+{{- end }}
 {{- include "airflow.builtInSecrets" . }}
 {{- range .root.Values.secret }}
 {{ include "airflow.secretEnv" (dict "name" .envName "secret" .secretName "key" .secretKey) }}
@@ -154,6 +157,9 @@ spec:
       annotations:
         checksum/config: {{ include "airflow.configData" $root | sha256sum }}
         checksum/scripts: {{ include "airflow.scriptsData" $root | sha256sum }}
+        {{- if eq .name "scheduler" }}
+        checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root }}
+        {{- end }}
         {{- range list $root.Values.airflowPodAnnotations $component.podAnnotations }}
         {{- with . }}{{ toYaml . | nindent 8 }}{{ end }}
         {{- end }}
@@ -168,6 +174,9 @@ spec:
       initContainers:
         {{- if $component.waitForMigrations.enabled }}
         {{- include "airflow.waitForMigrations" . | nindent 8 }}
+        {{- end }}
+        {{- if eq .name "dag-processor" }}
+        {{- include "airflow.dagInitContainers" . | nindent 8 }}
         {{- end }}
         {{- with $component.extraInitContainers }}{{ toYaml . | nindent 8 }}{{ end }}
       containers:

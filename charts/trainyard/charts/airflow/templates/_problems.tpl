@@ -12,6 +12,9 @@
 {{- if contains "trainyard.importer" (.Values.airflowLocalSettings | default "") }}
 {{- $problems = append $problems "airflow.airflowLocalSettings: trainyard.importer is gone; remove it: the image registers the importer itself" }}
 {{- end }}
+{{- with include "airflow.dagProblems" . }}
+{{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
 {{- with include "airflow.volumeProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}

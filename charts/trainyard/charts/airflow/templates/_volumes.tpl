@@ -77,6 +77,13 @@
 - name: scripts
   configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
 {{- end }}
+{{- if eq .name "scheduler" }}
+- name: pod-template
+  configMap: {name: {{ include "airflow.fullname" .root }}-pod-template}
+{{- end }}
+{{- if has .name (list "dag-processor" "worker") }}
+{{- include "airflow.dagVolumes" . }}
+{{- end }}
 {{- end }}
 
 {{/* Where they are mounted. Params: root, name */}}
@@ -89,7 +96,10 @@
 - {name: config, mountPath: {{ $home }}/config/airflow_local_settings.py, subPath: airflow_local_settings.py, readOnly: true}
 {{- end }}
 {{- if eq .name "scheduler" }}
-- {name: config, mountPath: {{ $home }}/pod_templates/pod_template_file.yaml, subPath: pod_template_file.yaml, readOnly: true}
+- {name: pod-template, mountPath: {{ $home }}/pod_templates, readOnly: true}
+{{- end }}
+{{- if has .name (list "dag-processor" "worker") }}
+{{- include "airflow.dagVolumeMounts" . }}
 {{- end }}
 {{- if ne .name "worker" }}
 - {{ include "airflow.scriptsMount" .root }}

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pkgutil import resolve_name
+from typing import Any
+
+from airflow.policies import hookimpl
 
 from trainyard.airflow_compat import POLL_EXTENSION, TRIGGER_EXTENSION, log_unsupported
 
@@ -28,6 +31,14 @@ def add(additions: Mapping[str, str]) -> None:
             resolve_name(function)()
         except Exception:
             log_unsupported(what, function)
+
+
+@hookimpl
+def pod_mutation_hook(pod: Any) -> None:
+    """Airflow's cluster policy for pods: worker pods mount the DAGs that their run started with."""
+    from trainyard.bundles.pod import mount_dags_of_run
+
+    mount_dags_of_run(pod)
 
 
 add(ADDITIONS)

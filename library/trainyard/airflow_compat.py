@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -403,3 +405,21 @@ def files_not_ignored(directory: str | PathLike[str]) -> Iterator[Path]:
     syntax = conf.get_mandatory_value("core", "DAG_IGNORE_FILE_SYNTAX", fallback="glob")
     found: Iterable[str] = find_path_from_directory(directory, ".airflowignore", syntax)
     return map(Path, found)
+
+
+def in_worker_pod() -> bool:
+    """Whether this process runs in a pod that KubernetesExecutor made for one task."""
+    return os.environ.get("AIRFLOW_IS_K8S_EXECUTOR_POD") == "True"
+
+
+def bundle_of_worker_pod(pod: Any) -> tuple[str, str | None] | None:
+    """Name and version of the DAG bundle that a worker pod is to use; None for any other pod.
+
+    KubernetesExecutor gives the task to the container `base` as JSON, after `--json-string`.
+    """
+    for container in pod.spec.containers:
+        arguments = list(container.args or [])
+        if container.name == "base" and "--json-string" in arguments[:-1]:
+            bundle = json.loads(arguments[arguments.index("--json-string") + 1])["bundle_info"]
+            return bundle["name"], bundle["version"]
+    return None

@@ -1,0 +1,195 @@
+{{/* Where DAGs come from: an image (dags.image), git (dags.git, dags.gitSync), or whatever the Airflow image and
+     dagProcessor.dagBundleConfigList say. Only the dag-processor and worker pods mount any of it. */}}
+
+{{/* The bundle of the DAG image has the name of Airflow's own default: its DAGs and their runs stay known. */}}
+{{- define "airflow.imageBundleName" -}}
+dags-folder
+{{- end }}
+
+{{/* The bundle that dags.gitSync describes. */}}
+{{- define "airflow.gitSyncBundleName" -}}
+git-sync
+{{- end }}
+
+{{/* The directory below which DAG files are mounted. Params: the chart's root context */}}
+{{- define "airflow.dagsMountPath" -}}
+{{ .Values.dags.mountPath | default (printf "%s/dags" .Values.airflowHome) }}
+{{- end }}
+
+{{/* The DAG image's reference, which is also the version of its bundle. Params: the chart's root context */}}
+{{- define "airflow.dagsImage" -}}
+{{- include "common.image" (dict "key" "airflow.dags.image" "image" .Values.dags.image) -}}
+{{- end }}
+
+{{/* git bundles by name: those of dags.git.bundles, and that of dags.gitSync. Params: the chart's root context */}}
+{{- define "airflow.gitBundles" -}}
+{{- $bundles := deepCopy .Values.dags.git.bundles }}
+{{- with .Values.dags.gitSync }}
+{{- if .enabled }}
+{{- $rev := ternary "" .rev (has .rev (list nil "HEAD")) }}
+{{- $bundle := dict "repo" .repo "ref" (coalesce .ref $rev .branch "HEAD") "subPath" .subPath }}
+{{- range $key := list "depth" "credentialsSecret" "sshKeySecret" "knownHosts" "resources" }}
+{{- with index $.Values.dags.gitSync $key }}{{ $_ := set $bundle $key . }}{{ end }}
+{{- end }}
+{{- with .period | default .wait }}{{ $_ := set $bundle "period" (toString . | trimSuffix "s" | float64) }}{{ end }}
+{{- $_ := set $bundles (include "airflow.gitSyncBundleName" $) $bundle }}
+{{- end }}
+{{- end }}
+{{- toYaml $bundles }}
+{{- end }}
+
+{{/* Airflow's [dag_processor] dag_bundle_config_list, as JSON; nothing where Airflow's own default holds.
+     Params: the chart's root context */}}
+{{- define "airflow.dagBundleConfigList" -}}
+{{- $list := list }}
+{{- $mountPath := include "airflow.dagsMountPath" . }}
+{{- with .Values.dags.image }}
+{{- if .enabled }}
+{{- $path := printf "%s/image%s" $mountPath (ternary (printf "/%s" (trimAll "/" .path)) "" (eq .mount "imageVolume")) }}
+{{- $list = append $list (dict "name" (include "airflow.imageBundleName" $) "classpath" "trainyard.bundles.image.ImageDagBundle" "kwargs" (dict "path" $path)) }}
+{{- end }}
+{{- end }}
+{{- range $name, $bundle := include "airflow.gitBundles" . | fromYaml }}
+{{- $kwargs := dict "published" (printf "%s/git/%s" $mountPath $name) "subdir" (trimAll "/" ($bundle.subPath | default ""))
+      "alert_after" (mul 60 (int $.Values.dags.git.alertAfterMinutes)) "refresh_interval" 1 }}
+{{- with $bundle.viewUrlTemplate }}{{ $_ := set $kwargs "view_url_template" . }}{{ end }}
+{{- $list = append $list (dict "name" $name "classpath" "trainyard.bundles.git.PublishedGitBundle" "kwargs" $kwargs) }}
+{{- end }}
+{{- $list = concat $list .Values.dagProcessor.dagBundleConfigList }}
+{{- with $list }}{{ toJson . }}{{ end }}
+{{- end }}
+
+{{/* Volumes with DAG files. Params: root */}}
+{{- define "airflow.dagVolumes" -}}
+{{- $dags := .root.Values.dags }}
+{{- if $dags.image.enabled }}
+- name: dags
+  {{- if eq $dags.image.mount "imageVolume" }}
+  image: {reference: {{ include "airflow.dagsImage" .root | quote }}, pullPolicy: {{ $dags.image.pullPolicy }}}
+  {{- else }}
+  emptyDir: {sizeLimit: 1Gi}
+  {{- end }}
+{{- end }}
+{{- if include "airflow.gitBundles" .root | fromYaml }}
+- name: git-dags
+  persistentVolumeClaim: {claimName: {{ include "airflow.dagsClaimName" .root }}}
+{{- end }}
+{{- end }}
+
+{{- define "airflow.dagVolumeMounts" -}}
+{{- $mountPath := include "airflow.dagsMountPath" .root }}
+{{- if .root.Values.dags.image.enabled }}
+- {name: dags, mountPath: {{ $mountPath }}/image, readOnly: true}
+{{- end }}
+{{- if include "airflow.gitBundles" .root | fromYaml }}
+- {name: git-dags, mountPath: {{ $mountPath }}/git, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{/* The init container that copies the DAG image's files, where the cluster has no image volumes. Params: root */}}
+{{- define "airflow.dagInitContainers" -}}
+{{- with .root.Values.dags.image }}
+{{- if and .enabled (eq .mount "initContainer") }}
+- name: dags
+  image: {{ include "airflow.dagsImage" $.root }}
+  imagePullPolicy: {{ .pullPolicy }}
+  command: [cp, -R, /{{ trimAll "/" .path }}/., /to/]
+  securityContext: {{- include "airflow.containerSecurityContext" (dict "root" $.root) | nindent 4 }}
+  resources: {{- toYaml .resources | nindent 4 }}
+  volumeMounts:
+    - {name: dags, mountPath: /to}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The claim that the DAG publishers write to. Params: the chart's root context */}}
+{{- define "airflow.dagsClaimName" -}}
+{{ .Values.dags.persistence.existingClaim | default (printf "%s-dags" (include "airflow.fullname" .)) }}
+{{- end }}
+
+{{/* The worker pod's template, as KubernetesExecutor reads it for each pod. Params: the chart's root context */}}
+{{- define "airflow.podTemplate" -}}
+{{ tpl (.Values.podTemplate | default (.Files.Get "files/pod_template_file.yaml")) . }}
+{{- end }}
+
+{{/* The template without the DAG image: a new image reaches the scheduler without a restart, by the kubelet's update
+     of the mounted ConfigMap; and a run with a version takes its image from that. Params: the chart's root context */}}
+{{- define "airflow.podTemplateChecksum" -}}
+{{- $template := include "airflow.podTemplate" . }}
+{{- if .Values.dags.image.enabled }}{{ $template = replace (include "airflow.dagsImage" .) "" $template }}{{ end }}
+{{- sha256sum $template }}
+{{- end }}
+
+{{/* What is wrong with where DAGs come from, one line each. Params: the chart's root context */}}
+{{- define "airflow.dagProblems" -}}
+{{- $root := . }}
+{{- $dags := .Values.dags }}
+{{- $problems := list }}
+{{- if and $dags.image.enabled (not $dags.image.repository) }}
+{{- $problems = append $problems "airflow.dags.image.repository: is empty; name the image, or set airflow.dags.image.enabled to false" }}
+{{- else if and $dags.image.enabled (gt (len (include "airflow.dagsImage" .)) 200) }}
+{{- $problems = append $problems "airflow.dags.image: the reference has over 200 characters, and Airflow stores no longer version; leave out the tag where there is a digest" }}
+{{- end }}
+{{- range $key, $reason := dict
+    "containerLifecycleHooks" "the DAG publisher has none; remove it"
+    "containerName" "the container is called dag-publisher; remove it"
+    "emptyDirConfig" "commits lie on the volume of airflow.dags.persistence, which the pods share; remove it"
+    "env" "the DAG publisher takes no variables; use the keys of airflow.dags.git"
+    "envFrom" "the DAG publisher takes no variables; use the keys of airflow.dags.git"
+    "extraVolumeMounts" "the DAG publisher has volumes of its own; remove it"
+    "livenessProbe" "the DAG publisher has its own; remove it"
+    "maxFailures" "the DAG publisher never gives up; airflow.dags.git.alertAfterMinutes says when it is reported"
+    "readinessProbe" "the DAG publisher has its own; remove it"
+    "recommendedProbeSetting" "the DAG publisher has probes of its own; remove it"
+    "securityContext" "set airflow.securityContexts"
+    "securityContexts" "set airflow.securityContexts"
+    "sshKey" "a key in values stays in the release's history; make a Secret with the key gitSshKey, and name it in sshKeySecret"
+    "startupProbe" "the DAG publisher has its own; remove it"
+    "uid" "set airflow.securityContexts.pod.runAsUser" }}
+{{- if hasKey $dags.gitSync $key }}
+{{- $problems = append $problems (printf "airflow.dags.gitSync.%s: %s" $key $reason) }}
+{{- end }}
+{{- end }}
+{{- $git := include "airflow.gitBundles" . | fromYaml }}
+{{- range $name, $bundle := $git }}
+{{- $key := ternary "airflow.dags.gitSync" (printf "airflow.dags.git.bundles.%s" $name) (and $dags.gitSync.enabled (eq $name (include "airflow.gitSyncBundleName" $root))) }}
+{{- $repo := $bundle.repo | default "" }}
+{{- $isSsh := or (hasPrefix "ssh://" $repo) (regexMatch "^[^/:]+@[^/:]+:" $repo) }}
+{{- if not $repo }}
+{{- $problems = append $problems (printf "%s.repo: is empty; give the repository's URL" $key) }}
+{{- else if regexMatch "^https?://[^/]*@" $repo }}
+{{- $problems = append $problems (printf "%s.repo: holds a name or a token; put them into a Secret, and name it in credentialsSecret" $key) }}
+{{- else if $isSsh }}
+{{- range $need := list "sshKeySecret" "knownHosts" }}
+{{- if not (index $bundle $need) }}
+{{- $problems = append $problems (printf "%s.%s: needed for %s" $key $need $repo) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if has ".." (splitList "/" ($bundle.subPath | default "")) }}
+{{- $problems = append $problems (printf "%s.subPath: leaves the repository; give a directory in it" $key) }}
+{{- end }}
+{{- end }}
+{{- if and $dags.gitSync.enabled (hasKey $dags.git.bundles (include "airflow.gitSyncBundleName" .)) }}
+{{- $problems = append $problems (printf "airflow.dags.git.bundles.%s: is what airflow.dags.gitSync makes; choose another name" (include "airflow.gitSyncBundleName" .)) }}
+{{- end }}
+{{- if and $dags.persistence.enabled (not $git) }}
+{{- $problems = append $problems "airflow.dags.persistence.enabled: nothing here writes DAGs to the volume, and a run could not keep its version; use airflow.dags.git or airflow.dags.image" }}
+{{- end }}
+{{- range $key := list "accessMode" "annotations" "subPath" }}
+{{- if hasKey $dags.persistence $key }}
+{{- $problems = append $problems (printf "airflow.dags.persistence.%s: the claim is ReadWriteMany and used whole; make one of your own for anything else, and name it in existingClaim" $key) }}
+{{- end }}
+{{- end }}
+{{- $names := dict }}
+{{- range include "airflow.dagBundleConfigList" . | default "[]" | fromJsonArray }}
+{{- if hasKey $names .name }}
+{{- $problems = append $problems (printf "airflow.dagProcessor.dagBundleConfigList: the bundle %s is there already, from airflow.dags; choose another name, or turn that off" .name) }}
+{{- end }}
+{{- $_ := set $names .name true }}
+{{- end }}
+{{- if and $names (hasKey (.Values.config.dag_processor | default dict) "dag_bundle_config_list") }}
+{{- $problems = append $problems "airflow.config.dag_processor.dag_bundle_config_list: airflow.dags makes it; add bundles in airflow.dagProcessor.dagBundleConfigList, or set airflow.dags.image.enabled to false" }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}

@@ -1,0 +1,1 @@
+"""DAG bundles: where Airflow finds DAG files, each version of them for as long as runs need it."""
