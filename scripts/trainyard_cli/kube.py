@@ -53,9 +53,9 @@ class Kube:
         """Merge a change into an object; null removes a key."""
         self._send("PATCH", path, json=patch, headers={"Content-Type": "application/merge-patch+json"})
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, **params: Any) -> None:
         """Delete an object; one that is gone is fine."""
-        self._send("DELETE", path, missing_ok=True)
+        self._send("DELETE", path, params=params, missing_ok=True)
 
     def logs(
         self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 20
