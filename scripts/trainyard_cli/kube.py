@@ -42,7 +42,9 @@ class Kube:
     def items(self, path: str, **params: Any) -> list[Json]:
         """Return a list's items; an API or namespace that is not there has none."""
         response = self._send("GET", path, params=params, missing_ok=True)
-        return list(response.json().get("items", []))
+        # What is said of an API that is not there is no JSON.
+        missing = response.status_code == httpx.codes.NOT_FOUND
+        return [] if missing else list(response.json().get("items", []))
 
     def find(self, path: str) -> Json | None:
         """Return an object, or None where there is none."""
