@@ -247,8 +247,8 @@ def test_drift_made_by_hand_is_healed(team: Team, kube: Kube) -> None:
 def test_a_commit_that_changes_one_value_rolls_one_deployment(team: Team, kube: Kube) -> None:
     team.healthy()
     first = look(kube)
-    # A null in the values is handed on, too: it removes a default of the chart.
-    team.change("More room", mlflow={"podAnnotations": {"e2e": "1"}, "resources": {"limits": {"cpu": None}}})
+    # A null in the values is handed on, too: it removes what the chart has by default.
+    team.change("A note", mlflow={"podAnnotations": {"e2e": "1", "none": None}})
     team.healthy()
     after = look(kube)
     changed = {key for key, number in after.generations().items() if first.generations().get(key) != number}
@@ -258,21 +258,25 @@ def test_a_commit_that_changes_one_value_rolls_one_deployment(team: Team, kube: 
 
 def test_a_missing_image_harms_nothing_and_git_revert_rolls_back(team: Team, kube: Kube, core) -> None:
     first = look(kube)
-    missing = {"images": {"mlflow": {"image": {"tag": "missing"}}}}
-    team.change("An image that is missing", environment=missing, mlflow={"image": {"pullPolicy": "Never"}})
+    missing = {"repository": "registry.invalid/airflow", "tag": "missing"}
+    team.change("An image that is missing", environment={"images": {"airflow": {"images": {"airflow": missing}}}})
     team.synced()
-    wait_until("the new pod to lack its image", lambda: "ErrImageNeverPull" in _waiting(core))
+    wait_until("a new pod to lack its image", lambda: "registry.invalid" in _waiting(core))
     assert team.health() == "Progressing"
     assert first.pods <= look(kube).pods, "what runs must go on"
     team.revert()
     team.healthy()
-    assert look(kube).pods == first.pods
+    wait_until("the new pods to go", lambda: look(kube).pods == first.pods)
 
 
 def _waiting(core: client.CoreV1Api) -> str:
-    pods = core.list_namespaced_pod(NAMESPACE, label_selector="app.kubernetes.io/name=mlflow").items
-    statuses = [status for pod in pods for status in pod.status.container_statuses or []]
-    return " ".join(status.state.waiting.reason for status in statuses if status.state.waiting)
+    pods = core.list_namespaced_pod(NAMESPACE).items
+    statuses = [
+        status
+        for pod in pods
+        for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+    ]
+    return " ".join(status.state.waiting.message or "" for status in statuses if status.state.waiting)
 
 
 def test_a_bad_value_is_refused_with_its_key_and_a_good_commit_is_synced(team: Team, kube: Kube) -> None:
