@@ -63,21 +63,62 @@ def check_owner(kube: Kube, *, take_ownership: bool) -> None:
         raise CliError(message, cure)
 
 
-def give_back(stage: Stage, kube: Kube) -> None:
-    """Remove the Applications of the platform, and what makes them; the platform stays as it is."""
-    for application in owners(kube):
-        metadata = application["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        stage.update(f"removing Application {name}; what it deployed stays")
-        for owner in metadata.get("ownerReferences", []):
-            path = f"{API}/namespaces/{namespace}/{owner['kind'].lower()}s/{owner['name']}"
-            kube.delete(path, propagationPolicy="Orphan")
-            _wait_until_gone(kube, path)
-        path = f"{API}/namespaces/{namespace}/applications/{name}"
-        # With the finalizer Argo CD would delete the platform, too.
-        kube.patch(path, {"metadata": {"finalizers": None}})
-        kube.delete(path)
+def give_back(
+    stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str], files: list[Path]
+) -> None:
+    """Remove the Applications of the platform, and what makes them, so that Helm can take the platform over.
+
+    Helm only adds to what it adopts: so what was deployed first becomes what Helm will install.
+    """
+    kube = Kube(made.kubeconfig)
+    applications = owners(kube)
+    if not applications:
+        return
+    wanted = release.rendered(tools, images, files)
+    for application in applications:
+        stage.update(f"removing Application {application['metadata']['name']}; what it deployed stays")
+        _remove(kube, application)
+    stage.update("making the platform what Helm will install")
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    # As Argo CD does, which has noted on each object what it applied last.
+    run([*kubectl, "apply", "-f", "-"], input=wanted)
+    kept = {_identity(each) for each in yaml.safe_load_all(wanted) if each}
+    for application in applications:
+        for resource in application.get("status", {}).get("resources", []):
+            if _tracked(resource) not in kept:
+                _delete_unless_kept(kubectl, resource)
+
+
+def _remove(kube: Kube, application: Json) -> None:
+    metadata = application["metadata"]
+    base = f"{API}/namespaces/{metadata['namespace']}"
+    for owner in metadata.get("ownerReferences", []):
+        path = f"{base}/{owner['kind'].lower()}s/{owner['name']}"
+        kube.delete(path, propagationPolicy="Orphan")
         _wait_until_gone(kube, path)
+    path = f"{base}/applications/{metadata['name']}"
+    # With the finalizer Argo CD would delete the platform, too.
+    kube.patch(path, {"metadata": {"finalizers": None}})
+    kube.delete(path)
+    _wait_until_gone(kube, path)
+
+
+def _identity(manifest: Json) -> tuple[str, str, str, str]:
+    metadata, group = manifest["metadata"], manifest["apiVersion"].rpartition("/")[0]
+    return group, manifest["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+def _tracked(resource: Json) -> tuple[str, str, str, str]:
+    return resource.get("group", ""), resource["kind"], resource.get("namespace", ""), resource["name"]
+
+
+def _delete_unless_kept(kubectl: list[str | Path], resource: Json) -> None:
+    group, kind, namespace, name = _tracked(resource)
+    where = [f"{kind}.{group}".rstrip("."), name, f"--namespace={namespace}", "--ignore-not-found"]
+    found = run([*kubectl, "get", *where, "--output=yaml"]).stdout
+    annotations = (yaml.safe_load(found) or {}).get("metadata", {}).get("annotations", {})
+    if annotations.get("helm.sh/resource-policy") != "keep":
+        run([*kubectl, "delete", *where])
 
 
 def _wait_until_gone(kube: Kube, path: str) -> None:

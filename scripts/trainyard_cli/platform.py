@@ -94,7 +94,7 @@ def bring_up(
             gitops.release_from_git(stage, made, tools, built, values)
     else:
         with stages("release") as stage:
-            gitops.give_back(stage, Kube(made.kubeconfig))
+            gitops.give_back(stage, made, tools, built, values)
             release.install(stage, made, tools, built, values, take_ownership=way.take_ownership)
     return connect()
 

@@ -97,6 +97,11 @@ def check_renders(helm: Path, files: list[Path]) -> None:
     cluster.check_names(chart.gpu_pools(helm, _with_generated(names, cluster.Ports(), files)))
 
 
+def rendered(tools: Tools, images: dict[str, str], files: list[Path]) -> str:
+    """Return the objects that Helm would install, as YAML."""
+    return chart.helm(tools.helm, "template", _with_generated(images, cluster.ports(), files))
+
+
 def install(
     stage: Stage,
     made: cluster.Cluster,
