@@ -257,12 +257,12 @@ def test_drift_made_by_hand_is_healed(team: Team, kube: Kube) -> None:
 def test_a_commit_that_changes_one_value_rolls_one_deployment(team: Team, kube: Kube) -> None:
     team.healthy()
     first = look(kube)
-    # A null in the values is handed on, too: it removes what the chart has by default.
-    team.change("A note", mlflow={"podAnnotations": {"e2e": "1", "none": None}})
+    team.change("A note", mlflow={"podAnnotations": {"e2e": "1"}})
     team.healthy()
     after = look(kube)
     changed = {key for key, number in after.generations().items() if first.generations().get(key) != number}
-    assert changed == {("Deployment", NAMESPACE, "trainyard-mlflow")}
+    rolled = ("Deployment", NAMESPACE, "trainyard-mlflow")
+    assert changed == {rolled, ("CronJob", NAMESPACE, "trainyard-mlflow-garbage-collection")}
     assert len(first.pods - after.pods) == 1
 
 
@@ -320,7 +320,8 @@ def test_a_bad_value_is_refused_with_its_key_and_a_good_commit_is_synced(team: T
 
 def test_what_the_api_server_refuses_does_not_hold_back_the_commit_after_it(team: Team, kube: Kube) -> None:
     first = look(kube)
-    too_much = {"requests": {"memory": "64Gi"}}
+    # A null is handed on, too: it removes what the chart has by default.
+    too_much = {"requests": {"memory": "64Gi", "cpu": None}}
     team.change("More than the limit", mlflow={"resources": too_much})
     assert "trainyard-mlflow" in team.problem("must be less than or equal to memory limit")
     assert look(kube).pods == first.pods
@@ -467,6 +468,41 @@ def test_deleting_the_application_without_its_finalizer_changes_nothing(team: Te
     wait_until("the ApplicationSet to make it again", made_again)
     wait_until("the new one to be compared", lambda: gitops.is_unowned(team.application()))
     assert look(kube).versions() == first
+
+
+@pytest.mark.nightly
+def test_after_a_cascade_argo_cd_alone_installs_everything_again(
+    team: Team, before: Objects, kube: Kube, trigger: Callable[..., str], finish: Callable[..., Any]
+) -> None:
+    team.healthy()
+    first = look(kube)
+    kube.patch(gitops.APPLICATION_SET_PATH, {"spec": {"syncPolicy": {"preserveResourcesOnDeletion": False}}})
+    finalizer = "resources-finalizer.argocd.argoproj.io"
+    wait_until(
+        "the finalizer", lambda: finalizer in team.application()["metadata"].get("finalizers", []), every=0.5
+    )
+    kube.delete(gitops.APPLICATION_SET_PATH)
+    wait_until("the cascade to end", lambda: not team.application(), seconds=240)
+    left = look(kube)
+    assert left.secrets == before.secrets
+    kinds = {kind for kind, _, _ in left.metadata}
+    assert kinds.isdisjoint({"Deployment", "StatefulSet", "DaemonSet", "CronJob", "Job"} - _served(kube))
+    for kind in ("PersistentVolumeClaim", "PriorityClass"):
+        assert _of(left, kind) == _of(first, kind)
+    assert _of(left, "Namespace") == _of(first, "Namespace") - {"nvidia-device-plugin"}
+
+    up("--gitops")
+    assert look(kube).secrets == before.secrets
+    assert finish(trigger("after-cascade")).state == "success"
+
+
+def _of(objects: Objects, kind: str) -> set[str]:
+    return {name for each, _, name in objects.metadata if each == kind}
+
+
+def _served(kube: Kube) -> set[str]:
+    """The kind of the model servers, where there are any: they are no part of the release."""
+    return {"Deployment"} if kube.items("/apis/apps/v1/namespaces/ml-serving/deployments") else set()
 
 
 def test_up_without_gitops_says_who_owns_the_platform_and_changes_nothing(team: Team, kube: Kube) -> None:
