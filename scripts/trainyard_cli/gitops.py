@@ -37,6 +37,8 @@ URL = f"ssh://git@{HOST}:{PORT}{REPOSITORY}"
 # The git server may only be read from with this key, and nothing but this repository.
 AUTHORIZED = "restrict,command=\"git-upload-pack '{repository}'\" {key}"
 KEYS = "cd /tmp; for name in host deploy; do ssh-keygen -q -t ed25519 -N '' -C '' -f $name; done; base64 -w0 "
+# Ends what Argo CD does now, or waits to do again.
+END_OPERATION = {"status": {"operationState": {"phase": "Terminating"}}}
 SYNC_SECONDS = 300
 STUCK_SECONDS = 30
 APPLICATION_SECONDS = 60
@@ -296,6 +298,8 @@ def wait_until_synced(stage: Stage, kube: Kube, revision: str, values: Json) -> 
             return
         if current and is_unowned(application):
             kube.patch(APPLICATION_PATH, sync_request(application))
+        if current and _is_outdated(application):
+            kube.patch(APPLICATION_PATH, END_OPERATION)
         found = problem(application) if current else _problem_of_set(kube.find(APPLICATION_SET_PATH) or {})
         now = time.monotonic()
         since, last = (since, last) if found == last else (now, found)
@@ -343,6 +347,14 @@ def is_unowned(application: Json) -> bool:
     """
     never = "operationState" not in application.get("status", {}) and "operation" not in application
     return _is_compared(application) and never
+
+
+def _is_outdated(application: Json) -> bool:
+    """Tell whether Argo CD tries again what an older commit said: it would go on until it has no try left."""
+    operation = application.get("status", {}).get("operationState", {})
+    source = operation.get("operation", {}).get("sync", {}).get("source")
+    waits = operation.get("phase") == "Running" and operation.get("retryCount")
+    return bool(waits and source and source != application["spec"]["source"])
 
 
 def sync_request(application: Json) -> Json:
