@@ -52,8 +52,8 @@ def gpu_pools(program: Path, values: Iterable[Path]) -> dict[str, Json]:
     return pools
 
 
-def read_values(files: Iterable[Path]) -> Json:
-    """Return the values files merged as Helm does it, the last one winning."""
+def read_values(files: Iterable[Path], *, keep_null: bool = False) -> Json:
+    """Return the values files merged as Helm does it, the last one winning; ``keep_null`` as in merge."""
     merged: Json = {}
     for file in files:
         try:
@@ -66,19 +66,22 @@ def read_values(files: Iterable[Path]) -> Json:
             continue
         if not isinstance(values, dict):
             raise CliError(f"{file} holds no keys and values", "write it like charts/trainyard/values.yaml")
-        merged = merge(merged, values)
+        merged = merge(merged, values, keep_null=keep_null)
     return merged
 
 
-def merge(base: Json, overlay: Json) -> Json:
-    """Return ``base`` overlaid: mappings merge, null removes a key, everything else replaces."""
+def merge(base: Json, overlay: Json, *, keep_null: bool = False) -> Json:
+    """Return ``base`` overlaid: mappings merge, null removes a key, everything else replaces.
+
+    ``keep_null`` leaves null in the result, which itself overlays something.
+    """
     result = dict(base)
     for key, value in overlay.items():
-        if value is None:
+        if value is None and not keep_null:
             result.pop(key, None)
         elif isinstance(value, dict):
             below = result.get(key)
-            result[key] = merge(below if isinstance(below, dict) else {}, value)
+            result[key] = merge(below if isinstance(below, dict) else {}, value, keep_null=keep_null)
         else:
             result[key] = value
     return result

@@ -75,16 +75,25 @@ def up(
         ),
     ] = False,
     values: Values = None,
+    gitops: Annotated[
+        bool, typer.Option("--gitops", help="Release by Argo CD, from a git server in the cluster.")
+    ] = False,
+    take_ownership: Annotated[
+        bool, typer.Option("--take-ownership", help="Release by Helm what Argo CD syncs until now.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Bring the platform up on a local kind cluster, train a model and show it.
 
     What is there already is kept, so running it again is quick and goes on where it stopped.
     """
+    if gitops and take_ownership:
+        raise CliError("--gitops and --take-ownership exclude each other", "give one of them")
     ports = cluster.chosen_ports(airflow_port, mlflow_port)
+    way = platform.Way(gitops=gitops, take_ownership=take_ownership)
     with Stages(out) as stages:
         with platform.only_one():
-            made = platform.bring_up(stages, ports, values or [], remake=remake)
+            made = platform.bring_up(stages, ports, values or [], remake=remake, way=way)
         if train:
             with stages("training"):
                 run_id = training.start_or_resume(made, training.TRAINING_DAG, "up")

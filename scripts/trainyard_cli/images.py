@@ -5,12 +5,12 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import host, image_archive, node_image, paths
+from . import argocd_build, host, image_archive, node_image, paths
 from .cluster import Cluster
 from .errors import CliError
 from .shell import run
@@ -43,14 +43,18 @@ class Image:
 
     ``directory`` below images/ has the Dockerfile, where it is not the image's name.
     ``gitops`` images are no part of the release. ``kept_tags`` stay on a node, the current one included.
+    A ``released`` image takes the place of a build where it can be pulled. ``context`` lays out a build
+    context that is not the repository.
     """
 
     inputs: tuple[str, ...]
     nodes: tuple[str, ...]
     directory: str = ""
     target: str = "final"
-    gitops: bool = False
     kept_tags: int = KEPT_TAGS
+    gitops: bool = False
+    released: str = ""
+    context: Callable[[Reporter], Path] | None = None
 
 
 def _inputs(name: str, *files: str) -> tuple[str, ...]:
@@ -79,13 +83,22 @@ IMAGES = {
     # Runs that wait for a GPU or a person go on with the DAGs that they started with.
     "dags": Image((*_inputs("dags"), "dags"), (CPU,), kept_tags=20),
     "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
+    "redis": Image(_inputs("redis"), (CPU,), gitops=True),
     "git-server": Image(
         _inputs("git-server", "gitconfig", "lighttpd.conf", "post-receive", "serve", "sshd_config"),
         (CPU,),
         gitops=True,
     ),
+    "argocd": Image(
+        (*_inputs("argocd", "go"), argocd_build.HELM),
+        (CPU,),
+        gitops=True,
+        released=argocd_build.RELEASED,
+        context=argocd_build.context,
+    ),
 }
-"""The images in the order in which they are built, the slowest first."""
+"""The images in the order in which they are built: the release's with the slowest first, then Argo CD's."""
+
 
 VARIANTS = {
     "trainer-cuda": Image(
@@ -110,11 +123,20 @@ def ensure_built(stage: Reporter, name: str) -> str:
     """
     base = node_image.base_image(stage)
     image = reference(name, base_identity(base))
-    if not node_image.present(image):
+    made = _image(name)
+    if not node_image.present(image) and not _pulled(stage, made.released, image):
+        context = made.context(stage) if made.context else paths.ROOT
         stage.update(f"building image {name}")
-        made = _image(name)
-        build(made.directory or name, image, base, target=made.target)
+        build(made.directory or name, image, base, target=made.target, context=context)
     return image
+
+
+def _pulled(stage: Reporter, released: str, image: str) -> bool:
+    """Pull the released image, if there is one, and give it our name."""
+    if not released or not node_image.pull(stage, released):
+        return False
+    run([host.docker(), "tag", released, image])
+    return True
 
 
 def ensure_loaded(stage: Reporter, name: str, image: str, cluster: Cluster) -> None:
@@ -167,7 +189,7 @@ def base_identity(base: str) -> str:
 # ---- building
 
 
-def build(name: str, image: str, base: str, *, target: str = "final") -> None:
+def build(name: str, image: str, base: str, *, target: str = "final", context: Path = paths.ROOT) -> None:
     """Build images/<name> as ``image``. Raises CliError with the last lines of the build's output."""
     command = [host.docker(), "build", "--network", "host", "--progress", "plain", "--target", target]
     command += ["--file", f"images/{name}/Dockerfile", "--tag", image, "--build-arg", f"BASE_IMAGE={base}"]
@@ -177,7 +199,7 @@ def build(name: str, image: str, base: str, *, target: str = "final") -> None:
     if bundle:
         command += ["--secret", f"id=ca,src={bundle}"]
     try:
-        run([*command, "."], cwd=paths.ROOT, env={"DOCKER_BUILDKIT": "1"}, log=f"image-{name}")
+        run([*command, "."], cwd=context, env={"DOCKER_BUILDKIT": "1"}, log=f"image-{name}")
     except CliError as error:
         raise CliError(f"image {name} could not be built: {error.message}", error.cure) from error
 

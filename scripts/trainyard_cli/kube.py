@@ -45,7 +45,9 @@ class Kube:
     def items(self, path: str, **params: Any) -> list[Json]:
         """Return a list's items; an API or namespace that is not there has none."""
         response = self._send("GET", path, params=params, missing_ok=True)
-        return list(response.json().get("items", []))
+        # What is said of an API that is not there is no JSON.
+        missing = response.status_code == httpx.codes.NOT_FOUND
+        return [] if missing else list(response.json().get("items", []))
 
     def find(self, path: str) -> Json | None:
         """Return an object, or None where there is none."""
@@ -60,9 +62,9 @@ class Kube:
         """Merge a change into an object; null removes a key."""
         self._send("PATCH", path, json=patch, headers={"Content-Type": "application/merge-patch+json"})
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, **params: Any) -> None:
         """Delete an object; one that is gone is fine."""
-        self._send("DELETE", path, missing_ok=True)
+        self._send("DELETE", path, params=params, missing_ok=True)
 
     def logs(
         self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 20

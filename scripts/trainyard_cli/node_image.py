@@ -52,7 +52,7 @@ def base_image(stage: Reporter) -> str:
         for image in (BUILT_BASE, PUBLIC_BASE):
             if present(image):
                 return image
-        if _pull(stage, PUBLIC_BASE):
+        if pull(stage, PUBLIC_BASE):
             return PUBLIC_BASE
         _bootstrap_base(stage)
         return BUILT_BASE
@@ -64,7 +64,7 @@ def ensure(stage: Reporter) -> str:
     for image in (built, PUBLIC_NODE):
         if present(image):
             return image
-    if _pull(stage, PUBLIC_NODE):
+    if pull(stage, PUBLIC_NODE):
         return PUBLIC_NODE
     return _build(stage, built)
 
@@ -91,8 +91,8 @@ def present(image: str) -> bool:
     return run([host.docker(), "image", "inspect", image], check=False).returncode == 0
 
 
-def _pull(stage: Reporter, image: str) -> bool:
-    """Pull ``image``; False where no registry has it or answers in time."""
+def pull(stage: Reporter, image: str) -> bool:
+    """Pull a public image; False where no registry has it or answers in time."""
     stage.update(f"looking for {image} in its public registry")
     probe = [host.docker(), "manifest", "inspect", image]
     try:

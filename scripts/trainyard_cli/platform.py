@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cluster, host, images, node_image, parallel, paths, release, toolchain
+from . import argocd_build, cluster, gitops, host, images, node_image, parallel, paths, release, toolchain
 from .airflow_api import Airflow
 from .errors import CliError
 from .kube import Kube, secret
@@ -43,7 +43,25 @@ class Platform:
     password: str
 
 
-def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake: bool) -> Platform:
+@dataclass(frozen=True)
+class Way:
+    """How the release gets onto the cluster.
+
+    ``gitops``: Argo CD syncs it from git, else Helm installs it. ``take_ownership``: Helm takes over what
+    Argo CD syncs. ``with_argocd``: Argo CD's images are built as well, for somebody who wants them later.
+    """
+
+    gitops: bool = False
+    take_ownership: bool = False
+    with_argocd: bool = False
+
+
+BY_HELM = Way()
+
+
+def bring_up(
+    stages: Stages, ports: cluster.Ports, values: list[Path], *, remake: bool, way: Way = BY_HELM
+) -> Platform:
     """Make everything that is missing and return the platform when all of it is ready."""
     with stages("checks"):
         release.check_values(values)
@@ -61,32 +79,43 @@ def bring_up(stages: Stages, ports: cluster.Ports, values: list[Path], *, remake
             host.check_port(ports.mlflow)
         host.check_disk(DISK_GIB)
     with stages("build") as stage:
-        tools, built = _build(stage)
+        tools, built = _build(stage, with_argocd=way.gitops or way.with_argocd)
     with stages("cluster") as stage:
         made = cluster.ensure(stage, ports, values, remake=remake)
         toolchain.forget_sources()
+        if not way.gitops:
+            gitops.check_owner(Kube(made.kubeconfig), take_ownership=way.take_ownership)
     with stages("images") as stage:
         load = images.ensure_loaded
-        loads = [
-            functools.partial(load, name=name, image=image, cluster=made) for name, image in built.items()
-        ]
+        loaded = images.wanted(gitops=way.gitops)
+        loads = [functools.partial(load, name=name, image=built[name], cluster=made) for name in loaded]
         parallel.run_all(stage, loads, at_once=2)
-    with stages("release") as stage:
-        release.install(stage, made, tools, built, values)
-        return connect()
+    if way.gitops:
+        with stages("argo cd") as stage:
+            gitops.start(stage, made, tools, built)
+        with stages("release") as stage:
+            gitops.release_from_git(stage, made, tools, built, values)
+    else:
+        with stages("release") as stage:
+            gitops.give_back(stage, made, tools, built, values)
+            release.install(stage, made, tools, built, values, take_ownership=way.take_ownership)
+    return connect()
 
 
-def _build(stage: Stage) -> tuple[toolchain.Tools, dict[str, str]]:
+def _build(stage: Stage, *, with_argocd: bool) -> tuple[toolchain.Tools, dict[str, str]]:
     """Make the tools, the node image and the release's images; return the tools, and name -> image.
 
     From nothing, this is most of what bringing up the platform takes. Compilers keep the processors busy, an
-    image's build mostly waits for downloads: two of each at a time.
+    image's build mostly waits for downloads: two of each at a time. Argo CD comes last, and leaves the
+    processors to the others.
     """
-    names = images.wanted(gitops=False)
+    names = images.wanted(gitops=with_argocd)
     image_builds = [functools.partial(images.ensure_built, name=name) for name in names]
     work: list[parallel.Work] = [toolchain.ensure, node_image.ensure, *image_builds]
+    if with_argocd:
+        work.append(argocd_build.crds)
     tools, _, *references = parallel.run_all(stage, work, at_once=4)
-    return tools, dict(zip(names, references, strict=True))
+    return tools, dict(zip(names, references, strict=False))
 
 
 def _has_nodes() -> bool:

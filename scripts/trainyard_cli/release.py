@@ -36,10 +36,12 @@ STUCK_SECONDS = 30
 
 
 def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) -> Json:
-    """Return the chart values that are known here only: images, and what depends on this machine's ports.
+    """Return the chart values that are known here only: images, and what depends on this machine."""
+    return chart.merge(local_values(images, ports, given), image_values(images))
 
-    ``given`` are the other values, whose lists must not get lost.
-    """
+
+def image_values(images: dict[str, str]) -> Json:
+    """Return the chart values that name the images."""
     values: Json = {}
     for name, keys in IMAGE_KEYS.items():
         repository, _, tag = images[name].rpartition(":")
@@ -47,13 +49,24 @@ def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) 
         for key in keys:
             level = level.setdefault(key, {})
         level.update(repository=repository, tag=tag)
-    values["airflow"]["config"] = {"api": {"base_url": f"http://localhost:{ports.airflow}"}}
-    hosts = [f"{name}:{ports.mlflow}" for name in ("localhost", "127.0.0.1")]
-    values["training"]["trackingUiUrl"] = f"http://localhost:{ports.mlflow}"
-    values["mlflow"]["allowedHosts"] = [*given.get("mlflow", {}).get("allowedHosts", []), *hosts]
-    # Pods that launch training see a changed ConfigMap a minute late: with another trainer they are replaced.
-    values["airflow"]["airflowPodAnnotations"] = {"trainyard.dev/trainer": images["trainer"]}
     return values
+
+
+def local_values(images: dict[str, str], ports: cluster.Ports, given: Json) -> Json:
+    """Return the chart values that depend on this machine: its ports, and which trainer it has.
+
+    ``given`` are the other values, whose lists must not get lost.
+    """
+    hosts = [f"{name}:{ports.mlflow}" for name in ("localhost", "127.0.0.1")]
+    return {
+        "airflow": {
+            "config": {"api": {"base_url": f"http://localhost:{ports.airflow}"}},
+            # Pods that launch training see a changed ConfigMap late: another trainer replaces them.
+            "airflowPodAnnotations": {"trainyard.dev/trainer": images["trainer"]},
+        },
+        "training": {"trackingUiUrl": f"http://localhost:{ports.mlflow}"},
+        "mlflow": {"allowedHosts": [*given.get("mlflow", {}).get("allowedHosts", []), *hosts]},
+    }
 
 
 def check_values(files: list[Path]) -> None:
@@ -70,21 +83,42 @@ def check_renders(helm: Path, files: list[Path]) -> None:
     cluster.check_names(chart.gpu_pools(helm, _with_generated(names, cluster.Ports(), files)))
 
 
+def rendered(tools: Tools, images: dict[str, str], files: list[Path]) -> str:
+    """Return the objects that Helm would install, as YAML."""
+    return chart.helm(tools.helm, "template", _with_generated(images, cluster.ports(), files))
+
+
 def install(
-    stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str], files: list[Path]
+    stage: Stage,
+    made: cluster.Cluster,
+    tools: Tools,
+    images: dict[str, str],
+    files: list[Path],
+    *,
+    take_ownership: bool = False,
 ) -> None:
-    """Install or upgrade the release and return when every workload is ready; goes on after a break."""
+    """Install or upgrade the release and return when every workload is ready; goes on after a break.
+
+    ``take_ownership`` makes objects that somebody else has installed the release's own.
+    """
     kube = Kube(made.kubeconfig)
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     stage.update("namespaces and shared volumes")
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     run([*kubectl, "apply", "--server-side", "-f", "-"], input=yaml.safe_dump(_namespace()))
-    run([*kubectl, "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
-    _rebind_volumes(kube)
+    make_shared_volumes(made, tools)
     _recover(kube, stage)
     stage.update("helm upgrade --install")
     options = ["--install", f"--kubeconfig={made.kubeconfig}", "--history-max=5"]
+    options += ["--take-ownership"] if take_ownership else []
     chart.helm(tools.helm, "upgrade", _with_generated(images, cluster.ports(), files), options)
-    _wait(kube, stage)
+    wait_for_workloads(kube, stage)
+
+
+def make_shared_volumes(made: cluster.Cluster, tools: Tools) -> None:
+    """Make the volumes that pods on several nodes share, for claims that need not exist yet."""
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    run([*kubectl, "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
+    _rebind_volumes(Kube(made.kubeconfig))
 
 
 def _with_generated(images: dict[str, str], ports: cluster.Ports, files: list[Path]) -> list[Path]:
@@ -113,28 +147,35 @@ def _rebind_volumes(kube: Kube) -> None:
             kube.patch(f"/api/v1/persistentvolumes/{volume['metadata']['name']}", patch)
 
 
+def releases(kube: Kube) -> dict[str, Json]:
+    """Return Helm's records of the release, by their API paths: Secrets, one for each revision."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    found = kube.items(path, labelSelector=f"owner=helm,name={RELEASE}")
+    return {f"{path}/{each['metadata']['name']}": each for each in found}
+
+
 def _recover(kube: Kube, stage: Stage) -> None:
     """Drop the record of an installation that was broken off: helm refuses to go on while it says `pending`.
 
     The objects it made stay, and the next installation adopts them.
     """
-    path = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-    for secret in kube.items(path, labelSelector=f"owner=helm,name={RELEASE}"):
+    for path, secret in releases(kube).items():
         labels = secret["metadata"]["labels"]
         if labels["status"].startswith("pending-") or labels["status"] == "uninstalling":
             stage.update(
                 f"revision {labels['version']} was broken off ({labels['status']}): going on from there"
             )
-            kube.delete(f"{path}/{secret['metadata']['name']}")
+            kube.delete(path)
 
 
 # ---- waiting
 
 
-def _wait(kube: Kube, stage: Stage) -> None:
+def wait_for_workloads(kube: Kube, stage: Stage, namespaces: tuple[str, ...] = OWN_NAMESPACES) -> None:
+    """Return when every workload of the namespaces is ready; CliError with the cause when one is stuck."""
     deadline = time.monotonic() + READY_SECONDS
     stuck_since: dict[str, float] = {}
-    while unready := list(workloads.unready(kube, OWN_NAMESPACES)):
+    while unready := list(workloads.unready(kube, namespaces)):
         now = time.monotonic()
         stage.update(f"{len(unready)} not ready yet; {unready[0].name}: {unready[0].why}")
         stuck_since = {each.name: stuck_since.get(each.name, now) for each in unready if each.stuck}

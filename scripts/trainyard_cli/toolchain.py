@@ -1,7 +1,7 @@
 """kind, helm, kubectl, actionlint, syft: released binaries where they can be had, else built from Go modules.
 
 Each directory of images/kind-node/go is one, whose `tool` directives name the programs and whose go.sum locks
-them.
+them. The module of a program that has an image of its own is images/<module>/go.
 """
 
 import hashlib
@@ -25,6 +25,9 @@ from .stages import Reporter
 GO_MODULES = paths.ROOT / "images" / "kind-node" / "go"
 GO_CACHE = paths.HOME / "go"
 PLATFORM = "linux-amd64"
+# What nobody waits for yet leaves the processors to the builds that somebody waits for.
+PATIENT = ("argocd",)
+NICE = ("nice", "-n", "19")
 PROBE_SECONDS = 5.0
 # The first Go that fetches newer versions of itself, as a go.mod asks for.
 SELF_UPDATING_GO = (1, 21)
@@ -82,28 +85,34 @@ def syft(stage: Reporter) -> Path:
     return _tool(stage, "syft", "syft")
 
 
+def source(module: str) -> Path:
+    """Return the directory of a Go module."""
+    own = paths.ROOT / "images" / module / "go"
+    return own if own.is_dir() else GO_MODULES / module
+
+
 def version(module: str) -> str:
-    """Return the version, e.g. v1.35.4, of the program that images/kind-node/go/<module> builds."""
-    text = (GO_MODULES / module / "go.mod").read_text()
+    """Return the version, e.g. v1.35.4, of the first program that the Go module builds."""
+    text = (source(module) / "go.mod").read_text()
     block = re.search(r"^tool (?:\(\s*)?(\S+)", text, re.M)
     if block:
         requirements = re.findall(r"^(?:require)?\s*(\S+) (v\S+)", text, re.M)
         for path, found in requirements:
             if block[1] == path or block[1].startswith(f"{path}/"):
                 return found
-    raise CliError(f"{GO_MODULES / module}/go.mod names no version of its tool", "restore it from git")
+    raise CliError(f"{source(module)}/go.mod names no version of its tool", "restore it from git")
 
 
 def content_hash(module: str) -> str:
     """Return 12 hex digits over everything that decides what building ``module`` gives."""
     digest = hashlib.sha256(" ".join(_build_options(module)).encode())
-    for file in sorted((GO_MODULES / module).iterdir()):
+    for file in sorted(source(module).iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
 def build(stage: Reporter, module: str) -> Path:
-    """Build the programs of images/kind-node/go/<module> unless they are there; return their directory."""
+    """Build the programs of the Go module unless they are there; return their directory."""
     directory = paths.HOME / "bin" / f"{module}-{content_hash(module)}"
     with _building[module]:
         if not directory.is_dir():
@@ -118,8 +127,20 @@ def _build(stage: Reporter, module: str, directory: Path) -> None:
     new = directory.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     command = [go, "build", *_build_options(module), "-o", f"{new}/", "tool"]
-    run(command, cwd=GO_MODULES / module, env=environment, log=f"go-{module}")
+    priority = NICE if module in PATIENT else ()
+    run([*priority, *command], cwd=source(module), env=environment, log=f"go-{module}")
     new.rename(directory)
+
+
+def run_tool(stage: Reporter, module: str, program: str, *arguments: str) -> None:
+    """Run one of the module's programs, one that reads Go sources, in the module."""
+    built = build(stage, module) / program
+    with _finding_go:
+        go, environment = _go(stage)
+    stage.update(f"running {program}")
+    path = os.pathsep.join([str(Path(go).parent), os.environ["PATH"]])
+    command: list[str | Path] = [*NICE, built, *arguments]
+    run(command, cwd=source(module), env={**environment, "PATH": path}, log=f"go-{module}")
 
 
 def forget_sources() -> None:
@@ -208,6 +229,8 @@ def _version_variables(module: str) -> Mapping[str, str]:
         return {"github.com/rhysd/actionlint.version": version(module)}
     if module == "syft":
         return {"main.version": version(module)}
+    if module == "argocd":
+        return {"github.com/argoproj/argo-cd/v3/common.version": version(module).removeprefix("v")}
     if module == "containerd":
         return {"github.com/containerd/containerd/v2/version.Version": version(module)}
     if module != "kubernetes":

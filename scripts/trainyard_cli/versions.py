@@ -19,6 +19,7 @@ class Versions:
     mlflow: str
     postgresql: str
     versitygw: str
+    argocd: str
     nvidia_device_plugin: str
     python: str
     base_image: str

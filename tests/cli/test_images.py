@@ -16,9 +16,7 @@ COPY = re.compile(r"^COPY (?!--from)(.+) \S+$|--mount=type=bind,source=([^,\s]+)
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the images are built from, to be changed."""
     for name in ("images", "library", "dags"):
-        shutil.copytree(
-            paths.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("kind-node", "__pycache__")
-        )
+        shutil.copytree(paths.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(paths.ROOT / ".dockerignore", tmp_path)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     return tmp_path
@@ -43,6 +41,9 @@ def changed(before: dict[str, str]) -> set[str]:
         ("images/mlflow/requirements.txt", {"mlflow"}),
         ("images/postgres/entrypoint", {"postgres"}),
         ("images/versitygw/go/go.sum", {"versitygw"}),
+        ("images/argocd/go/go.mod", {"argocd"}),
+        ("images/kind-node/go/helm/go.sum", {"argocd"}),
+        ("images/git-server/serve", {"git-server"}),
         ("images/python/uv.txt", set(images.IMAGES)),
         ("images/mlflow/requirements.in", set()),
         ("images/python/README.md", set()),
@@ -104,8 +105,10 @@ def test_hash_covers_everything_that_the_dockerfile_reads(name: str) -> None:
     # Other targets' lock files, and directories that are mounted for a few scripts of theirs.
     other_targets = {"requirements-test.txt", "requirements-cuda.txt"}
     mounts = {f"images/{name}", "images/python"}
+    # What is built of Go modules, which are hashed, and laid out in a build context of its own.
+    programs = {"bin/argocd", "bin/helm"}
     for copied, mounted in COPY.findall(dockerfile):
-        for source in (copied or mounted).split():
+        for source in set((copied or mounted).split()) - programs:
             path = paths.ROOT / source
             assert path.exists(), source
             if path.name not in other_targets and source not in mounts:
@@ -124,8 +127,18 @@ def test_images_go_only_to_nodes_that_run_them() -> None:
         "trainer": ["worker", *gpu],
         "versitygw": ["worker"],
         "gpu-simulator": gpu,
+        "redis": ["worker"],
+        "argocd": ["worker"],
     }
     assert {name: images.target_nodes(name, NODES) for name in images.IMAGES} == expected
+
+
+def test_images_of_argo_cd_are_made_only_where_it_is_wanted() -> None:
+    assert set(images.wanted(gitops=True)) - set(images.wanted(gitops=False)) == {
+        "argocd",
+        "git-server",
+        "redis",
+    }
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,10 @@ spec:
     matchLabels: {{- include "common.selectorLabels" . | nindent 6 }}
 {{- end }}
 
-{{/* Annotations of what stays when the release goes, whether Helm or Argo CD removes it. */}}
+{{/* Annotations of what stays when the release goes, whether Helm or Argo CD removes it. To Argo CD, what stays without
+     being in git any more is no difference. */}}
 {{- define "common.keep" -}}
 helm.sh/resource-policy: keep
 argocd.argoproj.io/sync-options: Prune=false,Delete=false
+argocd.argoproj.io/compare-options: IgnoreExtraneous
 {{- end }}

@@ -1,0 +1,399 @@
+"""Argo CD on the kind cluster and the git server that it syncs from: the platform is what a commit says."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import argocd_build, chart, cluster, host, paths, release
+from .chart import NAMESPACE, RELEASE
+from .errors import CliError
+from .kube import Kube, secret
+from .shell import run
+from .snapshot import Repository
+from .stages import Stage
+from .toolchain import Tools
+
+Json = dict[str, Any]
+
+ARGOCD, GIT = "argocd", "git"
+API = "/apis/argoproj.io/v1alpha1"
+PLATFORM = paths.ROOT / "manifests/argocd"
+"""The project and the ApplicationSet: what a user with an Argo CD of their own applies as well."""
+SERVERS = (paths.ROOT / "manifests/kind/argocd", paths.ROOT / "manifests/kind/git-server")
+ENVIRONMENT = "kind"
+APPLICATION = f"{RELEASE}-{ENVIRONMENT}"
+APPLICATION_PATH = f"{API}/namespaces/{ARGOCD}/applications/{APPLICATION}"
+APPLICATION_SET_PATH = f"{API}/namespaces/{ARGOCD}/applicationsets/trainyard"
+REPOSITORY = "/srv/git/trainyard.git"
+HOST, PORT = f"git-server.{GIT}.svc.cluster.local", 2222
+URL = f"ssh://git@{HOST}:{PORT}{REPOSITORY}"
+# The git server may only be read from with this key, and nothing but this repository.
+AUTHORIZED = "restrict,command=\"git-upload-pack '{repository}'\" {key}"
+KEYS = "cd /tmp; for name in host deploy; do ssh-keygen -q -t ed25519 -N '' -C '' -f $name; done; base64 -w0 "
+# Ends what Argo CD does now, or waits to do again.
+END_OPERATION = {"status": {"operationState": {"phase": "Terminating"}}}
+SYNC_SECONDS = 300
+STUCK_SECONDS = 30
+APPLICATION_SECONDS = 60
+
+
+# ---- who owns the platform
+
+
+def owners(kube: Kube) -> list[Json]:
+    """Return the Applications that deploy to the platform's namespace."""
+    found = kube.items(f"{API}/applications")
+    return [each for each in found if each["spec"]["destination"].get("namespace") == NAMESPACE]
+
+
+def check_owner(kube: Kube, *, take_ownership: bool) -> None:
+    """Refuse to write beside Argo CD, which would undo it; nothing has been changed yet."""
+    found = owners(kube)
+    if found and not take_ownership:
+        name = f"{found[0]['metadata']['namespace']}/{found[0]['metadata']['name']}"
+        message = f"Argo CD syncs the platform from git (Application {name}); nothing was changed"
+        cure = (
+            "./scripts/up --gitops releases through git; ./scripts/up --take-ownership gives it back to Helm"
+        )
+        raise CliError(message, cure)
+
+
+def give_back(
+    stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str], files: list[Path]
+) -> None:
+    """Remove the Applications of the platform, and what makes them, so that Helm can take the platform over.
+
+    Helm only adds to what it adopts: so what was deployed first becomes what Helm will install.
+    """
+    kube = Kube(made.kubeconfig)
+    applications = owners(kube)
+    if not applications:
+        return
+    wanted = release.rendered(tools, images, files)
+    for application in applications:
+        stage.update(f"removing Application {application['metadata']['name']}; what it deployed stays")
+        _remove(kube, application)
+    stage.update("making the platform what Helm will install")
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    # As Argo CD does, which has noted on each object what it applied last.
+    run([*kubectl, "apply", "-f", "-"], input=wanted)
+    kept = {_identity(each) for each in yaml.safe_load_all(wanted) if each}
+    for application in applications:
+        for resource in application.get("status", {}).get("resources", []):
+            if _tracked(resource) not in kept:
+                _delete_unless_kept(kubectl, resource)
+
+
+def _remove(kube: Kube, application: Json) -> None:
+    metadata = application["metadata"]
+    base = f"{API}/namespaces/{metadata['namespace']}"
+    for owner in metadata.get("ownerReferences", []):
+        path = f"{base}/{owner['kind'].lower()}s/{owner['name']}"
+        kube.delete(path, propagationPolicy="Orphan")
+        _wait_until_gone(kube, path)
+    path = f"{base}/applications/{metadata['name']}"
+    # With the finalizer Argo CD would delete the platform, too.
+    kube.patch(path, {"metadata": {"finalizers": None}})
+    kube.delete(path)
+    _wait_until_gone(kube, path)
+
+
+def _identity(manifest: Json) -> tuple[str, str, str, str]:
+    metadata, group = manifest["metadata"], manifest["apiVersion"].rpartition("/")[0]
+    return group, manifest["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+def _tracked(resource: Json) -> tuple[str, str, str, str]:
+    return resource.get("group", ""), resource["kind"], resource.get("namespace", ""), resource["name"]
+
+
+def _delete_unless_kept(kubectl: list[str | Path], resource: Json) -> None:
+    group, kind, namespace, name = _tracked(resource)
+    where = [f"{kind}.{group}".rstrip("."), name, f"--namespace={namespace}", "--ignore-not-found"]
+    found = run([*kubectl, "get", *where, "--output=yaml"]).stdout
+    annotations = (yaml.safe_load(found) or {}).get("metadata", {}).get("annotations", {})
+    if annotations.get("helm.sh/resource-policy") != "keep":
+        run([*kubectl, "delete", *where])
+
+
+def _wait_until_gone(kube: Kube, path: str) -> None:
+    deadline = time.monotonic() + APPLICATION_SECONDS
+    while kube.find(path):
+        if time.monotonic() > deadline:
+            raise CliError(f"{path} does not go", "see its finalizers, then run the command again")
+        time.sleep(0.5)
+
+
+# ---- Argo CD and the git server
+
+
+def start(stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str]) -> None:
+    """Start Argo CD and the git server, and return when both are ready."""
+    kube = Kube(made.kubeconfig)
+    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f"]
+    definitions = argocd_build.crds(stage)
+    stage.update("Argo CD and the git server")
+    run([*apply, definitions])
+    servers = list(server_manifests(images))
+    namespaces = [each for each in servers if each["kind"] == "Namespace"]
+    run([*apply, "-"], input=yaml.safe_dump_all(namespaces))
+    made_once = _secrets(kube, images["git-server"])
+    run([*apply, "-"], input=yaml.safe_dump_all([*made_once, *servers]))
+    release.wait_for_workloads(kube, stage, (ARGOCD, GIT))
+
+
+def server_manifests(images: dict[str, str]) -> Iterator[Json]:
+    """Return the objects of manifests/kind/argocd and git-server, with the images that were built."""
+    for directory in SERVERS:
+        for file in sorted(directory.glob("*.yaml")):
+            for manifest in yaml.safe_load_all(file.read_text()):
+                pods = manifest.get("spec", {}).get("template", {}).get("spec", {})
+                for container in pods.get("containers", []):
+                    container["image"] = images[container["image"].removeprefix("trainyard/")]
+                yield manifest
+
+
+def _secrets(kube: Kube, git_server: str) -> list[Json]:
+    """Return the Secrets of both, which are made once, and what else holds the keys in them."""
+    keys = secret(kube, GIT, "git-server-ssh") or _new_keys(git_server)
+    settings = secret(kube, ARGOCD, "argocd-secret") or {
+        "server.secretkey": secrets.token_urlsafe(32),
+        "webhook.gitlab.secret": secrets.token_urlsafe(32),
+    }
+    redis = secret(kube, ARGOCD, "argocd-redis") or {"auth": secrets.token_urlsafe(32)}
+    repository = {"type": "git", "url": URL, "sshPrivateKey": keys["deploy_ed25519"]}
+    known_hosts = {"ssh_known_hosts": f"[{HOST}]:{PORT} {keys['host_ed25519.pub']}"}
+    return [
+        _object("Secret", GIT, "git-server-ssh", keys),
+        _object("Secret", GIT, "git-server-webhook", {"token": settings["webhook.gitlab.secret"]}),
+        _object("Secret", ARGOCD, "argocd-secret", settings),
+        _object("Secret", ARGOCD, "argocd-redis", redis),
+        _object(
+            "Secret",
+            ARGOCD,
+            "trainyard-repository",
+            repository,
+            {"argocd.argoproj.io/secret-type": "repository"},
+        ),
+        _object("ConfigMap", ARGOCD, "argocd-ssh-known-hosts-cm", known_hosts),
+    ]
+
+
+def _object(
+    kind: str, namespace: str, name: str, data: dict[str, str], labels: dict[str, str] | None = None
+) -> Json:
+    # Argo CD reads only the settings that carry its label.
+    labels = {"app.kubernetes.io/part-of": ARGOCD, **(labels or {})}
+    metadata = {"name": name, "namespace": namespace, "labels": labels}
+    field = "stringData" if kind == "Secret" else "data"
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, field: data}
+
+
+def _new_keys(git_server: str) -> dict[str, str]:
+    """Return a host key and a deploy key, made in the git server's image: a machine may lack ssh-keygen."""
+    files = ("host", "host.pub", "deploy", "deploy.pub")
+    script = KEYS + "; echo; base64 -w0 ".join(files)
+    command = [host.docker(), "run", "--rm", "--network=none", "--entrypoint=sh", git_server, "-c", script]
+    host_key, host_public, deploy_key, deploy_public = (
+        base64.b64decode(line).decode() for line in run(command).stdout.split()
+    )
+    return {
+        "host_ed25519": host_key,
+        "host_ed25519.pub": host_public,
+        "deploy_ed25519": deploy_key,
+        "authorized_keys": AUTHORIZED.format(repository=REPOSITORY, key=deploy_public),
+    }
+
+
+# ---- the release
+
+
+def release_from_git(
+    stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str], files: list[Path]
+) -> None:
+    """Push the working tree to the git server and return when Argo CD has synced it and all of it is ready.
+
+    A release that Helm has installed is taken over: no pod restarts, and Helm's records of it are removed.
+    """
+    kube = Kube(made.kubeconfig)
+    release.make_shared_volumes(made, tools)
+    stage.update("committing the working tree")
+    given = chart.read_values((*chart.VALUES, *files))
+    local = release.local_values(images, cluster.ports(), given)
+    values = chart.merge(chart.read_values(files, keep_null=True), local, keep_null=True)
+    image_values = release.image_values(images)
+    environment = {
+        "server": "https://kubernetes.default.svc",
+        "namespace": NAMESPACE,
+        "release": RELEASE,
+        "valueFiles": [f"../../{chart.KIND_VALUES.relative_to(paths.ROOT)}"],
+        "images": image_values,
+    }
+    repository = Repository(paths.STATE / "gitops.git", remote(tools.kubectl, made.kubeconfig))
+    revision = repository.release(ENVIRONMENT, environment, values)
+    apply: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig, "apply", "-f", "-"]
+    run(apply, input=yaml.safe_dump_all(platform_manifests(URL, ENVIRONMENT)))
+    # In case that the push could not tell it.
+    kube.patch(APPLICATION_SET_PATH, refresh("application-set-refresh", "true"))
+    wait_until_synced(stage, kube, revision, chart.merge(values, image_values, keep_null=True))
+    release.wait_for_workloads(kube, stage)
+    _wait_until_healthy(stage, kube)
+    for path in release.releases(kube):
+        kube.delete(path)
+
+
+def remote(kubectl: Path, kubeconfig: Path) -> str:
+    """Return the address to which git pushes: a command in the git server's pod.
+
+    So who may execute commands there may push, and nobody else.
+    """
+    words = [kubectl, "--kubeconfig", kubeconfig, "-n", GIT, "exec", "-i", "deployment/git-server", "--"]
+    command = " ".join(str(word).replace("%", "%%").replace(" ", "% ") for word in words)
+    return f"ext::{command} %S {REPOSITORY}"
+
+
+def platform_manifests(url: str, environment: str) -> list[Json]:
+    """Return the objects of manifests/argocd for another repository, and for one environment."""
+    manifests = [yaml.safe_load(file.read_text()) for file in sorted(PLATFORM.glob("*.yaml"))]
+    (project,) = (each for each in manifests if each["kind"] == "AppProject")
+    (example,) = project["spec"]["sourceRepos"]
+    replaced = {example: url, "values/environments/*/": f"values/environments/{environment}/"}
+    return [_replaced(each, replaced) for each in manifests]
+
+
+def _replaced(node: Any, texts: dict[str, str]) -> Any:
+    if isinstance(node, dict):
+        return {key: _replaced(value, texts) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_replaced(each, texts) for each in node]
+    for old, new in texts.items() if isinstance(node, str) else ():
+        node = node.replace(old, new)
+    return node
+
+
+def refresh(annotation: str, value: str) -> Json:
+    """Return the patch that has Argo CD look at git or at the cluster now."""
+    return {"metadata": {"annotations": {f"argocd.argoproj.io/{annotation}": value}}}
+
+
+# ---- waiting
+
+
+def wait_until_synced(stage: Stage, kube: Kube, revision: str, values: Json) -> None:
+    """Return when Argo CD has synced this revision with these values; CliError with the cause it gives."""
+    started = time.monotonic()
+    since, last = started, ""
+    while True:
+        application = kube.find(APPLICATION_PATH) or {}
+        current = takes(application, revision, values)
+        if current and is_synced(application):
+            return
+        if current and is_unowned(application):
+            kube.patch(APPLICATION_PATH, sync_request(application))
+        if current and _is_outdated(application):
+            kube.patch(APPLICATION_PATH, END_OPERATION)
+        found = problem(application) if current else _problem_of_set(kube.find(APPLICATION_SET_PATH) or {})
+        now = time.monotonic()
+        since, last = (since, last) if found == last else (now, found)
+        stage.update(found or f"Argo CD syncs: {progress(application) if current else 'it reads the commit'}")
+        if (found and now - since > STUCK_SECONDS) or now - started > SYNC_SECONDS:
+            cure = "correct what it names, then run ./scripts/up --gitops again"
+            raise CliError(f"Argo CD does not sync {APPLICATION}: {found or progress(application)}", cure)
+        time.sleep(0.5)
+
+
+def _wait_until_healthy(stage: Stage, kube: Kube) -> None:
+    deadline = time.monotonic() + SYNC_SECONDS
+    while (application := kube.get(APPLICATION_PATH))["status"].get("health", {}).get("status") != "Healthy":
+        stage.update(f"Argo CD: {progress(application)}")
+        if time.monotonic() > deadline:
+            cure = f"kubectl -n {ARGOCD} get application {APPLICATION} -o yaml says which object is not"
+            raise CliError(f"{APPLICATION} does not become Healthy: {progress(application)}", cure)
+        time.sleep(1)
+
+
+def takes(application: Json, revision: str, values: Json) -> bool:
+    """Tell whether the Application is of this commit."""
+    source = application.get("spec", {}).get("source", {})
+    given = yaml.safe_load(source.get("helm", {}).get("values", "")) or {}
+    return bool(source.get("targetRevision") == revision and given == values)
+
+
+def is_synced(application: Json) -> bool:
+    """Tell whether what the Application says now is what runs, and Argo CD has applied it once at least."""
+    status = application.get("status", {})
+    phase = status.get("operationState", {}).get("phase")
+    return _is_compared(application) and phase not in (None, "Running") and "operation" not in application
+
+
+def _is_compared(application: Json) -> bool:
+    sync = application.get("status", {}).get("sync", {})
+    compared = sync.get("comparedTo", {}).get("source")
+    return bool(sync.get("status") == "Synced" and compared == application["spec"]["source"])
+
+
+def is_unowned(application: Json) -> bool:
+    """Tell whether nothing differs: Argo CD has nothing to apply then, and knows no object as its own.
+
+    This is so when it takes over what Helm has installed.
+    """
+    never = "operationState" not in application.get("status", {}) and "operation" not in application
+    return _is_compared(application) and never
+
+
+def _is_outdated(application: Json) -> bool:
+    """Tell whether Argo CD tries again what an older commit said: it would go on until it has no try left."""
+    operation = application.get("status", {}).get("operationState", {})
+    source = operation.get("operation", {}).get("sync", {}).get("source")
+    waits = operation.get("phase") == "Running" and operation.get("retryCount")
+    return bool(waits and source and source != application["spec"]["source"])
+
+
+def sync_request(application: Json) -> Json:
+    """Return the patch that has Argo CD apply every object now, as its automatic sync would."""
+    policy = application["spec"]["syncPolicy"]
+    sync = {"prune": policy["automated"]["prune"], "syncOptions": policy["syncOptions"]}
+    return {"operation": {"initiatedBy": {"username": "up"}, "sync": sync, "retry": policy["retry"]}}
+
+
+def problem(application: Json) -> str:
+    """Return why Argo CD cannot sync the Application, in few words; "" where it can."""
+    status = application.get("status", {})
+    for condition in status.get("conditions", []):
+        if condition["type"].endswith("Error"):
+            return cause(condition["message"])
+    operation = status.get("operationState", {})
+    if operation.get("phase") in ("Failed", "Error") or operation.get("retryCount"):
+        resources = operation.get("syncResult", {}).get("resources", [])
+        refused = [each["message"] for each in resources if each.get("status") == "SyncFailed"]
+        return cause((refused or [operation.get("message", "")])[0])
+    return ""
+
+
+def _problem_of_set(application_set: Json) -> str:
+    conditions = application_set.get("status", {}).get("conditions", [])
+    found = [each for each in conditions if each["type"] == "ErrorOccurred" and each["status"] == "True"]
+    return cause(found[0]["message"]) if found else ""
+
+
+def cause(message: str) -> str:
+    """Return what matters of a message of Argo CD: what Helm, git or Kubernetes said."""
+    _, error, said = message.partition("Error: ")
+    if not error:
+        said = message.rpartition("desc = ")[2]
+    return said.partition("\n\nUse --debug flag")[0].strip()
+
+
+def progress(application: Json) -> str:
+    """Say in one line how far Argo CD is."""
+    status = application.get("status", {})
+    parts = [status.get("sync", {}).get("status"), status.get("health", {}).get("status")]
+    return ", ".join([*filter(None, parts), status.get("operationState", {}).get("message", "")]).strip(", ")

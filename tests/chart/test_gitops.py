@@ -1,0 +1,159 @@
+"""The manifests for Argo CD allow what the chart renders and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from render import ROOT, find, identity, render_chart
+from trainyard_cli import gitops
+from trainyard_cli.images import IMAGES
+
+VALUES_FILES = sorted(file.name for file in (ROOT / "values").glob("*.yaml"))
+SERVER = "https://kubernetes.default.svc"
+CLUSTER_KINDS = {"Namespace", "PriorityClass"}
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, dict[str, Any]]:
+    found = [yaml.safe_load(file.read_text()) for file in sorted(gitops.PLATFORM.glob("*.yaml"))]
+    return {manifest["kind"]: manifest for manifest in found}
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[dict[str, Any]]:
+    return [one for file in VALUES_FILES for one in render_chart(files=(file,))]
+
+
+def kind_of(one: dict[str, Any]) -> tuple[str, str]:
+    group = one["apiVersion"].rpartition("/")[0]
+    return group, one["kind"]
+
+
+def allowed(project: dict[str, Any], key: str) -> set[tuple[str, str]]:
+    return {(each["group"], each["kind"]) for each in project["spec"][key]}
+
+
+def test_the_project_allows_exactly_the_kinds_that_the_chart_renders(manifests, rendered) -> None:
+    project = manifests["AppProject"]
+    kinds = {kind_of(one) for one in rendered}
+    of_cluster = {each for each in kinds if each[1] in CLUSTER_KINDS}
+    assert allowed(project, "clusterResourceWhitelist") == of_cluster
+    assert allowed(project, "namespaceResourceWhitelist") == kinds - of_cluster
+
+
+def test_the_project_allows_exactly_the_namespaces_that_the_chart_deploys_to(manifests, rendered) -> None:
+    destinations = manifests["AppProject"]["spec"]["destinations"]
+    namespaces = {one["metadata"]["namespace"] for one in rendered if "namespace" in one["metadata"]}
+    assert {each["namespace"] for each in destinations} == namespaces | {"trainyard"}
+    assert {each["server"] for each in destinations} == {SERVER}
+
+
+def test_the_controller_on_kind_may_write_what_the_project_allows_and_no_secret(manifests) -> None:
+    objects = yaml.safe_load_all((ROOT / "manifests/kind/argocd/rights.yaml").read_text())
+    (role,) = (one for one in objects if one["kind"] == "ClusterRole")
+    writable = {
+        (group, resource)
+        for rule in role["rules"]
+        if "create" in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    project = manifests["AppProject"]
+    kinds = allowed(project, "clusterResourceWhitelist") | allowed(project, "namespaceResourceWhitelist")
+    assert writable == {(group, plural(kind)) for group, kind in kinds}
+    assert "secrets" not in {resource for rule in role["rules"] for resource in rule["resources"]}
+
+
+def plural(kind: str) -> str:
+    name = kind.lower()
+    return f"{name}es" if name.endswith("s") else f"{name}s"
+
+
+def test_on_kind_the_same_manifests_name_the_git_server_and_one_environment() -> None:
+    text = json.dumps(gitops.platform_manifests(gitops.URL, "kind"))
+    example = json.dumps([yaml.safe_load(file.read_text()) for file in gitops.PLATFORM.glob("*.yaml")])
+    assert "example.com" not in text
+    assert text.count(gitops.URL) == example.count("https://git.example.com/team/trainyard.git")
+    assert "values/environments/kind/environment.yaml" in text
+    assert "environments/*" not in text
+
+
+def test_nothing_is_deleted_with_its_application(manifests) -> None:
+    spec = manifests["ApplicationSet"]["spec"]
+    assert spec["syncPolicy"]["preserveResourcesOnDeletion"] is True
+    assert "finalizers" not in spec["template"]["metadata"]
+
+
+def test_the_namespace_is_as_restricted_as_where_helm_installs(manifests) -> None:
+    policy = manifests["ApplicationSet"]["spec"]["template"]["spec"]["syncPolicy"]
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    assert policy["managedNamespaceMetadata"]["labels"] == labels
+
+
+def test_every_change_that_a_user_makes_is_marked() -> None:
+    for file in gitops.PLATFORM.glob("*.yaml"):
+        lines = file.read_text().splitlines()
+        marked = [line for line in lines if "example.com" in line]
+        assert marked
+        assert all(line.endswith("# CHANGE") for line in marked)
+
+
+@pytest.mark.parametrize("file", VALUES_FILES)
+def test_claim_templates_say_what_they_are(file: str) -> None:
+    """Else Argo CD with ServerSideApply compares them with what the API server adds, and never is Synced."""
+    for one in render_chart(files=(file,)):
+        for template in one["spec"].get("volumeClaimTemplates", []) if one["kind"] == "StatefulSet" else ():
+            assert (template["apiVersion"], template["kind"]) == ("v1", "PersistentVolumeClaim")
+
+
+def test_what_holds_data_stays_when_the_platform_is_deleted_with_its_application() -> None:
+    objects = render_chart(files=("kind.yaml",))
+    for one in objects:
+        kept = one["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-options", "")
+        if one["kind"] == "PersistentVolumeClaim":
+            assert {"Prune=false", "Delete=false"} <= set(kept.split(",")), identity(one)
+    assert find(objects, "PersistentVolumeClaim", "datasets")
+
+
+def test_servers_on_kind_take_the_built_images_and_are_restricted() -> None:
+    images = {name: f"trainyard/{name}:tag" for name in IMAGES}
+    servers = list(gitops.server_manifests(images))
+    for one in servers:
+        pods = one["spec"]["template"]["spec"] if one["kind"] in ("Deployment", "StatefulSet") else None
+        for container in pods["containers"] if pods else ():
+            assert container["image"].endswith(":tag")
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert {"requests", "limits"} <= set(container["resources"])
+    namespaces = [one for one in servers if one["kind"] == "Namespace"]
+    enforced = {one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] for one in namespaces}
+    assert enforced == {"restricted"}
+
+
+SCHEMA = "values don't meet the specifications of the schema(s): at '/serving/replicas': got string"
+REFUSED = 'Deployment.apps "trainyard-mlflow" is invalid: must be less than or equal to memory limit'
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        (
+            "Failed to load target state: rpc error: code = Unknown desc = Manifest generation error: "
+            f"`helm template .` failed exit status 1: Error: {SCHEMA}\n\nUse --debug flag to render out YAML",
+            SCHEMA,
+        ),
+        ("failed to list refs: rpc error: code = Unknown desc = ssh: key mismatch", "ssh: key mismatch"),
+        (REFUSED, REFUSED),
+    ],
+)
+def test_the_cause_in_a_message_of_argo_cd(message: str, cause: str) -> None:
+    assert gitops.cause(message) == cause
+
+
+def test_no_file_is_left_over() -> None:
+    assert {file.name for file in Path(gitops.PLATFORM).iterdir()} == {"project.yaml", "applicationset.yaml"}

@@ -1,0 +1,532 @@
+"""Argo CD takes the release over from Helm, follows commits to the git server, and gives it back.
+
+The tests share one hand-over and run as written. The last one hands the release back to Helm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import NAMESPACE, ROOT
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from kubernetes import client
+from pods import PodRecorder, wait_until
+from trainyard_cli import chart, gitops
+from trainyard_cli.kube import Kube
+
+pytestmark = pytest.mark.alone
+
+Json = dict[str, Any]
+
+UP = ROOT / "scripts/up"
+ENVIRONMENT = "values/environments/kind"
+NAMESPACES = (NAMESPACE, "ml-training", "ml-serving", "nvidia-device-plugin")
+KINDS = (
+    *(
+        "namespaces",
+        "priorityclasses",
+        "deployments",
+        "statefulsets",
+        "daemonsets",
+        "jobs",
+        "cronjobs",
+        "services",
+    ),
+    *("configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims", "roles", "rolebindings"),
+    *("limitranges", "resourcequotas"),
+)
+MLFLOW = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-mlflow"
+MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"
+SLOW = {"epochs": 14, "epoch_seconds": 1}
+
+
+def up(*options: str, succeeds: bool = True) -> str:
+    done = subprocess.run([UP, "--no-train", *options], capture_output=True, text=True, timeout=600)
+    assert (done.returncode == 0) is succeeds, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def kube(connection) -> Kube:
+    return connection.kube
+
+
+@dataclass
+class Objects:
+    """The platform's objects, as the API server has them, by kind, namespace and name."""
+
+    metadata: dict[tuple[str, str, str], Json]
+    secrets: dict[str, Json]
+    pods: set[str]
+
+    def versions(self) -> dict[tuple[str, str, str], str]:
+        return {key: metadata["resourceVersion"] for key, metadata in self.metadata.items()}
+
+    def generations(self) -> dict[tuple[str, str, str], int]:
+        return {key: metadata.get("generation", 0) for key, metadata in self.metadata.items()}
+
+
+def look(kube: Kube) -> Objects:
+    """Read every object of the platform but Helm's records."""
+    command = ["kubectl", "get", ",".join(KINDS), "--all-namespaces", "--output=json", "--ignore-not-found"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["items"]
+    own = [one for one in found if _is_own(one)]
+    pods = kube.items(f"/api/v1/namespaces/{NAMESPACE}/pods")
+    return Objects(
+        {
+            (one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]): one["metadata"]
+            for one in own
+        },
+        {one["metadata"]["name"]: one["data"] for one in own if one["kind"] == "Secret"},
+        {
+            pod["metadata"]["uid"]
+            for pod in pods
+            if any(
+                owner["kind"] in ("ReplicaSet", "StatefulSet")
+                for owner in pod["metadata"].get("ownerReferences", [])
+            )
+        },
+    )
+
+
+def _is_own(one: Json) -> bool:
+    metadata = one["metadata"]
+    namespace = metadata.get("namespace") or metadata["name"]
+    if one["kind"] == "PriorityClass":
+        return namespace.startswith("trainyard")
+    return namespace in NAMESPACES and one.get("type") != "helm.sh/release.v1"
+
+
+@dataclass
+class Team:
+    """What a team does: it commits to a clone, pushes, and looks at what Argo CD says."""
+
+    clone: Path
+    kube: Kube
+
+    def git(self, *arguments: str) -> str:
+        identity = (
+            "-c",
+            "user.name=e2e",
+            "-c",
+            "user.email=e2e@example.com",
+            "-c",
+            "protocol.ext.allow=always",
+        )
+        done = subprocess.run(["git", *identity, *arguments], cwd=self.clone, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def push(self, message: str) -> None:
+        self.git("commit", "--quiet", "--all", "--message", message)
+        self.git("push", "--quiet", "origin", "HEAD:main")
+
+    def change(self, message: str, *, environment: Json | None = None, **values: Any) -> None:
+        """Commit a change of the environment: of its values.yaml, and of environment.yaml."""
+        for name, change in (("values", values), ("environment", {"environment": environment or {}})):
+            file = self.clone / ENVIRONMENT / f"{name}.yaml"
+            changed = chart.merge(yaml.safe_load(file.read_text()), change, keep_null=True)
+            file.write_text(yaml.safe_dump(changed, sort_keys=False))
+        self.push(message)
+
+    def revert(self) -> None:
+        self.git("revert", "--no-edit", "HEAD")
+        self.git("push", "--quiet", "origin", "HEAD:main")
+
+    def application(self) -> Json:
+        return self.kube.find(gitops.APPLICATION_PATH) or {}
+
+    def is_current(self) -> Json | None:
+        """The Application, once it is of the newest commit."""
+        application = self.application()
+        environment = yaml.safe_load((self.clone / ENVIRONMENT / "environment.yaml").read_text())[
+            "environment"
+        ]
+        values = yaml.safe_load((self.clone / ENVIRONMENT / "values.yaml").read_text())
+        expected = chart.merge(values, environment["images"], keep_null=True)
+        return application if gitops.takes(application, environment["revision"], expected) else None
+
+    def synced(self, seconds: float = 90) -> Json:
+        """Wait until the newest commit is synced."""
+
+        def check() -> Json | None:
+            application = self.is_current()
+            return application if application and gitops.is_synced(application) else None
+
+        return wait_until("the commit to be synced", check, seconds=seconds, every=0.5)
+
+    def healthy(self, seconds: float = 180) -> None:
+        self.synced()
+        wait_until("the platform to be Healthy", lambda: self.health() == "Healthy", seconds=seconds)
+
+    def health(self) -> str:
+        return self.application()["status"].get("health", {}).get("status", "")
+
+    def problem(self, text: str, seconds: float = 60) -> str:
+        """Wait until Argo CD says of the newest commit that it cannot sync it."""
+
+        def check() -> str:
+            application = self.is_current()
+            found = gitops.problem(application) if application else ""
+            return found if text in found else ""
+
+        return wait_until(f"Argo CD to say {text!r}", check, seconds=seconds, every=0.5)
+
+
+@pytest.fixture(scope="module")
+def before(kube: Kube) -> Objects:
+    return look(kube)
+
+
+@pytest.fixture(scope="module")
+def team(kube: Kube, before: Objects, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """The release handed over to Argo CD, until the last test; handed back in any case."""
+    up("--gitops")
+    clone = tmp_path_factory.mktemp("team") / "clone"
+    kubectl = shutil.which("kubectl")
+    assert kubectl
+    remote = gitops.remote(Path(kubectl), Path(os.environ["KUBECONFIG"]))
+    allow = ("-c", "protocol.ext.allow=always")
+    subprocess.run(["git", *allow, "clone", "--quiet", remote, clone], check=True)
+    yield Team(clone, kube)
+    if gitops.owners(kube):
+        up("--take-ownership")
+
+
+@pytest.fixture(autouse=True)
+def clean(team: Team) -> Iterator[None]:
+    """Whatever a test has committed, the next one finds the branch as it was handed over."""
+    start = team.git("rev-parse", "HEAD^{tree}")
+    yield
+    if team.git("rev-parse", "HEAD^{tree}") != start:
+        team.git("read-tree", "--reset", "-u", start)
+        team.push("Take the trials back")
+
+
+def test_handing_over_restarts_nothing_and_forgets_helm(team: Team, before: Objects, kube: Kube) -> None:
+    after = look(kube)
+    assert after.pods == before.pods
+    assert after.secrets == before.secrets
+    assert kube.items(f"/api/v1/namespaces/{NAMESPACE}/secrets", labelSelector="owner=helm") == []
+    untracked = [
+        key
+        for key, metadata in after.metadata.items()
+        if metadata.get("labels", {}).get("app.kubernetes.io/managed-by") == "Helm"
+        and "argocd.argoproj.io/tracking-id" not in metadata.get("annotations", {})
+        and not metadata.get("ownerReferences")
+    ]
+    assert untracked == []
+
+
+def test_a_second_sync_changes_no_object(team: Team, kube: Kube) -> None:
+    team.healthy()
+    first = look(kube).versions()
+    finished = team.application()["status"]["operationState"]["finishedAt"]
+    time.sleep(1)  # finishedAt counts in seconds
+    kube.patch(gitops.APPLICATION_PATH, gitops.sync_request(team.application()))
+    wait_until(
+        "the second sync",
+        lambda: team.application()["status"]["operationState"].get("finishedAt", finished) > finished,
+    )
+    assert team.application()["status"]["operationState"]["phase"] == "Succeeded"
+    assert look(kube).versions() == first
+
+
+def test_drift_made_by_hand_is_healed(team: Team, kube: Kube) -> None:
+    label = "app.kubernetes.io/component"
+    right = kube.get(MLFLOW)["metadata"]["labels"][label]
+    port = kube.get(MLFLOW_SERVICE)["spec"]["ports"][0]["nodePort"]
+    kube.patch(MLFLOW, {"metadata": {"labels": {label: "by-hand"}}})
+    kube.delete(MLFLOW_SERVICE)
+    wait_until("the label to come back", lambda: kube.get(MLFLOW)["metadata"]["labels"][label] == right)
+    service = wait_until("the Service to come back", lambda: kube.find(MLFLOW_SERVICE))
+    assert service["spec"]["ports"][0]["nodePort"] == port
+
+
+def test_a_commit_that_changes_one_value_rolls_one_deployment(team: Team, kube: Kube) -> None:
+    team.healthy()
+    first = look(kube)
+    team.change("A note", mlflow={"podAnnotations": {"e2e": "1"}})
+    team.healthy()
+    after = look(kube)
+    changed = {key for key, number in after.generations().items() if first.generations().get(key) != number}
+    rolled = ("Deployment", NAMESPACE, "trainyard-mlflow")
+    assert changed == {rolled, ("CronJob", NAMESPACE, "trainyard-mlflow-garbage-collection")}
+    assert len(first.pods - after.pods) == 1
+
+
+def test_a_missing_image_stops_no_running_task_and_git_revert_rolls_back(team: Team, core) -> None:
+    missing = {"repository": "registry.invalid/airflow", "tag": "missing"}
+    team.change(
+        "An image that is missing", environment={"images": {"airflow": {"images": {"airflow": missing}}}}
+    )
+    team.synced()
+    wait_until("a new pod to lack its image", lambda: "registry.invalid" in _waiting(core))
+    assert team.health() == "Progressing"
+    # The others are not rolled but replaced: two schedulers at once leave stale pods.
+    rolled = ("api-server", "triggerer")
+    assert _ready(core, *rolled) == set(rolled), "what runs must go on"
+    team.revert()
+    team.healthy()
+    assert _ready(core, "scheduler", "dag-processor", *rolled) >= {"scheduler", "dag-processor", *rolled}
+
+
+def _ready(core: client.CoreV1Api, *components: str) -> set[str]:
+    """Those components that have a pod which is ready."""
+    found = set()
+    for component in components:
+        pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"component={component}").items
+        statuses = [status for pod in pods for status in pod.status.container_statuses or []]
+        found |= {component} if any(status.ready for status in statuses) else set()
+    return found
+
+
+def _waiting(core: client.CoreV1Api) -> str:
+    pods = core.list_namespaced_pod(NAMESPACE).items
+    statuses = [
+        status
+        for pod in pods
+        for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+    ]
+    return " ".join(status.state.waiting.message or "" for status in statuses if status.state.waiting)
+
+
+def test_a_bad_value_is_refused_with_its_key_and_a_good_commit_is_synced(team: Team, kube: Kube) -> None:
+    first = look(kube)
+    team.change("A wrong type", serving={"replicas": "three"})
+    assert "/serving/replicas" in team.problem("/serving/replicas")
+    assert team.application()["status"]["sync"]["status"] == "Unknown"
+    team.change("What the chart itself refuses", serving={"replicas": 1}, training={"namespace": NAMESPACE})
+    assert "training.namespace" in team.problem("training.namespace")
+    assert team.health() == "Healthy"
+    team.git("revert", "--no-edit", "HEAD")
+    team.git("revert", "--no-edit", "HEAD~2")
+    team.git("push", "--quiet", "origin", "HEAD:main")
+    team.healthy()
+    after = look(kube)
+    assert (after.pods, after.versions()) == (first.pods, first.versions())
+
+
+def test_what_the_api_server_refuses_can_be_ended_and_a_good_commit_is_synced(team: Team, kube: Kube) -> None:
+    first = look(kube)
+    # A null is handed on, too: it removes what the chart has by default.
+    too_much = {"requests": {"memory": "64Gi", "cpu": None}}
+    team.change("More than the limit", mlflow={"resources": too_much})
+    assert "trainyard-mlflow" in team.problem("must be less than or equal to memory limit")
+    assert look(kube).pods == first.pods
+    team.revert()
+    wait_until("Argo CD to read the commit", team.is_current)
+    kube.patch(gitops.APPLICATION_PATH, gitops.END_OPERATION)
+    team.healthy()
+    assert look(kube).pods == first.pods
+
+
+def test_what_git_has_no_longer_goes_from_the_object(team: Team, kube: Kube) -> None:
+    """Helm has set these labels once; the revision that the environment names decides on the chart."""
+    label = "app.kubernetes.io/component"
+    assert label in kube.get(MLFLOW_SERVICE)["metadata"]["labels"]
+    template = team.clone / "charts/trainyard/charts/mlflow/templates/mlflow-service.yaml"
+    lines = template.read_text().splitlines(keepends=True)
+    template.write_text("".join(line for line in lines if "common.labels" not in line))
+    team.push("No labels for the Service of MLflow")
+    team.change("The newest chart", environment={"revision": team.git("rev-parse", "HEAD")})
+    team.synced()
+    assert label not in kube.get(MLFLOW_SERVICE)["metadata"].get("labels", {})
+    team.revert()
+    team.synced()
+    assert label in kube.get(MLFLOW_SERVICE)["metadata"]["labels"]
+
+
+def test_jobs_named_after_what_they_run_are_replaced_once(team: Team, kube: Kube) -> None:
+    path = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+
+    def jobs() -> set[str]:
+        found = (one["metadata"] for one in kube.items(path))
+        return {one["name"] for one in found if not one.get("ownerReferences")}
+
+    first = jobs()
+    team.change("More room for the small Jobs", scriptJobs={"resources": {"limits": {"memory": "300Mi"}}})
+    team.healthy()
+    second = jobs()
+    assert first - second and len(second) == len(first)
+    finished = team.application()["status"]["operationState"]["finishedAt"]
+    kube.patch(gitops.APPLICATION_PATH, gitops.refresh("refresh", "normal"))
+    wait_until(
+        "the refresh",
+        lambda: "argocd.argoproj.io/refresh" not in team.application()["metadata"].get("annotations", {}),
+    )
+    assert gitops.is_synced(team.application())
+    assert team.application()["status"]["operationState"]["finishedAt"] == finished
+
+
+def test_a_claim_that_git_has_no_longer_stays(team: Team, kube: Kube, core) -> None:
+    path = "/api/v1/namespaces/ml-training/persistentvolumeclaims/e2e"
+    volume = {"size": "1Mi", "storageClassName": "trainyard-e2e", "mountPath": "/e2e", "claimName": "e2e"}
+    team.change("One more volume", training={"volumes": {"e2e": volume}})
+    team.synced()
+    claim = kube.get(path)["metadata"]["uid"]
+    team.revert()
+    team.healthy()
+    assert kube.get(path)["metadata"]["uid"] == claim
+    kube.delete(path)
+
+
+def test_an_upgrade_loses_nothing_of_a_training_run(
+    team: Team, trigger: Callable[..., str], finish: Callable[..., Any], recorder: PodRecorder
+) -> None:
+    run_id = trigger("gitops", **SLOW)
+
+    def running() -> bool:
+        pods = recorder.of_task(run_id, "train")
+        return any(pod["status"].get("phase") == "Running" for pod in pods)
+
+    wait_until("the training pod to run", running, seconds=180)
+    team.change("Another triggerer", airflow={"triggerer": {"podAnnotations": {"e2e": "1"}}})
+    team.healthy()
+    run = finish(run_id)
+    assert run.state == "success"
+    assert run.tasks["train"]["try_number"] == 1
+    assert len(recorder.of_task(run_id, "train")) == 1
+
+
+BAD_REPOSITORIES = {
+    "no-such-host": ("http://nowhere.git.svc.cluster.local/trainyard.git", "no such host"),
+    "no-such-repository": (f"http://{gitops.HOST}:8080/other.git", "not found"),
+    "wrong-key": (gitops.URL.replace("trainyard.git", "other.git"), "unable to authenticate"),
+    "unknown-host-key": (gitops.URL.replace(".svc.cluster.local", ".svc"), "knownhosts: key is unknown"),
+}
+
+
+def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube: Kube) -> None:
+    key = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    objects: list[Json] = [
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "AppProject",
+            "metadata": {"name": "e2e", "namespace": gitops.ARGOCD},
+            "spec": {"sourceRepos": ["*"], "destinations": [{"server": "*", "namespace": "e2e"}]},
+        }
+    ]
+    for name, (url, _) in BAD_REPOSITORIES.items():
+        source = {"repoURL": url, "targetRevision": "main", "path": "charts/trainyard"}
+        destination = {"server": "https://kubernetes.default.svc", "namespace": "e2e"}
+        spec = {"project": "e2e", "source": source, "destination": destination}
+        metadata = {"name": f"e2e-{name}", "namespace": gitops.ARGOCD}
+        labels = {"argocd.argoproj.io/secret-type": "repository"}
+        application = {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Application",
+            "metadata": metadata,
+            "spec": spec,
+        }
+        credentials = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {**metadata, "labels": labels},
+            "stringData": {"type": "git", "url": url, "sshPrivateKey": key.decode()},
+        }
+        objects += [application, *([credentials] if url.startswith("ssh") else [])]
+    text = yaml.safe_dump_all(reversed(objects))
+    try:
+        subprocess.run(
+            ["kubectl", "apply", "-f", "-"], input=text, text=True, check=True, capture_output=True
+        )
+        for name, (_, words) in BAD_REPOSITORIES.items():
+            path = f"{gitops.API}/namespaces/{gitops.ARGOCD}/applications/e2e-{name}"
+
+            def said(path: str = path) -> str:
+                return gitops.problem(kube.get(path))
+
+            wait_until(f"Argo CD to say what is wrong with {name}", said, seconds=60)
+            assert words in said(), name
+    finally:
+        subprocess.run(
+            ["kubectl", "delete", "-f", "-"], input=text, text=True, check=True, capture_output=True
+        )
+
+
+def test_deleting_the_application_without_its_finalizer_changes_nothing(team: Team, kube: Kube) -> None:
+    team.healthy()
+    first = look(kube).versions()
+    old = team.application()["metadata"]["uid"]
+    kube.delete(gitops.APPLICATION_PATH)
+
+    def made_again() -> bool:
+        return team.application().get("metadata", {}).get("uid", old) != old
+
+    wait_until("the ApplicationSet to make it again", made_again)
+    wait_until("the new one to be compared", lambda: gitops.is_unowned(team.application()))
+    assert look(kube).versions() == first
+
+
+@pytest.mark.nightly
+def test_after_a_cascade_argo_cd_alone_installs_everything_again(
+    team: Team, before: Objects, kube: Kube, trigger: Callable[..., str], finish: Callable[..., Any]
+) -> None:
+    team.healthy()
+    first = look(kube)
+    kube.patch(gitops.APPLICATION_SET_PATH, {"spec": {"syncPolicy": {"preserveResourcesOnDeletion": False}}})
+    finalizer = "resources-finalizer.argocd.argoproj.io"
+    wait_until(
+        "the finalizer", lambda: finalizer in team.application()["metadata"].get("finalizers", []), every=0.5
+    )
+    kube.delete(gitops.APPLICATION_SET_PATH)
+    wait_until("the cascade to end", lambda: not team.application(), seconds=240)
+    left = look(kube)
+    assert left.secrets == before.secrets
+    kinds = {kind for kind, _, _ in left.metadata}
+    assert kinds.isdisjoint({"Deployment", "StatefulSet", "DaemonSet", "CronJob", "Job"} - _served(kube))
+    for kind in ("PersistentVolumeClaim", "PriorityClass"):
+        assert _of(left, kind) == _of(first, kind)
+    assert _of(left, "Namespace") == _of(first, "Namespace") - {"nvidia-device-plugin"}
+
+    up("--gitops")
+    assert look(kube).secrets == before.secrets
+    assert finish(trigger("after-cascade")).state == "success"
+
+
+def _of(objects: Objects, kind: str) -> set[str]:
+    return {name for each, _, name in objects.metadata if each == kind}
+
+
+def _served(kube: Kube) -> set[str]:
+    """The kind of the model servers, where there are any: they are no part of the release."""
+    return {"Deployment"} if kube.items("/apis/apps/v1/namespaces/ml-serving/deployments") else set()
+
+
+def test_up_without_gitops_says_who_owns_the_platform_and_changes_nothing(team: Team, kube: Kube) -> None:
+    first = look(kube).versions()
+    said = up(succeeds=False)
+    assert f"Application {gitops.ARGOCD}/{gitops.APPLICATION}" in said
+    assert "--take-ownership" in said
+    assert look(kube).versions() == first
+
+
+def test_helm_takes_the_release_back_and_no_secret_has_changed(
+    team: Team, before: Objects, kube: Kube
+) -> None:
+    up("--gitops")  # what the tests have committed goes: the working tree is what it was
+    first = look(kube)
+    up("--take-ownership")
+    after = look(kube)
+    assert after.pods == first.pods
+    assert after.secrets == before.secrets
+    assert gitops.owners(kube) == []
+    assert kube.find(gitops.APPLICATION_SET_PATH) is None
+    (record,) = kube.items(
+        f"/api/v1/namespaces/{NAMESPACE}/secrets", labelSelector="owner=helm,name=trainyard"
+    )
+    assert record["metadata"]["labels"]["status"] == "deployed"
