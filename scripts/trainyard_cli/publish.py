@@ -102,11 +102,12 @@ def publish(
             out.print(package, markup=False, soft_wrap=True)
             return
         pushed_chart = push_chart(stage, helm, package, registry)
+    contents: dict[Pushed, Path] = {}
     if sboms:
         with stages("sbom") as stage:
-            list_contents(stage, pushed, sboms)
+            contents = list_contents(stage, pushed, sboms)
     with stages("signatures") as stage:
-        why_not = sign(stage, [*pushed.values(), pushed_chart])
+        why_not = sign(stage, [*pushed.values(), pushed_chart], contents)
     for each in (*pushed.values(), pushed_chart):
         out.print(f"{each.repository}:{each.tag}@{each.digest}", markup=False, soft_wrap=True)
     if why_not:
@@ -191,18 +192,23 @@ def _log_in(registry: str, helm: Path) -> None:
         run([host.docker(), "login", "--username", user, "--password-stdin", server], input=password)
 
 
-def list_contents(stage: Reporter, pushed: Mapping[str, Pushed], directory: Path) -> None:
-    """Write the SBOM of what is in the registry, whoever built it."""
+def list_contents(stage: Reporter, pushed: Mapping[str, Pushed], directory: Path) -> dict[Pushed, Path]:
+    """Write the SBOM of each image in the registry, whoever built it; return the files."""
     syft = toolchain.syft(stage)
-    for name, each in pushed.items():
-        sbom.write(stage, syft, f"registry:{each.pinned}", name, directory)
+    return {
+        each: sbom.write(stage, syft, f"registry:{each.pinned}", name, directory)
+        for name, each in pushed.items()
+    }
 
 
 # ---- signing
 
 
-def sign(stage: Reporter, pushed: Iterable[Pushed]) -> str:
-    """Sign with cosign; return why not, where this machine has no signer or no identity to sign with."""
+def sign(stage: Reporter, pushed: Iterable[Pushed], contents: Mapping[Pushed, Path]) -> str:
+    """Sign with cosign, and attest the SBOMs in ``contents``.
+
+    Return why not, where this machine has no signer or no identity to sign with.
+    """
     cosign = shutil.which("cosign")
     if not cosign:
         return "cosign is not on the PATH"
@@ -211,8 +217,11 @@ def sign(stage: Reporter, pushed: Iterable[Pushed]) -> str:
         return "there is no identity: neither COSIGN_PRIVATE_KEY nor an OIDC token of the CI, see docs/ci.md"
     for each in pushed:
         stage.update(f"signing {each.pinned}")
-        plain = ["--allow-http-registry"] if LOCAL.match(each.repository) else []
-        run([cosign, "sign", "--yes", *identity, *plain, each.pinned], log="sign")
+        options = ["--yes", *identity, *(["--allow-http-registry"] if LOCAL.match(each.repository) else [])]
+        run([cosign, "sign", *options, each.pinned], log="sign")
+        if each in contents:
+            predicate = ["--type=cyclonedx", f"--predicate={contents[each]}"]
+            run([cosign, "attest", *options, *predicate, each.pinned], log="sign")
     return ""
 
 
