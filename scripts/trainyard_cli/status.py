@@ -86,10 +86,13 @@ def collect(kube: Kube, known: list[Environment], argocd: str) -> Status:
     states = [_of_application(kube, name, each) for name, each in sorted(found.items())]
     by_argo_cd = {applications.release(each) for each in found.values() if applications.is_in_cluster(each)}
     states += [State(each.name) for each in known if each.name not in found]
-    states += _of_helm(kube, known, by_argo_cd)
-    problems = [
-        Problem(what, why, _cure(why, "ENVIRONMENT")) for what, why in applications.set_errors(kube, argocd)
-    ]
+    problems = []
+    try:
+        states += _of_helm(kube, known, by_argo_cd)
+    except CliError as error:  # Argo CD's users need not be allowed to read Secrets
+        problems.append(Problem("releases of Helm", error.message, error.cure))
+    for what, why in applications.set_errors(kube, argocd):
+        problems.append(Problem(what, why, _cure(why, "ENVIRONMENT")))
     return Status(states, problems)
 
 
@@ -101,7 +104,7 @@ def _of_application(kube: Kube, name: str, application: Json) -> State:
     problems = [Problem(what, why, _cure(why, name)) for what, why in applications.errors(application)]
     owned = applications.resources(application)
     if applications.is_in_cluster(application):
-        problems += _of_workloads(kube, name, owned, applications.release(application))
+        problems += _looked_at(_of_workloads(kube, name, owned, applications.release(application)))
     else:
         problems += [
             Problem(what, why, _cure(why, name)) for what, why in applications.unhealthy(application)
@@ -139,7 +142,7 @@ def _of_helm(
             continue
         label = f"{namespace}/{name}"
         owned = {_identity(each, namespace) for each in release.objects}
-        problems = list(_of_workloads(kube, label, owned, (namespace, name)))
+        problems = _looked_at(_of_workloads(kube, label, owned, (namespace, name)))
         if release.status != "deployed":
             cure = "run helm upgrade again, or helm rollback"
             problems.insert(0, Problem(f"release {name}", f"{release.status}: {release.description}", cure))
@@ -161,6 +164,17 @@ def _identity(one: Json, namespace: str) -> Identity:
 
 
 # ---- workloads
+
+
+def _looked_at(found: Iterator[Problem]) -> list[Problem]:
+    """Return the problems; where the cluster lets nobody look, that is one."""
+    problems = []
+    try:
+        for each in found:
+            problems.append(each)
+    except CliError as error:
+        problems.append(Problem("workloads", error.message, error.cure))
+    return problems
 
 
 def _of_workloads(
@@ -198,8 +212,9 @@ def _import_errors(kube: Kube, release: tuple[str, str], unready: set[tuple[str,
         return
     service, port = services[0]["metadata"]["name"], services[0]["spec"]["ports"][0]["name"]
     base = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy"
+    login = {key: admin[key] for key in ("username", "password")}
     try:
-        token = kube.call("POST", f"{base}/auth/token", json=admin)["access_token"]
+        token = kube.call("POST", f"{base}/auth/token", json=login)["access_token"]
         # A header with it would be taken by the API server of Kubernetes, for its own.
         answer = kube.call("GET", f"{base}/api/v2/importErrors", headers={"Cookie": f"_token={token}"})
     except CliError as error:
