@@ -27,6 +27,11 @@ Identity = tuple[str, str, str]
 SHORT = 12
 ARGO_CD, HELM = "Argo CD", "Helm"
 NO_APPLICATION = "no Application"
+OF_APPLICATION_SET = {
+    "file": "manifests/argocd/applicationset.yaml",
+    "values": f"the environment's files in {environments.DIRECTORY}",
+    "where": "",
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def collect(kube: Kube, known: list[Environment], argocd: str) -> Status:
     except CliError as error:  # Argo CD's users need not be allowed to read Secrets
         problems.append(Problem("releases of Helm", error.message, error.cure))
     for what, why in applications.set_errors(kube, argocd):
-        problems.append(Problem(what, why, _cure(why, "ENVIRONMENT")))
+        problems.append(Problem(what, why, cures.cure(why, OF_APPLICATION_SET)))
     return Status(states, problems)
 
 
@@ -253,11 +258,13 @@ def short_image(reference: str) -> str:
 
 def show(status: Status, console: Console) -> None:
     """Print a table of the environments, and below it what is worth a line of its own."""
-    table = Table("environment", "revision", "since", "sync", "health", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("environment", "revision", "since", "sync", "health"):
+        table.add_column(column, no_wrap=column != "sync")
     for each in status.environments:
         style = {"Healthy": "green", "Degraded": "red", "Missing": "red"}.get(each.health, "yellow")
         table.add_row(
-            each.environment, _revision(each), _minute(each.since), each.sync, Text(each.health, style)
+            each.environment, _short(each.revision), _minute(each.since), each.sync, Text(each.health, style)
         )
     console.print(
         table if status.environments else "nothing is installed: ./scripts/up installs the platform"
@@ -274,14 +281,6 @@ def show(status: Status, console: Console) -> None:
             console.print(line, soft_wrap=True)
 
 
-def _revision(state: State) -> str:
-    shown, wanted = _short(state.revision), _short(state.wanted)
-    if state.by != ARGO_CD or not wanted or wanted == shown:
-        return shown
-    is_exact = bool(re.fullmatch(r"[0-9a-f]{40}", state.wanted))
-    return f"{shown or 'none'} (wants {wanted})" if is_exact else f"{shown or 'none'} ({wanted})"
-
-
 def _short(revision: str) -> str:
     return revision[:SHORT] if re.fullmatch(r"[0-9a-f]{40}", revision) else revision
 
@@ -291,6 +290,8 @@ def _minute(moment: str) -> str:
 
 
 def _facts(state: State) -> Iterator[Text]:
+    if state.by == ARGO_CD and state.wanted != state.revision:
+        yield Text(f"  wants: {_short(state.wanted)}")
     if state.images:
         yield Text(f"  images: {', '.join(state.images)}")
     for each in state.differs:
