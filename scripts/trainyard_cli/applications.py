@@ -15,8 +15,9 @@ IN_CLUSTER = "https://kubernetes.default.svc"
 
 
 def installed(kube: Kube) -> bool:
-    """Tell whether the cluster knows Applications."""
-    return kube.find(API) is not None
+    """Tell whether the cluster knows Applications; Argo's other projects share the API group."""
+    found = kube.find(API) or {}
+    return any(each["name"] == "applications" for each in found.get("resources", []))
 
 
 def of_the_platform(kube: Kube, namespace: str) -> dict[str, Json]:

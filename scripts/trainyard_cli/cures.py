@@ -27,7 +27,7 @@ CURES = (
     (
         r"(?i)unable to resolve '[^']*' to a commit|unable to resolve git revision|not our ref"
         r"|couldn't find remote ref|reference not found",
-        "push the commit or tag, or correct environment.revision in {file}",
+        "push the commit or tag, or correct the revision in {file}",
     ),
     (
         r"app path does not exist",

@@ -17,6 +17,7 @@ from .errors import CliError
 Json = dict[str, Any]
 
 RETRY_SECONDS = 60.0
+FORBIDDEN_CURE = "log in as somebody who may do this"
 
 
 class Kube:
@@ -84,14 +85,22 @@ class Kube:
                 response = self._http.request(method, path, **options)
                 if response.is_success or (missing_ok and response.status_code == httpx.codes.NOT_FOUND):
                     return response
-                problem = f"HTTP {response.status_code}: {response.text[:300]}"
+                problem = f"HTTP {response.status_code}: {_explanation(response)}"
                 temporary = response.status_code in (429, 500, 503, 504)
             except httpx.TransportError as error:
                 problem, temporary = f"{type(error).__name__}: {error}", True
             if not temporary or time.monotonic() > deadline:
                 message = f"Kubernetes at {self.server} refuses {method} {path} ({problem})"
-                raise CliError(message, self.cure)
+                raise CliError(message, FORBIDDEN_CURE if "HTTP 403" in problem else self.cure)
             time.sleep(1)
+
+
+def _explanation(response: httpx.Response) -> str:
+    """Return the message of an error: Kubernetes wraps it in a Status object."""
+    try:
+        return str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:300]
 
 
 def secret(kube: Kube, namespace: str, name: str) -> dict[str, str] | None:

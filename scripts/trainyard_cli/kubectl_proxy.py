@@ -32,26 +32,27 @@ class ProxiedKube(Kube):
 @contextmanager
 def reach(kubectl: Path, kubeconfig: Path | None, context: str | None) -> Iterator[Kube]:
     """Give the cluster of a kubeconfig and context; without them those that kubectl would take."""
-    options = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
-    options += [f"--context={context}"] if context else []
+    file = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
+    options = [*file, *([f"--context={context}"] if context else [])]
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
         socket = Path(directory) / "api.sock"
         command = [str(kubectl), *options, "proxy", f"--unix-socket={socket}"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as proxy:
             try:
-                _wait_for(socket, proxy, " ".join(["kubectl", *options]))
-                cure = f"see what this says: {' '.join(['kubectl', *options, 'version'])}"
+                _wait_for(
+                    socket, proxy, f"{' '.join(['kubectl', *file])} config get-contexts lists what there is"
+                )
+                cure = f"{' '.join(['kubectl', *options, 'version'])} says more"
                 yield ProxiedKube(socket, context or str(kubeconfig), cure)
             finally:
                 proxy.terminate()
 
 
-def _wait_for(socket: Path, proxy: subprocess.Popen[str], command: str) -> None:
+def _wait_for(socket: Path, proxy: subprocess.Popen[str], cure: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not socket.exists():
         if proxy.poll() is not None or time.monotonic() > deadline:
             proxy.terminate()
             _, said = proxy.communicate()
-            cure = f"name what {command} config get-contexts lists"
-            raise CliError(f"{command} cannot reach a cluster: {said.strip()}", cure)
+            raise CliError(f"kubectl proxy does not start: {said.strip()}", cure)
         time.sleep(0.05)

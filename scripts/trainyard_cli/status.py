@@ -27,6 +27,11 @@ Identity = tuple[str, str, str]
 SHORT = 12
 ARGO_CD, HELM = "Argo CD", "Helm"
 NO_APPLICATION = "no Application"
+OF_APPLICATION_SET = {
+    "file": "manifests/argocd/applicationset.yaml",
+    "values": f"the environment's files in {environments.DIRECTORY}",
+    "where": "",
+}
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,13 @@ def collect(kube: Kube, known: list[Environment], argocd: str) -> Status:
     states = [_of_application(kube, name, each) for name, each in sorted(found.items())]
     by_argo_cd = {applications.release(each) for each in found.values() if applications.is_in_cluster(each)}
     states += [State(each.name) for each in known if each.name not in found]
-    states += _of_helm(kube, known, by_argo_cd)
-    problems = [
-        Problem(what, why, _cure(why, "ENVIRONMENT")) for what, why in applications.set_errors(kube, argocd)
-    ]
+    problems = []
+    try:
+        states += _of_helm(kube, known, by_argo_cd)
+    except CliError as error:  # Argo CD's users need not be allowed to read Secrets
+        problems.append(Problem("releases of Helm", error.message, error.cure))
+    for what, why in applications.set_errors(kube, argocd):
+        problems.append(Problem(what, why, cures.cure(why, OF_APPLICATION_SET)))
     return Status(states, problems)
 
 
@@ -101,7 +109,7 @@ def _of_application(kube: Kube, name: str, application: Json) -> State:
     problems = [Problem(what, why, _cure(why, name)) for what, why in applications.errors(application)]
     owned = applications.resources(application)
     if applications.is_in_cluster(application):
-        problems += _of_workloads(kube, name, owned, applications.release(application))
+        problems += _looked_at(_of_workloads(kube, name, owned, applications.release(application)))
     else:
         problems += [
             Problem(what, why, _cure(why, name)) for what, why in applications.unhealthy(application)
@@ -139,7 +147,7 @@ def _of_helm(
             continue
         label = f"{namespace}/{name}"
         owned = {_identity(each, namespace) for each in release.objects}
-        problems = list(_of_workloads(kube, label, owned, (namespace, name)))
+        problems = _looked_at(_of_workloads(kube, label, owned, (namespace, name)))
         if release.status != "deployed":
             cure = "run helm upgrade again, or helm rollback"
             problems.insert(0, Problem(f"release {name}", f"{release.status}: {release.description}", cure))
@@ -161,6 +169,17 @@ def _identity(one: Json, namespace: str) -> Identity:
 
 
 # ---- workloads
+
+
+def _looked_at(found: Iterator[Problem]) -> list[Problem]:
+    """Return the problems; where the cluster lets nobody look, that is one."""
+    problems = []
+    try:
+        for each in found:
+            problems.append(each)
+    except CliError as error:
+        problems.append(Problem("workloads", error.message, error.cure))
+    return problems
 
 
 def _of_workloads(
@@ -198,8 +217,9 @@ def _import_errors(kube: Kube, release: tuple[str, str], unready: set[tuple[str,
         return
     service, port = services[0]["metadata"]["name"], services[0]["spec"]["ports"][0]["name"]
     base = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy"
+    login = {key: admin[key] for key in ("username", "password")}
     try:
-        token = kube.call("POST", f"{base}/auth/token", json=admin)["access_token"]
+        token = kube.call("POST", f"{base}/auth/token", json=login)["access_token"]
         # A header with it would be taken by the API server of Kubernetes, for its own.
         answer = kube.call("GET", f"{base}/api/v2/importErrors", headers={"Cookie": f"_token={token}"})
     except CliError as error:
@@ -238,11 +258,13 @@ def short_image(reference: str) -> str:
 
 def show(status: Status, console: Console) -> None:
     """Print a table of the environments, and below it what is worth a line of its own."""
-    table = Table("environment", "revision", "since", "sync", "health", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("environment", "revision", "since", "sync", "health"):
+        table.add_column(column, no_wrap=column != "sync")
     for each in status.environments:
         style = {"Healthy": "green", "Degraded": "red", "Missing": "red"}.get(each.health, "yellow")
         table.add_row(
-            each.environment, _revision(each), _minute(each.since), each.sync, Text(each.health, style)
+            each.environment, _short(each.revision), _minute(each.since), each.sync, Text(each.health, style)
         )
     console.print(
         table if status.environments else "nothing is installed: ./scripts/up installs the platform"
@@ -259,14 +281,6 @@ def show(status: Status, console: Console) -> None:
             console.print(line, soft_wrap=True)
 
 
-def _revision(state: State) -> str:
-    shown, wanted = _short(state.revision), _short(state.wanted)
-    if state.by != ARGO_CD or not wanted or wanted == shown:
-        return shown
-    is_exact = bool(re.fullmatch(r"[0-9a-f]{40}", state.wanted))
-    return f"{shown or 'none'} (wants {wanted})" if is_exact else f"{shown or 'none'} ({wanted})"
-
-
 def _short(revision: str) -> str:
     return revision[:SHORT] if re.fullmatch(r"[0-9a-f]{40}", revision) else revision
 
@@ -276,6 +290,8 @@ def _minute(moment: str) -> str:
 
 
 def _facts(state: State) -> Iterator[Text]:
+    if state.by == ARGO_CD and state.wanted != state.revision:
+        yield Text(f"  wants: {_short(state.wanted)}")
     if state.images:
         yield Text(f"  images: {', '.join(state.images)}")
     for each in state.differs:

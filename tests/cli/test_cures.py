@@ -17,7 +17,7 @@ MESSAGES = {
     "failed to list refs: authentication required: Repository not found.": "url, key or token",
     "failed to list refs: dial tcp 10.96.41.7:2222: connect: connection refused": "the repository's address",
     "dial tcp: lookup git.example.com on 10.96.0.10:53: no such host": "the repository's address",
-    "unable to resolve 'v9' to a commit SHA": "environment.revision in FILE",
+    "unable to resolve 'v9' to a commit SHA": "the revision in FILE",
     "resource :LimitRange is not permitted in project trainyard": "project.yaml",
     "application destination server 'https://a' and namespace 'b' do not match any of the allowed"
     " destinations in project 'trainyard'": "project.yaml",
