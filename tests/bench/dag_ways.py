@@ -2,8 +2,8 @@
 
     ./scripts/_python --dev python tests/bench/dag_ways.py [--rounds 5]
 
-Releases both ways at once on the running cluster, as tests/e2e/test_dags_follow_git.py does, and the checkout at
-the end. `tests/bench/dag_change.py` times a changed DAG image.
+Releases both ways at once on the running cluster, as tests/e2e/test_dags_follow_git.py does; at the end the
+checkout again. `tests/bench/dag_change.py` times a changed DAG image.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _wait_for(airflow: Airflow, dag_id: str, version: str) -> None:
 
 
 def _tasks(airflow: Airflow, dag_id: str, run_id: str) -> list[float]:
-    """Seconds from queued to done of each task of a run: the start of a worker pod, and a task that does nothing."""
+    """Seconds from queued to done of each task of a run: the start of a worker pod, and nothing else."""
     airflow.trigger(dag_id, {}, run_id)
     while (state := airflow.dag_run(dag_id, run_id)["state"]) not in FINAL_RUN_STATES:
         time.sleep(0.5)
