@@ -255,6 +255,7 @@ def test_the_alert_and_the_mount_path_reach_the_bundle() -> None:
         ({"subPath": "tests/dags"}, {"subdir": "tests/dags"}),
         ({"depth": 3, "period": "12s", "wait": 4}, {"depth": "3", "period": "12"}),
         ({"wait": 4}, {"period": "4"}),
+        ({"depth": 0}, {"depth": "0"}),
     ],
 )
 def test_git_sync_is_a_git_bundle(keys: Object, expected: Object) -> None:

@@ -26,6 +26,8 @@ APP_VERSIONS = {
 TAGS = {
     "apache/airflow": VERSIONS.airflow,
     "trainyard/airflow": VERSIONS.trainyard,
+    "trainyard/dags": VERSIONS.trainyard,
+    "trainyard/dag-publisher": VERSIONS.trainyard,
     "trainyard/trainer": VERSIONS.trainyard,
     "trainyard/mlflow": VERSIONS.mlflow,
     "trainyard/versitygw": VERSIONS.versitygw,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dag_publisher import Publisher
+from dag_publisher import Publisher, _cause
 
 
 class Repository:
@@ -253,3 +253,19 @@ def test_the_token_is_read_anew_and_never_told(
         assert "Authentication failed" in state(published)["error"]
         assert token not in (published / "state.json").read_text()
     assert len({one for one in told if one}) == 2
+
+
+def test_the_cause_of_a_long_message_is_its_end() -> None:
+    output = """@@@@@@@@@@
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+@@@@@@@@@@
+IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!
+Host key for h has changed and you have requested strict checking.
+Host key verification failed.
+fatal: Could not read from remote repository.
+
+Please make sure you have the correct access rights
+and the repository exists."""
+    assert _cause(output).endswith(
+        "Host key for h has changed and you have requested strict checking. | Host key verification failed."
+    )

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from conftest import NAMESPACE, ROOT
 from git_server import GitServer, git_server, new_key
 from kubernetes import client
-from pods import PodRecorder, component_of, log_of, wait_until
+from pods import PodRecorder, component_of, if_there, log_of, wait_until
 from trainyard_cli.airflow_api import Airflow
 
 pytestmark = pytest.mark.alone
@@ -85,27 +86,38 @@ def server(core: client.CoreV1Api) -> Iterator[GitServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def release(
-    core: client.CoreV1Api, airflow: Airflow, server: GitServer, tmp_path_factory: pytest.TempPathFactory
+@contextmanager
+def released(
+    core: client.CoreV1Api, airflow: Airflow, server: GitServer, directory: Path, *, slots: int = 0
 ) -> Iterator[Checkout]:
     """Both ways at once; afterwards the release is the checkout's again."""
+    if_there(core.delete_namespaced_secret, KEY_SECRET, NAMESPACE)  # of a session that was killed
+    if POOL in {pool["name"] for pool in airflow.get("/api/v2/pools")["pools"]}:
+        airflow.request("DELETE", f"/api/v2/pools/{POOL}")
     body = {"metadata": {"name": KEY_SECRET}, "stringData": {"gitSshKey": server.deploy.private}}
     core.create_namespaced_secret(NAMESPACE, body)
-    airflow.request("POST", "/api/v2/pools", json={"name": POOL, "slots": 0, "include_deferred": False})
+    airflow.request("POST", "/api/v2/pools", json={"name": POOL, "slots": slots, "include_deferred": False})
     bundle = {
         **{"repo": server.url, "ref": "main", "subPath": "dags", "period": 1},
         **{"sshKeySecret": KEY_SECRET, "knownHosts": server.known_hosts},
     }
     values = {"airflow": {"dags": {"git": {"alertAfterMinutes": 1, "bundles": {BUNDLE: bundle}}}}}
     try:
-        checkout = Checkout(tmp_path_factory.mktemp("checkout"), values)
+        checkout = Checkout(directory, values)
         checkout.release("image-1")
         yield checkout
     finally:
         up(ROOT)
         core.delete_namespaced_secret(KEY_SECRET, NAMESPACE)
         airflow.request("DELETE", f"/api/v2/pools/{POOL}")
+
+
+@pytest.fixture(scope="module")
+def release(
+    core: client.CoreV1Api, airflow: Airflow, server: GitServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Checkout]:
+    with released(core, airflow, server, tmp_path_factory.mktemp("checkout")) as checkout:
+        yield checkout
 
 
 @pytest.fixture

@@ -241,9 +241,10 @@ def _git_settings(credentials: Path) -> dict[str, str]:
 
 
 def _cause(output: str) -> str:
+    """The last lines, where ssh and git say what went wrong."""
     lines = [line.strip() for line in output.splitlines()]
     told = [line for line in lines if line and not _NOISE.match(line) and not set(line) <= {"@"}]
-    return " | ".join(told) or "failed without a message"
+    return " | ".join(told[-3:]) or "failed without a message"
 
 
 def _now() -> str:

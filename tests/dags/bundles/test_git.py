@@ -211,6 +211,6 @@ def test_the_dag_processor_stores_the_commit_of_each_dag(
     second = repository.push(helper="NAME = 'second'", broken=BROKEN)
     airflow("dag-processor --num-runs 1")
     assert stored() == ([("team", "team", second, "team.py")], [("team", "broken.py")])
-    output = airflow("dags list --local --output json")
-    (listed,) = json.loads(output[output.index("[{") :])
-    assert (listed["dag_id"], listed["bundle_name"]) == ("team", "team")
+    for files in ("", "--local --bundle-name team"):
+        (listed,) = json.loads(airflow(f"dags list --output json {files}").splitlines()[-1])
+        assert (listed["dag_id"], listed["bundle_version"]) == ("team", second)

@@ -26,9 +26,9 @@ git-sync
 {{- $bundles := deepCopy .Values.dags.git.bundles }}
 {{- with .Values.dags.gitSync }}
 {{- if .enabled }}
-{{- $rev := ternary "" .rev (has .rev (list nil "HEAD")) }}
-{{- $bundle := dict "repo" .repo "ref" (coalesce .ref $rev .branch "HEAD") "subPath" .subPath }}
-{{- range $key := list "depth" "credentialsSecret" "sshKeySecret" "knownHosts" "resources" }}
+{{- $rev := ternary "" .rev (has .rev (list nil "" "HEAD")) }}
+{{- $bundle := dict "repo" .repo "ref" (coalesce .ref $rev .branch "HEAD") "subPath" .subPath "depth" .depth }}
+{{- range $key := list "credentialsSecret" "sshKeySecret" "knownHosts" "resources" }}
 {{- with index $.Values.dags.gitSync $key }}{{ $_ := set $bundle $key . }}{{ end }}
 {{- end }}
 {{- with .period | default .wait }}{{ $_ := set $bundle "period" (toString . | trimSuffix "s" | float64) }}{{ end }}
