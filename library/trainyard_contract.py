@@ -76,7 +76,7 @@ class Env:
     PARENT_RUN_KEY = "TRAINYARD_PARENT_RUN_KEY"  # run key of the MLflow run above this one
     AIRFLOW_URL = "TRAINYARD_AIRFLOW_URL"  # page of the DAG run
     USER = "TRAINYARD_USER"  # owner of the MLflow run
-    GIT_COMMIT = "GIT_COMMIT"  # of the DAGs
+    GIT_COMMIT = "GIT_COMMIT"  # of the DAG library
     RETURN_FILE = "TRAINYARD_RETURN"  # replaces RESULT_PATH
     TRACKING_PATIENCE = "TRAINYARD_TRACKING_PATIENCE"  # seconds for which calls to MLflow are retried
     PEER_TIMEOUT = "TRAINYARD_PEER_TIMEOUT"  # seconds after which a process of a gang counts as lost
