@@ -58,8 +58,13 @@ def deployed(application: Json) -> tuple[str, str]:
 def sync(application: Json) -> str:
     """Return Synced, OutOfSync or Unknown, and whether a sync is under way."""
     status = _status(application).get("sync", {}).get("status", "Unknown")
-    operation = _status(application).get("operationState", {})
-    return f"{status}, syncing" if operation.get("phase") == "Running" else status
+    return f"{status}, syncing" if is_syncing(application) else status
+
+
+def is_syncing(application: Json) -> bool:
+    """Tell whether a sync is under way."""
+    operation: Json = _status(application).get("operationState", {})
+    return bool(operation.get("phase") == "Running")
 
 
 def health(application: Json) -> str:

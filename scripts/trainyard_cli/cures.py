@@ -7,6 +7,11 @@ from collections.abc import Mapping
 
 # The first pattern found counts. {file} and {values} are those of the environment, {where} is the workload.
 CURES = (
+    # Before those of git: the registry may be unreachable, too.
+    (
+        r"ErrImagePull|ImagePullBackOff|ErrImageNeverPull|InvalidImageName",
+        "push the image, correct environment.images in {file}, or name a pull secret (imagePullSecrets)",
+    ),
     (
         r"meet the specifications of the schema|bad value\(s\)|execution error at|error converting YAML",
         "correct {values} or revert the commit; until then the platform stays as it is",
@@ -51,10 +56,6 @@ CURES = (
         "correct the value in {values}: Kubernetes refuses the object",
     ),
     (r"exceeded quota", "raise the quota, or lower requests and limits in {values}"),
-    (
-        r"ErrImagePull|ImagePullBackOff|ErrImageNeverPull|InvalidImageName",
-        "push the image, correct environment.images in {file}, or name a pull secret (imagePullSecrets)",
-    ),
     (r"CrashLoopBackOff", "read its last words: kubectl logs {where} --all-containers --previous"),
     (
         r'CreateContainerConfigError|(?i:secret|configmap) "[^"]*" not found',

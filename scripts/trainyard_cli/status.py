@@ -115,7 +115,9 @@ def _of_application(kube: Kube, name: str, application: Json) -> State:
             Problem(what, why, _cure(why, name)) for what, why in applications.unhealthy(application)
         ]
     health = applications.health(application)
-    if health not in ("Healthy", "Suspended") and not problems:
+    unexplained = health not in ("Healthy", "Suspended") and not problems
+    # While it syncs, objects are missing and progressing.
+    if unexplained and not applications.is_syncing(application):
         metadata = application["metadata"]
         cure = f"kubectl -n {metadata['namespace']} describe application {metadata['name']}"
         problems.append(Problem("health", f"Argo CD says {health}, and no more", cure))
