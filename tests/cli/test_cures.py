@@ -24,8 +24,8 @@ MESSAGES = {
     'Deployment.apps "trainyard-mlflow" is invalid: spec.template.spec.containers[0].resources.requests:'
     ' Invalid value: "9Gi": must be less than or equal to memory limit of 1536Mi': "the value in VALUES",
     'mlflow: ImagePullBackOff: Back-off pulling image "x/y:1"': "environment.images in FILE",
-    'main: ErrImagePull: failed to pull and unpack image "registry.invalid/none:1": failed to resolve reference'
-    ' "registry.invalid/none:1": failed to do request: Head "https://registry.invalid/v2/none/manifests/1":'
+    'main: ErrImagePull: failed to pull and unpack image "registry.invalid/none:1": failed to resolve'
+    ' reference "registry.invalid/none:1": failed to do request: Head "https://registry.invalid/v2/none/manifests/1":'
     " dial tcp: lookup registry.invalid on 172.18.0.1:53: no such host": "environment.images in FILE",
     "mlflow: CrashLoopBackOff: back-off 5m0s restarting failed container": "kubectl logs WHERE",
     'scheduler: CreateContainerConfigError: secret "trainyard-jwt" not found': "make the Secret",
