@@ -49,6 +49,8 @@ TRIGGER_EXTENSION = "asset events of tasks that end in the triggerer"
 POLL_EXTENSION = "shorter polls of the triggerer"
 _TRIGGER_MODELS = "airflow.models.trigger"
 _TRIGGERER = "airflow.jobs.triggerer_job_runner"
+PARSE_EXTENSION = "no parsing without a pause after a callback"
+_DAG_PROCESSOR = "airflow.dag_processing.manager"
 POLL_SECONDS = 0.25  # of the triggerer; see `shorten_triggerer_polls`
 _CALLBACKS = "trainyard_after_commit"  # in `Session.info`
 _MAX_INTEGER = 2**63
@@ -235,6 +237,28 @@ def _shorten_polls(triggerer: Any) -> None:
             return original.move_on_after(min(delay, POLL_SECONDS), **options)
 
     triggerer.anyio = Anyio()
+
+
+def pause_parses_after_callbacks() -> None:
+    """Let the dag-processor pause between two parses of a file that a callback has run for.
+
+    Airflow 3.3.2 parses such a file again and again, without `min_file_process_interval`, when its bundle is
+    versioned (apache/airflow#73432): the callback's file, which has the version of its run, has a statistic
+    of its own, which never gets a time. To be called as `extend_triggers`.
+    """
+    _after_import(_DAG_PROCESSOR, _forget_callbacks, PARSE_EXTENSION)
+
+
+def _forget_callbacks(dag_processor: Any) -> None:
+    manager_class = dag_processor.DagFileProcessorManager
+    original = manager_class.prepare_file_queue
+
+    def prepare_file_queue(self: Any, known_files: Any) -> None:
+        for file in [file for file in self._file_stats if file.bundle_version]:
+            del self._file_stats[file]
+        original(self, known_files=known_files)
+
+    manager_class.prepare_file_queue = prepare_file_queue
 
 
 def _after_import(module: str, change: Callable[[Any], None], what: str) -> None:

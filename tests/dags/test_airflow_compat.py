@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
+import os
 import subprocess
 import sys
 import warnings
@@ -16,6 +18,7 @@ from uuid import uuid4
 
 import airflow
 import pytest
+from airflow.dag_processing import manager
 from airflow.dag_processing.importers import get_importer_registry
 from airflow.models import import_all_models
 from airflow.models.dagrun import DagRun
@@ -242,6 +245,30 @@ extend_triggers()
     done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
+
+
+def test_a_file_is_not_parsed_without_a_pause_after_a_callback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag_file = tmp_path / "a.py"
+    dag_file.touch()
+    os.utime(dag_file, (0, 0))
+
+    def queued() -> list[str]:
+        processor = manager.DagFileProcessorManager(max_runs=-1)
+        scanned = manager.DagFileInfo(Path("a.py"), "b", tmp_path)
+        processor._file_stats[scanned] = manager.DagFileStat(last_finish_time=datetime.now(UTC))
+        callback = manager.DagFileInfo(Path("a.py"), "b", tmp_path, bundle_version="1")
+        processor._file_stats[callback] = manager.DagFileStat(last_duration=1)
+        processor.prepare_file_queue(known_files={"b": {scanned}})
+        return [str(file.rel_path) for file in processor._file_queue]
+
+    prepare_file_queue = manager.DagFileProcessorManager.prepare_file_queue
+    monkeypatch.setattr(manager.DagFileProcessorManager, "prepare_file_queue", prepare_file_queue)
+    fixed = queued()
+    original = inspect.getclosurevars(prepare_file_queue).nonlocals["original"]
+    monkeypatch.setattr(manager.DagFileProcessorManager, "prepare_file_queue", original)
+    assert (queued(), fixed) == (["a.py"], []), "Airflow does it itself: the addition is not needed any more"
 
 
 def test_the_triggerer_polls_four_times_a_second() -> None:

@@ -223,6 +223,7 @@ def test_a_dag_that_does_not_parse_is_an_import_error_of_its_own(
     wait_until("the import error to go", lambda: not errors(), seconds=90, every=0.5)
 
 
+@pytest.mark.nightly
 def test_without_the_git_server_the_last_commit_goes_on_and_an_alert_is_sent(
     core: client.CoreV1Api, server: GitServer, release: Checkout, runnable: Callable, run: Callable
 ) -> None:

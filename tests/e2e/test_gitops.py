@@ -337,6 +337,7 @@ def test_what_the_api_server_refuses_can_be_ended_and_a_good_commit_is_synced(te
     assert look(kube).pods == first.pods
 
 
+@pytest.mark.nightly
 def test_what_git_has_no_longer_goes_from_the_object(team: Team, kube: Kube) -> None:
     """Helm has set these labels once; the revision that the environment names decides on the chart."""
     label = "app.kubernetes.io/component"
