@@ -49,7 +49,7 @@ TRIGGER_EXTENSION = "asset events of tasks that end in the triggerer"
 POLL_EXTENSION = "shorter polls of the triggerer"
 _TRIGGER_MODELS = "airflow.models.trigger"
 _TRIGGERER = "airflow.jobs.triggerer_job_runner"
-PARSE_EXTENSION = "no parsing without a pause after a callback"
+CALLBACK_EXTENSION = "callbacks of versioned bundles"
 _DAG_PROCESSOR = "airflow.dag_processing.manager"
 POLL_SECONDS = 0.25  # of the triggerer; see `shorten_triggerer_polls`
 _CALLBACKS = "trainyard_after_commit"  # in `Session.info`
@@ -239,26 +239,37 @@ def _shorten_polls(triggerer: Any) -> None:
     triggerer.anyio = Anyio()
 
 
-def pause_parses_after_callbacks() -> None:
-    """Let the dag-processor pause between two parses of a file that a callback has run for.
+def repair_callbacks_of_versions() -> None:
+    """Let the dag-processor run every callback of a versioned bundle, and pause between parses afterwards.
 
-    Airflow 3.3.2 parses such a file again and again, without `min_file_process_interval`, when its bundle is
-    versioned (apache/airflow#73432): the callback's file, which has the version of its run, has a statistic
-    of its own, which never gets a time. To be called as `extend_triggers`.
+    The file of such a callback has the version of its run, so Airflow 3.3.2 keeps it apart from the file that
+    it parses. It parses a file again and again, without `min_file_process_interval`, once a callback has run:
+    the callback's statistic never gets a time, and hides that of the file (apache/airflow#73432). And a
+    callback that arrives while another one of the same run is under way is forgotten until a third arrives:
+    its file leaves the queue, and no scan brings it back. To be called as `extend_triggers`.
     """
-    _after_import(_DAG_PROCESSOR, _forget_callbacks, PARSE_EXTENSION)
+    _after_import(_DAG_PROCESSOR, _repair_callbacks, CALLBACK_EXTENSION)
 
 
-def _forget_callbacks(dag_processor: Any) -> None:
+def _repair_callbacks(dag_processor: Any) -> None:
     manager_class = dag_processor.DagFileProcessorManager
-    original = manager_class.prepare_file_queue
+    original_prepare = manager_class.prepare_file_queue
+    original_start = manager_class._start_new_processes
 
     def prepare_file_queue(self: Any, known_files: Any) -> None:
         for file in [file for file in self._file_stats if file.bundle_version]:
             del self._file_stats[file]
-        original(self, known_files=known_files)
+        original_prepare(self, known_files=known_files)
+
+    def _start_new_processes(self: Any) -> None:
+        waiting = [file for file in self._callback_to_execute if file not in self._processors]
+        forgotten = [file for file in waiting if file not in self._file_queue]
+        if forgotten:
+            self._add_files_to_queue(forgotten, mode="front")
+        original_start(self)
 
     manager_class.prepare_file_queue = prepare_file_queue
+    manager_class._start_new_processes = _start_new_processes
 
 
 def _after_import(module: str, change: Callable[[Any], None], what: str) -> None:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
@@ -247,8 +247,24 @@ extend_triggers()
     assert done.stdout.splitlines()[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
 
 
+@pytest.fixture
+def as_airflow_has_it(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Takes the repairs of the dag-processor away for the rest of the test."""
+
+    def take_away() -> None:
+        for name, closure in (
+            ("prepare_file_queue", "original_prepare"),
+            ("_start_new_processes", "original_start"),
+        ):
+            repaired = getattr(manager.DagFileProcessorManager, name)
+            original = inspect.getclosurevars(repaired).nonlocals[closure]
+            monkeypatch.setattr(manager.DagFileProcessorManager, name, original)
+
+    return take_away
+
+
 def test_a_file_is_not_parsed_without_a_pause_after_a_callback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, as_airflow_has_it: Callable[[], None]
 ) -> None:
     dag_file = tmp_path / "a.py"
     dag_file.touch()
@@ -263,12 +279,29 @@ def test_a_file_is_not_parsed_without_a_pause_after_a_callback(
         processor.prepare_file_queue(known_files={"b": {scanned}})
         return [str(file.rel_path) for file in processor._file_queue]
 
-    prepare_file_queue = manager.DagFileProcessorManager.prepare_file_queue
-    monkeypatch.setattr(manager.DagFileProcessorManager, "prepare_file_queue", prepare_file_queue)
-    fixed = queued()
-    original = inspect.getclosurevars(prepare_file_queue).nonlocals["original"]
-    monkeypatch.setattr(manager.DagFileProcessorManager, "prepare_file_queue", original)
-    assert (queued(), fixed) == (["a.py"], []), "Airflow does it itself: the addition is not needed any more"
+    repaired = queued()
+    as_airflow_has_it()
+    assert (queued(), repaired) == (["a.py"], []), "Airflow does it itself: drop the repair"
+
+
+def test_a_callback_waits_for_another_one_of_its_run(
+    tmp_path: Path, as_airflow_has_it: Callable[[], None]
+) -> None:
+    def queued() -> list[str]:
+        processor = manager.DagFileProcessorManager(max_runs=-1)
+        file = manager.DagFileInfo(Path("a.py"), "b", tmp_path, bundle_version="1")
+        processor._callback_to_execute[file].append(object())
+        processor._file_queue[file] = None
+        processor._processors[file] = object()
+        processor._start_new_processes()
+        del processor._processors[file]
+        processor._parallelism = 0  # what is queued stays there
+        processor._start_new_processes()
+        return [str(file.rel_path) for file in processor._file_queue]
+
+    repaired = queued()
+    as_airflow_has_it()
+    assert (queued(), repaired) == ([], ["a.py"]), "Airflow does it itself: drop the repair"
 
 
 def test_the_triggerer_polls_four_times_a_second() -> None:
