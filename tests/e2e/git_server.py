@@ -26,8 +26,8 @@ COMMIT = """
 set -eu
 export GIT_AUTHOR_NAME=e2e GIT_AUTHOR_EMAIL=e2e@example.com
 export GIT_COMMITTER_NAME=e2e GIT_COMMITTER_EMAIL=e2e@example.com
-[ -d /tmp/work ] || git clone --quiet "$0" /tmp/work
-cd /tmp/work
+[ -d /tmp/clone ] || git clone --quiet "$0" /tmp/clone
+cd /tmp/clone
 mkdir -p dags
 for file; do echo "${file#*=}" | base64 -d > "dags/${file%%=*}"; done
 git add --all
