@@ -44,12 +44,13 @@ AIRFLOW_VERSION = "3.3.2"
 OUTLETS = "trainyard_outlets"
 # XCom of a branch or short circuit, which the scheduler reads before it starts the tasks directly after it.
 SKIP_KEY = "skipmixin_key"
-# What `extend_triggers` and `shorten_triggerer_polls` add, for `log_unsupported`.
+# What the functions add that are to be called at the start of every process, for `log_unsupported`.
 TRIGGER_EXTENSION = "asset events of tasks that end in the triggerer"
 POLL_EXTENSION = "shorter polls of the triggerer"
+CANCEL_EXTENSION = "clean-up of what a user ended"
+CALLBACK_EXTENSION = "callbacks of versioned bundles"
 _TRIGGER_MODELS = "airflow.models.trigger"
 _TRIGGERER = "airflow.jobs.triggerer_job_runner"
-CALLBACK_EXTENSION = "callbacks of versioned bundles"
 _DAG_PROCESSOR = "airflow.dag_processing.manager"
 POLL_SECONDS = 0.25  # of the triggerer; see `shorten_triggerer_polls`
 _CALLBACKS = "trainyard_after_commit"  # in `Session.info`
@@ -239,6 +240,29 @@ def _shorten_polls(triggerer: Any) -> None:
     triggerer.anyio = Anyio()
 
 
+def cancel_triggers_once() -> None:
+    """Let a trigger's `on_kill` run to its end.
+
+    Airflow 3.3.2 cancels the trigger of a task that a user ended at every poll until it has gone. The second
+    time it is `on_kill` that is cancelled, in silence, and what it was to delete stays. To be called as
+    `extend_triggers`.
+    """
+    _after_import(_TRIGGERER, _cancel_once, CANCEL_EXTENSION)
+
+
+def _cancel_once(triggerer: Any) -> None:
+    runner_class = triggerer.TriggerRunner
+    original = runner_class.cancel_triggers
+
+    async def cancel_triggers(self: Any) -> None:
+        asked = [each for each in dict.fromkeys(self.to_cancel) if each in self.triggers]
+        self.to_cancel.clear()
+        self.to_cancel.extend(each for each in asked if not self.triggers[each]["task"].cancelling())
+        await original(self)
+
+    runner_class.cancel_triggers = cancel_triggers
+
+
 def repair_callbacks_of_versions() -> None:
     """Let the dag-processor run every callback of a versioned bundle, and pause between parses afterwards.
 
@@ -276,7 +300,10 @@ def _after_import(module: str, change: Callable[[Any], None], what: str) -> None
     """Call `change` with the module, now or as soon as the process imports it."""
     if module in sys.modules:
         change(sys.modules[module])
-    elif not any(isinstance(finder, _AfterImport) and finder.module == module for finder in sys.meta_path):
+    elif not any(
+        isinstance(finder, _AfterImport) and (finder.module, finder.change) == (module, change)
+        for finder in sys.meta_path
+    ):
         sys.meta_path.insert(0, _AfterImport(module, change, what))
 
 
@@ -285,7 +312,7 @@ class _AfterImport(MetaPathFinder):
 
     def __init__(self, module: str, change: Callable[[Any], None], what: str) -> None:
         self.module = module
-        self._change = change
+        self.change = change
         self._what = what
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
@@ -300,10 +327,10 @@ class _AfterImport(MetaPathFinder):
         def exec_module(module: Any) -> None:
             execute(module)
             try:
-                self._change(module)
+                self.change(module)
             except Exception:
                 # Here it would end the import, and so the process.
-                log_unsupported(self._what, f"{__name__}:{self._change.__name__}")
+                log_unsupported(self._what, f"{__name__}:{self.change.__name__}")
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -14,12 +14,19 @@ from typing import Any
 
 from airflow.policies import hookimpl
 
-from trainyard.airflow_compat import CALLBACK_EXTENSION, POLL_EXTENSION, TRIGGER_EXTENSION, log_unsupported
+from trainyard.airflow_compat import (
+    CALLBACK_EXTENSION,
+    CANCEL_EXTENSION,
+    POLL_EXTENSION,
+    TRIGGER_EXTENSION,
+    log_unsupported,
+)
 
 ADDITIONS: Mapping[str, str] = {
     "DAGs of model files (models/*.yaml)": "trainyard.factory.importer:install",
     TRIGGER_EXTENSION: "trainyard.airflow_compat:extend_triggers",
     POLL_EXTENSION: "trainyard.airflow_compat:shorten_triggerer_polls",
+    CANCEL_EXTENSION: "trainyard.airflow_compat:cancel_triggers_once",
     CALLBACK_EXTENSION: "trainyard.airflow_compat:repair_callbacks_of_versions",
 }
 """What a process gets -> the function that adds it. None of them needs another."""

@@ -20,6 +20,7 @@ import airflow
 import pytest
 from airflow.dag_processing import manager
 from airflow.dag_processing.importers import get_importer_registry
+from airflow.jobs import triggerer_job_runner
 from airflow.models import import_all_models
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
@@ -30,7 +31,7 @@ from airflow.sdk.bases.operator import OperatorPartial
 from airflow.sdk.execution_time import comms, hitl, task_runner
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.serialization.serialized_objects import DagSerialization
-from airflow.triggers.base import DiscrimatedTriggerEvent, TaskSuccessEvent
+from airflow.triggers.base import BaseTrigger, DiscrimatedTriggerEvent, TaskSuccessEvent
 from airflow.utils import file
 from pydantic import TypeAdapter
 from sqlalchemy import create_engine, event, select, text
@@ -302,6 +303,46 @@ def test_a_callback_waits_for_another_one_of_its_run(
     repaired = queued()
     as_airflow_has_it()
     assert (queued(), repaired) == ([], ["a.py"]), "Airflow does it itself: drop the repair"
+
+
+def test_what_a_user_ended_is_cleaned_up_however_often_its_trigger_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Airflow's own runner, which is told at every poll to cancel a trigger that has not ended yet."""
+
+    class Kept(BaseTrigger):
+        started = cleaned_up = False
+
+        def serialize(self) -> tuple[str, dict[str, Any]]:
+            return "Kept", {}
+
+        async def run(self) -> Any:
+            self.started = True
+            await asyncio.Event().wait()
+            yield
+
+        async def on_kill(self) -> None:
+            await asyncio.sleep(0.02)
+            self.cleaned_up = True
+
+    async def ended_by_a_user() -> bool:
+        runner, trigger = triggerer_job_runner.TriggerRunner(), Kept()
+        runner.triggers[1] = {"name": "kept", "events": 0}
+        task = runner.triggers[1]["task"] = asyncio.create_task(runner.run_trigger(1, trigger))
+        while not trigger.started:
+            await asyncio.sleep(0.005)
+        while not task.done():
+            runner.to_cancel.append(1)
+            await runner.cancel_triggers()
+            await asyncio.sleep(0.005)
+        return trigger.cleaned_up
+
+    repaired = asyncio.run(ended_by_a_user())
+    cancel_triggers = triggerer_job_runner.TriggerRunner.cancel_triggers
+    original = inspect.getclosurevars(cancel_triggers).nonlocals["original"]
+    monkeypatch.setattr(triggerer_job_runner.TriggerRunner, "cancel_triggers", original)
+    as_airflow_has_it = asyncio.run(ended_by_a_user())
+    assert (as_airflow_has_it, repaired) == (False, True), "Airflow does it itself: drop the repair"
 
 
 def test_the_triggerer_polls_four_times_a_second() -> None:
