@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,22 @@ def runnable(airflow: Airflow) -> Callable[[str, str], dict[str, Any]]:
     return _runnable
 
 
-@pytest.fixture
-def run(airflow: Airflow, recorder: PodRecorder) -> Iterator[Callable[[str, str], Callable[[], list[str]]]]:
-    """Starts a run, waits for its first task, and returns a function for the answers of both."""
+@dataclass(frozen=True)
+class TwoTasks:
+    """A run whose first task has ended; `answers` ends the second one, and returns what both answered."""
 
-    def _run(dag_id: str, name: str) -> Callable[[], list[str]]:
-        run_id = f"e2e-{name}"
-        airflow.trigger(dag_id, {}, run_id)
+    run_id: str
+    answers: Callable[[], list[str]]
+
+
+@pytest.fixture
+def run(
+    airflow: Airflow, recorder: PodRecorder, trigger: Callable[..., str]
+) -> Iterator[Callable[[str, str], TwoTasks]]:
+    """Starts a run and waits for its first task."""
+
+    def _run(dag_id: str, name: str) -> TwoTasks:
+        run_id = trigger(name, dag_id)
 
         def succeeded(task_id: str) -> bool:
             states = {task["task_id"]: task["state"] for task in airflow.task_instances(dag_id, run_id)}
@@ -160,7 +170,7 @@ def run(airflow: Airflow, recorder: PodRecorder) -> Iterator[Callable[[str, str]
             wait_until(f"second of {run_id}", lambda: succeeded("second"), seconds=180, every=0.5)
             return [airflow.xcom(dag_id, run_id, task, "return_value") for task in ("first", "second")]
 
-        return answers
+        return TwoTasks(run_id, answers)
 
     slots(airflow, 0)
     yield _run
@@ -196,12 +206,12 @@ def test_a_push_is_runnable_and_a_run_keeps_its_commit(
     commit = server.push(**from_git("git-2"))
     assert runnable(GIT_DAG, "git-2")["bundle_version"] == commit
     new = run(GIT_DAG, "git-2")
-    assert old() == ["git-1", "git-1"]
-    assert new() == ["git-2", "git-2"]
-    versions = [airflow.dag_run(GIT_DAG, f"e2e-{name}")["bundle_version"] for name in ("git-1", "git-2")]
+    assert old.answers() == ["git-1", "git-1"]
+    assert new.answers() == ["git-2", "git-2"]
+    versions = [airflow.dag_run(GIT_DAG, each.run_id)["bundle_version"] for each in (old, new)]
     assert versions[0] != versions[1] == commit
     # A worker pod reads the commit: no key, no git of its own, nothing that it could write to.
-    (worker,) = recorder.of_task("e2e-git-2", "second")
+    (worker,) = recorder.of_task(new.run_id, "second")
     assert "secret" not in json.dumps(worker["spec"]["volumes"]).lower()
     (mount,) = [m for m in worker["spec"]["containers"][0]["volumeMounts"] if m["name"] == "git-dags"]
     assert mount["readOnly"] is True
@@ -234,7 +244,7 @@ def test_without_the_git_server_the_last_commit_goes_on_and_an_alert_is_sent(
     runnable(GIT_DAG, "git-4")
     server.reachable(False)
     try:
-        assert run(GIT_DAG, "git-4-alone")() == ["git-4", "git-4"]
+        assert run(GIT_DAG, "git-4").answers() == ["git-4", "git-4"]
         alert = f"DAG bundle {BUNDLE} does not follow its git repository"
         wait_until("the alert", lambda: dag_processor_said(alert), seconds=120)
     finally:
@@ -291,5 +301,5 @@ def test_a_changed_dag_image_restarts_the_dag_processor_alone_and_runs_keep_thei
     assert {name for name, uid in after.items() if before.get(name) != uid} == {"dag-processor"}
     runnable(IMAGE_DAG, "image-2")
     new = run(IMAGE_DAG, "image-2")
-    assert old() == ["image-1", "image-1"]
-    assert new() == ["image-2", "image-2"]
+    assert old.answers() == ["image-1", "image-1"]
+    assert new.answers() == ["image-2", "image-2"]
