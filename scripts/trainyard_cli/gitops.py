@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from . import argocd_build, chart, cluster, host, paths, release
+from . import argocd_build, chart, cluster, helm_release, host, paths, release
 from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .kube import Kube, secret
@@ -21,6 +21,8 @@ from .stages import Stage
 from .toolchain import Tools
 
 Json = dict[str, Any]
+Identity = tuple[str, str, str, str]
+Kubectl = list[str | Path]
 
 ARGOCD, GIT = "argocd", "git"
 API = "/apis/argoproj.io/v1alpha1"
@@ -39,12 +41,14 @@ AUTHORIZED = "restrict,command=\"git-upload-pack '{repository}'\" {key}"
 KEYS = "cd /tmp; for name in host deploy; do ssh-keygen -q -t ed25519 -N '' -C '' -f $name; done; base64 -w0 "
 # Ends what Argo CD does now, or waits to do again.
 END_OPERATION = {"status": {"operationState": {"phase": "Terminating"}}}
+# Data, and what holds it: never removed because the platform changes hands.
+KEPT_KINDS = ("Namespace", "PersistentVolumeClaim", "Secret")
 SYNC_SECONDS = 300
 STUCK_SECONDS = 30
 APPLICATION_SECONDS = 60
 
 
-# ---- who owns the platform
+# ---- who owns the platform, and the hand-over
 
 
 def owners(kube: Kube) -> list[Json]:
@@ -81,14 +85,12 @@ def give_back(
         stage.update(f"removing Application {application['metadata']['name']}; what it deployed stays")
         _remove(kube, application)
     stage.update("making the platform what Helm will install")
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     # As Argo CD does, which has noted on each object what it applied last.
     run([*kubectl, "apply", "-f", "-"], input=wanted)
-    kept = {_identity(each) for each in yaml.safe_load_all(wanted) if each}
-    for application in applications:
-        for resource in application.get("status", {}).get("resources", []):
-            if _tracked(resource) not in kept:
-                _delete_unless_kept(kubectl, resource)
+    deployed = [each for one in applications for each in one.get("status", {}).get("resources", [])]
+    installed = [each for each in yaml.safe_load_all(wanted) if each]
+    _delete(kubectl, left_over(map(_tracked, deployed), map(_identity, installed)))
 
 
 def _remove(kube: Kube, application: Json) -> None:
@@ -105,22 +107,46 @@ def _remove(kube: Kube, application: Json) -> None:
     _wait_until_gone(kube, path)
 
 
-def _identity(manifest: Json) -> tuple[str, str, str, str]:
+def _delete_what_only_helm_has(kube: Kube, kubectl: Kubectl) -> None:
+    """Delete what Helm has deployed and git has not: Argo CD prunes only what it has deployed itself.
+
+    Jobs are named after what they run: without this, those of the last release would stay.
+    """
+    releases = [helm_release.decode(each) for each in release.releases(kube).values()]
+    # Of a superseded one, Helm has deleted what the next one lacked; of one that failed, it has not.
+    deployed = [each for one in releases if one.status != "superseded" for each in one.objects]
+    if deployed:
+        resources = kube.get(APPLICATION_PATH)["status"]["resources"]
+        _delete(kubectl, left_over(map(_identity, deployed), map(_tracked, resources)))
+
+
+def left_over(deployed: Iterable[Identity], wanted: Iterable[Identity]) -> list[Identity]:
+    """Return what the last owner has deployed and the next one does not want, without what holds data."""
+    return sorted(each for each in {*deployed} - {*wanted} if each[1] not in KEPT_KINDS)
+
+
+def _delete(kubectl: Kubectl, found: Iterable[Identity]) -> None:
+    for group, kind, namespace, name in found:
+        where = [f"{kind}.{group}".rstrip("."), name, f"--namespace={namespace}", "--ignore-not-found"]
+        one = yaml.safe_load(run([*kubectl, "get", *where, "--output=yaml"]).stdout)
+        if one and not is_kept(one):
+            run([*kubectl, "delete", *where])
+
+
+def is_kept(one: Json) -> bool:
+    """Tell whether an object says that neither Helm nor Argo CD may delete it when it is wanted no more."""
+    annotations = one["metadata"].get("annotations", {})
+    options = annotations.get("argocd.argoproj.io/sync-options", "").split(",")
+    return annotations.get("helm.sh/resource-policy") == "keep" or "Prune=false" in map(str.strip, options)
+
+
+def _identity(manifest: Json) -> Identity:
     metadata, group = manifest["metadata"], manifest["apiVersion"].rpartition("/")[0]
     return group, manifest["kind"], metadata.get("namespace", ""), metadata["name"]
 
 
-def _tracked(resource: Json) -> tuple[str, str, str, str]:
+def _tracked(resource: Json) -> Identity:
     return resource.get("group", ""), resource["kind"], resource.get("namespace", ""), resource["name"]
-
-
-def _delete_unless_kept(kubectl: list[str | Path], resource: Json) -> None:
-    group, kind, namespace, name = _tracked(resource)
-    where = [f"{kind}.{group}".rstrip("."), name, f"--namespace={namespace}", "--ignore-not-found"]
-    found = run([*kubectl, "get", *where, "--output=yaml"]).stdout
-    annotations = (yaml.safe_load(found) or {}).get("metadata", {}).get("annotations", {})
-    if annotations.get("helm.sh/resource-policy") != "keep":
-        run([*kubectl, "delete", *where])
 
 
 def _wait_until_gone(kube: Kube, path: str) -> None:
@@ -137,7 +163,7 @@ def _wait_until_gone(kube: Kube, path: str) -> None:
 def start(stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str]) -> None:
     """Start Argo CD and the git server, and return when both are ready."""
     kube = Kube(made.kubeconfig)
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f"]
     definitions = argocd_build.crds(stage)
     stage.update("Argo CD and the git server")
@@ -221,9 +247,11 @@ def release_from_git(
 ) -> None:
     """Push the working tree to the git server and return when Argo CD has synced it and all of it is ready.
 
-    A release that Helm has installed is taken over: no pod restarts, and Helm's records of it are removed.
+    A release that Helm has installed is taken over: no pod restarts, and what only Helm has goes, its records
+    of the release included.
     """
     kube = Kube(made.kubeconfig)
+    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     release.make_shared_volumes(made, tools)
     stage.update("committing the working tree")
     given = chart.read_values((*chart.VALUES, *files))
@@ -239,13 +267,14 @@ def release_from_git(
     }
     repository = Repository(paths.STATE / "gitops.git", remote(tools.kubectl, made.kubeconfig))
     revision = repository.release(ENVIRONMENT, environment, values)
-    apply: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig, "apply", "-f", "-"]
-    run(apply, input=yaml.safe_dump_all(platform_manifests(URL, ENVIRONMENT)))
+    run([*kubectl, "apply", "-f", "-"], input=yaml.safe_dump_all(platform_manifests(URL, ENVIRONMENT)))
     # In case that the push could not tell it.
     kube.patch(APPLICATION_SET_PATH, refresh("application-set-refresh", "true"))
     wait_until_synced(stage, kube, revision, chart.merge(values, image_values, keep_null=True))
+    _delete_what_only_helm_has(kube, kubectl)
     release.wait_for_workloads(kube, stage)
     _wait_until_healthy(stage, kube)
+    # With them, a `helm uninstall` would delete the platform.
     for path in release.releases(kube):
         kube.delete(path)
 

@@ -119,6 +119,40 @@ def test_what_holds_data_stays_when_the_platform_is_deleted_with_its_application
     assert find(objects, "PersistentVolumeClaim", "datasets")
 
 
+MORE = {"size": "1Gi", "mountPath": "/more", "claimName": "more"}
+
+
+def test_a_hand_over_deletes_what_the_next_owner_does_not_want_but_no_data() -> None:
+    last = render_chart(files=("kind.yaml",), values={"training": {"volumes": {"more": MORE}}})
+    more_room = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
+    wanted = render_chart(
+        files=("kind.yaml",), values={**more_room, "nvidia-device-plugin": {"enabled": False}}
+    )
+    names = {one["metadata"]["name"] for one in wanted}
+    gone = [one for one in last if one["metadata"]["name"] not in names]
+    assert {"DaemonSet", "Job", "Namespace", "PersistentVolumeClaim"} <= {one["kind"] for one in gone}
+    found = gitops.left_over(map(gitops._identity, last), map(gitops._identity, wanted))
+    assert {(kind, name) for _, kind, _, name in found} == {
+        (one["kind"], one["metadata"]["name"])
+        for one in gone
+        if one["kind"] not in ("Namespace", "PersistentVolumeClaim")
+    }
+
+
+@pytest.mark.parametrize(
+    ("annotations", "kept"),
+    [
+        ({}, False),
+        ({"helm.sh/resource-policy": "keep"}, True),
+        ({"argocd.argoproj.io/sync-options": "Delete=false, Prune=false"}, True),
+        ({"argocd.argoproj.io/sync-options": "Delete=false"}, False),
+    ],
+)
+def test_a_hand_over_keeps_what_says_so(annotations: dict[str, str], kept: bool) -> None:
+    assert gitops.is_kept({"metadata": {"annotations": annotations}}) is kept
+    assert not gitops.is_kept({"metadata": {"name": "without-annotations"}})
+
+
 def test_servers_on_kind_take_the_built_images_and_are_restricted() -> None:
     images = {name: f"trainyard/{name}:tag" for name in IMAGES}
     servers = list(gitops.server_manifests(images))

@@ -1,6 +1,7 @@
 """Argo CD takes the release over from Helm, follows commits to the git server, and gives it back.
 
-The tests share one hand-over and run as written. The last one hands the release back to Helm.
+The tests share one hand-over and run as written. The last but one hands the release back to Helm; the last
+one hands over and back once more, with other content.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ KINDS = (
 )
 MLFLOW = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-mlflow"
 MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"
+# Gives the Jobs that run a script other names.
+MORE_ROOM = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
 # Longer than the triggerer takes to be replaced.
 SLOW = {"epochs": 30, "epoch_seconds": 1}
 
@@ -73,6 +76,10 @@ class Objects:
 
     def generations(self) -> dict[tuple[str, str, str], int]:
         return {key: one["metadata"].get("generation", 0) for key, one in self.written.items()}
+
+    def names(self) -> set[tuple[str, str, str]]:
+        """Those that no controller has made."""
+        return {key for key, one in self.written.items() if not one["metadata"].get("ownerReferences")}
 
 
 def look(kube: Kube) -> Objects:
@@ -355,17 +362,17 @@ def test_what_git_has_no_longer_goes_from_the_object(team: Team, kube: Kube) -> 
     assert label in kube.get(MLFLOW_SERVICE)["metadata"]["labels"]
 
 
+def jobs(kube: Kube) -> set[str]:
+    """The names of the Jobs that the release has."""
+    found = (one["metadata"] for one in kube.items(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"))
+    return {one["name"] for one in found if not one.get("ownerReferences")}
+
+
 def test_jobs_named_after_what_they_run_are_replaced_once(team: Team, kube: Kube) -> None:
-    path = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
-
-    def jobs() -> set[str]:
-        found = (one["metadata"] for one in kube.items(path))
-        return {one["name"] for one in found if not one.get("ownerReferences")}
-
-    first = jobs()
-    team.change("More room for the small Jobs", scriptJobs={"resources": {"limits": {"memory": "300Mi"}}})
+    first = jobs(kube)
+    team.change("More room for the small Jobs", **MORE_ROOM)
     team.healthy()
-    second = jobs()
+    second = jobs(kube)
     assert first - second and len(second) == len(first)
     finished = team.application()["status"]["operationState"]["finishedAt"]
     kube.patch(gitops.APPLICATION_PATH, gitops.refresh("refresh", "normal"))
@@ -536,3 +543,22 @@ def test_helm_takes_the_release_back_and_no_secret_has_changed(
         f"/api/v1/namespaces/{NAMESPACE}/secrets", labelSelector="owner=helm,name=trainyard"
     )
     assert record["metadata"]["labels"]["status"] == "deployed"
+
+
+@pytest.mark.nightly
+def test_a_hand_over_of_other_content_leaves_nothing_behind_both_ways(
+    team: Team, kube: Kube, tmp_path: Path
+) -> None:
+    """Runs after the release is back with Helm."""
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(MORE_ROOM))
+    first = look(kube)
+    before = jobs(kube)
+    up("--gitops", "--values", str(values))
+    handed_over = jobs(kube)
+    assert before - handed_over and len(handed_over) == len(before)
+    up("--take-ownership")
+    assert jobs(kube) == before
+    after = look(kube)
+    assert after.names() == first.names()
+    assert (after.pods, after.secrets) == (first.pods, first.secrets)
