@@ -11,6 +11,7 @@ import yaml
 from render import ROOT, find, identity, render_chart
 from trainyard_cli import gitops
 from trainyard_cli.images import IMAGES
+from trainyard_cli.objects import Identity
 
 VALUES_FILES = sorted(file.name for file in (ROOT / "values").glob("*.yaml"))
 SERVER = "https://kubernetes.default.svc"
@@ -131,12 +132,9 @@ def test_a_hand_over_deletes_what_the_next_owner_does_not_want_but_no_data() -> 
     names = {one["metadata"]["name"] for one in wanted}
     gone = [one for one in last if one["metadata"]["name"] not in names]
     assert {"DaemonSet", "Job", "Namespace", "PersistentVolumeClaim"} <= {one["kind"] for one in gone}
-    found = gitops.left_over(map(gitops._identity, last), map(gitops._identity, wanted))
-    assert {(kind, name) for _, kind, _, name in found} == {
-        (one["kind"], one["metadata"]["name"])
-        for one in gone
-        if one["kind"] not in ("Namespace", "PersistentVolumeClaim")
-    }
+    found = gitops.left_over(map(Identity.of, last), map(Identity.of, wanted))
+    holds_data = ("Namespace", "PersistentVolumeClaim")
+    assert set(found) == {Identity.of(one) for one in gone if one["kind"] not in holds_data}
 
 
 @pytest.mark.parametrize(
@@ -167,26 +165,6 @@ def test_servers_on_kind_take_the_built_images_and_are_restricted() -> None:
     namespaces = [one for one in servers if one["kind"] == "Namespace"]
     enforced = {one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] for one in namespaces}
     assert enforced == {"restricted"}
-
-
-SCHEMA = "values don't meet the specifications of the schema(s): at '/serving/replicas': got string"
-REFUSED = 'Deployment.apps "trainyard-mlflow" is invalid: must be less than or equal to memory limit'
-
-
-@pytest.mark.parametrize(
-    ("message", "cause"),
-    [
-        (
-            "Failed to load target state: rpc error: code = Unknown desc = Manifest generation error: "
-            f"`helm template .` failed exit status 1: Error: {SCHEMA}\n\nUse --debug flag to render out YAML",
-            SCHEMA,
-        ),
-        ("failed to list refs: rpc error: code = Unknown desc = ssh: key mismatch", "ssh: key mismatch"),
-        (REFUSED, REFUSED),
-    ],
-)
-def test_the_cause_in_a_message_of_argo_cd(message: str, cause: str) -> None:
-    assert gitops.cause(message) == cause
 
 
 def test_no_file_is_left_over() -> None:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from kubernetes import client
 from pods import PodRecorder, wait_until
-from trainyard_cli import chart, gitops
+from trainyard_cli import applications, chart, gitops
 from trainyard_cli.kube import Kube
 
 pytestmark = pytest.mark.alone
@@ -190,7 +190,7 @@ class Team:
 
         def check() -> str:
             application = self.is_current()
-            found = gitops.problem(application) if application else ""
+            found = applications.problem(application) if application else ""
             return found if text in found else ""
 
         return wait_until(f"Argo CD to say {text!r}", check, seconds=seconds, every=0.5)
@@ -459,10 +459,10 @@ def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube:
             ["kubectl", "apply", "-f", "-"], input=text, text=True, check=True, capture_output=True
         )
         for name, (_, words) in BAD_REPOSITORIES.items():
-            path = f"{gitops.API}/namespaces/{gitops.ARGOCD}/applications/e2e-{name}"
+            path = f"{applications.API}/namespaces/{gitops.ARGOCD}/applications/e2e-{name}"
 
             def said(path: str = path, words: str = words) -> bool:
-                return words in gitops.problem(kube.get(path))
+                return words in applications.problem(kube.get(path))
 
             wait_until(f"Argo CD to say {words!r} of {name}", said, seconds=60)
     finally:
