@@ -280,10 +280,14 @@ def remote(kubectl: Path, kubeconfig: Path) -> str:
 
 
 def platform_manifests(url: str, environment: str) -> list[Json]:
-    """Return the objects of manifests/argocd for another repository, and for one environment."""
+    """Return the objects of manifests/argocd for another repository, and one environment of this cluster."""
     manifests = [yaml.safe_load(file.read_text()) for file in sorted(PLATFORM.glob("*.yaml"))]
     (project,) = (each for each in manifests if each["kind"] == "AppProject")
     (example,) = project["spec"]["sourceRepos"]
+    destinations = project["spec"]["destinations"]
+    project["spec"]["destinations"] = [
+        each for each in destinations if each["server"] == applications.IN_CLUSTER
+    ]
     replaced = {example: url, "values/environments/*/": f"values/environments/{environment}/"}
     return [_replaced(each, replaced) for each in manifests]
 
