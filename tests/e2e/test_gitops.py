@@ -196,6 +196,25 @@ class Team:
         return wait_until(f"Argo CD to say {text!r}", check, seconds=seconds, every=0.5)
 
 
+def status_of(environment: str) -> Json:
+    """What ./scripts/status says of an environment."""
+    done = subprocess.run([ROOT / "scripts/status", "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return next(
+        each for each in json.loads(done.stdout)["environments"] if each["environment"] == environment
+    )
+
+
+def told(environment: str, text: str) -> Json:
+    """Wait until ./scripts/status tells a problem of an environment; return the problem."""
+
+    def check() -> Json | None:
+        problems = status_of(environment)["problems"]
+        return next((each for each in problems if text in each["why"]), None)
+
+    return wait_until(f"the status of {environment} to say {text!r}", check, seconds=60)
+
+
 @pytest.fixture(scope="module")
 def before(kube: Kube) -> Objects:
     return look(kube)
@@ -287,6 +306,9 @@ def test_a_missing_image_stops_no_running_task_and_git_revert_rolls_back(team: T
     team.synced()
     wait_until("a new pod to lack its image", lambda: "registry.invalid" in _waiting(core))
     assert team.health() == "Progressing"
+    problem = told("kind", "registry.invalid/airflow")
+    assert problem["what"].startswith(f"Deployment {NAMESPACE}/trainyard-")
+    assert f"environment.images in {ENVIRONMENT}/environment.yaml" in problem["cure"]
     # The others are not rolled but replaced: two schedulers at once leave stale pods.
     rolled = ("api-server", "triggerer")
     assert _ready(core, *rolled) == set(rolled), "what runs must go on"
@@ -320,9 +342,13 @@ def test_a_bad_value_is_refused_with_its_key_and_a_good_commit_is_synced(team: T
     team.change("A wrong type", serving={"replicas": "three"})
     assert "/serving/replicas" in team.problem("/serving/replicas")
     assert team.application()["status"]["sync"]["status"] == "Unknown"
+    correct = f"correct {ENVIRONMENT}/values.yaml or revert the commit"
+    assert told("kind", "/serving/replicas")["cure"].startswith(correct)
     team.change("What the chart itself refuses", serving={"replicas": 1}, training={"namespace": NAMESPACE})
     assert "training.namespace" in team.problem("training.namespace")
-    assert team.health() == "Healthy"
+    assert told("kind", "training.namespace")["cure"].startswith(correct)
+    found = status_of("kind")
+    assert (found["by"], found["sync"], found["health"]) == ("Argo CD", "Unknown", "Healthy")
     team.git("revert", "--no-edit", "HEAD")
     team.git("revert", "--no-edit", "HEAD~2")
     team.git("push", "--quiet", "origin", "HEAD:main")
@@ -337,6 +363,9 @@ def test_what_the_api_server_refuses_can_be_ended_and_a_good_commit_is_synced(te
     too_much = {"requests": {"memory": "64Gi", "cpu": None}}
     team.change("More than the limit", mlflow={"resources": too_much})
     assert "trainyard-mlflow" in team.problem("must be less than or equal to memory limit")
+    problem = told("kind", "must be less than or equal to memory limit")
+    assert problem["what"] == f"Deployment {NAMESPACE}/trainyard-mlflow"
+    assert problem["cure"].startswith(f"correct the value in {ENVIRONMENT}/values.yaml")
     assert look(kube).pods == first.pods
     team.revert()
     wait_until("Argo CD to read the commit", team.is_current)
@@ -415,14 +444,26 @@ def test_an_upgrade_loses_nothing_of_a_training_run(
 
 
 BAD_REPOSITORIES = {
-    "no-such-host": ("http://nowhere.git.svc.cluster.local/trainyard.git", "no such host"),
-    "no-such-repository": (f"http://{gitops.HOST}:8080/other.git", "not found"),
-    "wrong-key": (gitops.URL.replace("trainyard.git", "other.git"), "unable to authenticate"),
-    "unknown-host-key": (gitops.URL.replace(".svc.cluster.local", ".svc"), "knownhosts: key is unknown"),
+    "no-such-host": (
+        "http://nowhere.git.svc.cluster.local/trainyard.git",
+        "no such host",
+        "check the repository's address",
+    ),
+    "no-such-repository": (f"http://{gitops.HOST}:8080/other.git", "not found", "correct url"),
+    "wrong-key": (
+        gitops.URL.replace("trainyard.git", "other.git"),
+        "unable to authenticate",
+        "correct url, key or token",
+    ),
+    "unknown-host-key": (
+        gitops.URL.replace(".svc.cluster.local", ".svc"),
+        "knownhosts: key is unknown",
+        "write the git server's host key",
+    ),
 }
 
 
-def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube: Kube) -> None:
+def test_an_application_says_why_it_cannot_read_its_repository(team: Team) -> None:
     key = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
@@ -434,7 +475,7 @@ def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube:
             "spec": {"sourceRepos": ["*"], "destinations": [{"server": "*", "namespace": "e2e"}]},
         }
     ]
-    for name, (url, _) in BAD_REPOSITORIES.items():
+    for name, (url, _, _) in BAD_REPOSITORIES.items():
         source = {"repoURL": url, "targetRevision": "main", "path": "charts/trainyard"}
         destination = {"server": "https://kubernetes.default.svc", "namespace": "e2e"}
         spec = {"project": "e2e", "source": source, "destination": destination}
@@ -458,13 +499,8 @@ def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube:
         subprocess.run(
             ["kubectl", "apply", "-f", "-"], input=text, text=True, check=True, capture_output=True
         )
-        for name, (_, words) in BAD_REPOSITORIES.items():
-            path = f"{applications.API}/namespaces/{gitops.ARGOCD}/applications/e2e-{name}"
-
-            def said(path: str = path, words: str = words) -> bool:
-                return words in applications.problem(kube.get(path))
-
-            wait_until(f"Argo CD to say {words!r} of {name}", said, seconds=60)
+        for name, (_, words, cure) in BAD_REPOSITORIES.items():
+            assert told(f"e2e-{name}", words)["cure"].startswith(cure)
     finally:
         subprocess.run(
             ["kubectl", "delete", "-f", "-"], input=text, text=True, check=True, capture_output=True
