@@ -54,14 +54,19 @@ class Environment:
         return values_file(self.name)
 
 
+def directory(name: str) -> str:
+    """Return the path of an environment's directory."""
+    return f"{DIRECTORY}/{name}"
+
+
 def file(name: str) -> str:
     """Return the path of an environment's environment.yaml."""
-    return f"{DIRECTORY}/{name}/environment.yaml"
+    return f"{directory(name)}/environment.yaml"
 
 
 def values_file(name: str) -> str:
     """Return the path of an environment's values.yaml."""
-    return f"{DIRECTORY}/{name}/values.yaml"
+    return f"{directory(name)}/values.yaml"
 
 
 # ---- reading

@@ -13,6 +13,7 @@ from pathlib import Path
 from . import argocd_build, host, image_archive, node_image, paths
 from .cluster import Cluster
 from .errors import CliError
+from .git import describe
 from .shell import run
 from .stages import Reporter
 
@@ -193,7 +194,8 @@ def build(name: str, image: str, base: str, *, target: str = "final", context: P
     """Build images/<name> as ``image``. Raises CliError with the last lines of the build's output."""
     command = [host.docker(), "build", "--network", "host", "--progress", "plain", "--target", target]
     command += ["--file", f"images/{name}/Dockerfile", "--tag", image, "--build-arg", f"BASE_IMAGE={base}"]
-    for setting, value in {**_build_settings(), "GIT_COMMIT": _git_commit()}.items():
+    commit = describe(paths.ROOT, "--always", "--abbrev=40")
+    for setting, value in {**_build_settings(), "GIT_COMMIT": commit}.items():
         command += ["--build-arg", f"{setting}={value}"]
     bundle = _ca_bundle()
     if bundle:
@@ -208,17 +210,6 @@ def _build_settings() -> dict[str, str]:
     """Return how this machine reaches its package registry, as far as its environment says so."""
     settings = {name: os.environ.get(name) or os.environ.get(name.lower(), "") for name in BUILD_SETTINGS}
     return {name: value for name, value in settings.items() if value}
-
-
-def _git_commit() -> str:
-    """Return the commit that an image is built from, marked where files differ from it; "" outside git."""
-    try:
-        described = run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=paths.ROOT, check=False
-        )
-    except CliError:
-        return ""
-    return described.stdout.strip()
 
 
 def _ca_bundle() -> Path | None:

@@ -19,6 +19,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from . import chart_package, host, images, node_image, paths, release, sbom, toolchain
 from .errors import CliError
+from .git import describe
 from .shell import run
 from .stages import Reporter, Stages
 from .versions import VERSIONS
@@ -120,14 +121,10 @@ def publish(
 
 def chart_version() -> str:
     """Return the chart's version: that of the release at its tag vX.Y.Z, else one for each commit."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    released = ["git", "describe", "--exact-match", "--dirty", f"--match=v{VERSIONS.trainyard}"]
-    try:
-        if run(released, cwd=paths.ROOT, check=False).stdout.strip() == f"v{VERSIONS.trainyard}":
-            return VERSIONS.trainyard
-        commit = run(command, cwd=paths.ROOT, check=False).stdout.strip().replace("-", ".")
-    except CliError:
-        commit = ""
+    released = f"v{VERSIONS.trainyard}"
+    if describe(paths.ROOT, "--exact-match", f"--match={released}") == released:
+        return VERSIONS.trainyard
+    commit = describe(paths.ROOT, "--always", "--abbrev=12", "--exclude=*").replace("-", ".")
     # The letter: semver allows no number with leading zeros, which a commit of digits only may be.
     return f"{VERSIONS.trainyard}-g{commit}" if commit else VERSIONS.trainyard
 
