@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import audit as audited
-from . import cluster, kubectl_proxy, paths, platform, release, tests_command, toolchain, training
+from . import cluster, kubectl_proxy, paths, platform, tests_command, toolchain, training
 from . import diff as compared
 from . import figures as measured
 from . import promote as promotion
@@ -349,7 +349,7 @@ def sbom(
 ) -> None:
     """List what each image is made of, as CycloneDX JSON: Python and Debian packages, Go modules."""
     with Stages(err) as stages:
-        for file in bills.write_all(stages, image or list(release.IMAGE_KEYS), output):
+        for file in bills.write_all(stages, image or (), output):
             out.print(file, markup=False, soft_wrap=True)
 
 
@@ -374,11 +374,7 @@ def audit(
     found = pending = 0
     with Stages(err) as stages:
         if licences:
-            files = (
-                sorted(sboms.glob(f"*{bills.SUFFIX}"))
-                if sboms
-                else bills.write_all(stages, list(release.IMAGE_KEYS), bills.DIRECTORY)
-            )
+            files = sorted(sboms.glob(f"*{bills.SUFFIX}")) if sboms else bills.write_all(stages)
             pending = audited.licences(files, out)
         if vulnerabilities:
             found = audited.vulnerabilities(stages, audited.locks(), out)

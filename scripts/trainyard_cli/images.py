@@ -117,17 +117,25 @@ def wanted(*, gitops: bool) -> list[str]:
     return [name for name, image in IMAGES.items() if gitops or not image.gitops]
 
 
+def check_names(names: Iterable[str], *, gitops: bool) -> None:
+    """Refuse names that no image has, and without ``gitops`` those of images beside the release."""
+    known = [*wanted(gitops=gitops), *VARIANTS]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise CliError(f"there is no image {unknown}", f"the images: {', '.join(known)}")
+
+
 def ensure_built(stage: Reporter, name: str) -> str:
     """Build the image where it is missing; return its reference, e.g. ``trainyard/mlflow:0123456789ab``.
 
     Raises CliError with the last lines of the build that failed; its whole output is in the log.
     """
-    base = node_image.base_image(stage)
-    image = reference(name, base_identity(base))
+    image = expected(stage, name)
     made = _image(name)
     if not node_image.present(image) and not _pulled(stage, made.released, image):
         context = made.context(stage) if made.context else paths.ROOT
         stage.update(f"building image {name}")
+        base = node_image.base_image(stage)
         build(made.directory or name, image, base, target=made.target, context=context)
     return image
 
@@ -148,6 +156,11 @@ def ensure_loaded(stage: Reporter, name: str, image: str, cluster: Cluster) -> N
         stage.update(f"loading {name}")
         load(image, missing)
     _remove_superseded(name, image, nodes)
+
+
+def expected(stage: Reporter, name: str) -> str:
+    """Return the reference that the image has when it is built from the files as they are."""
+    return reference(name, base_identity(node_image.base_image(stage)))
 
 
 def reference(name: str, base_identity: str) -> str:

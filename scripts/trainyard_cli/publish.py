@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from . import chart_package, host, images, node_image, paths, release, sbom, toolchain
+from . import chart_package, host, images, paths, release, sbom, toolchain
 from .errors import CliError
 from .git import describe
 from .shell import run
@@ -55,10 +55,7 @@ def default_images() -> list[str]:
 
 def check(registry: str, names: Sequence[str], *, push: bool, environment: str) -> None:
     """Raise CliError for what cannot be published."""
-    known = [*release.IMAGE_KEYS, *images.VARIANTS]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise CliError(f"there is no image {unknown[0]}", f"the images: {', '.join(known)}")
+    images.check_names(names, gitops=False)
     keys = [_value_key(name) for name in names]
     twice = next((name for name in names if keys.count(_value_key(name)) > 1), None)
     if twice:
@@ -134,8 +131,7 @@ def chart_version() -> str:
 
 def push_image(stage: Reporter, name: str, registry: str) -> Pushed:
     """Return the image in the registry, pushed if it is not there: its tag says what it is made of."""
-    base = node_image.base_image(stage)
-    tag = images.reference(name, base_identity=images.base_identity(base)).rpartition(":")[2]
+    tag = images.expected(stage, name).rpartition(":")[2]
     repository = f"{registry}/{name}"
     reference = f"{repository}:{tag}"
     stage.update(f"looking for {reference}")
