@@ -61,14 +61,10 @@ def compare_revisions(
 ) -> list[Result]:
     """Return what changes from one revision to the other (the working tree), for each environment."""
     before, after = repository.tree(old), repository.tree(new)
-    known = sorted({*environments.names(before), *environments.names(after)})
     for name in only:
-        if name not in known:
-            raise CliError(
-                f"there is no environment {name}", f"its environments: {', '.join(known) or 'none'}"
-            )
+        environments.check_exists(name, before, after)
     with renderer(helm, repository) as rendered:
-        return [_compare(rendered, name, before, after) for name in only or known]
+        return [_compare(rendered, name, before, after) for name in only or environments.names(before, after)]
 
 
 def _compare(rendered: Renderer, name: str, before: Tree, after: Tree) -> Result:
@@ -87,7 +83,7 @@ def _compare(rendered: Renderer, name: str, before: Tree, after: Tree) -> Result
 
 def _rendered(rendered: Renderer, name: str, tree: Tree) -> tuple[list[Json], str]:
     """Return the objects of an environment, and where their chart comes from; none where there is none."""
-    if name not in environments.names(tree):
+    if not environments.exists(tree, name):
         return [], "none"
     environment = environments.read(rendered.repository, tree, name)
     return rendered.objects(environment, tree), rendered.chart_tree(environment, tree).name

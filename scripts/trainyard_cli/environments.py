@@ -26,7 +26,7 @@ Json = dict[str, Any]
 DIRECTORY = "values/environments"
 SCHEMA = paths.ROOT / DIRECTORY / "environment.schema.json"
 PLACEHOLDER = "sha256:" + "0" * 64
-IMAGE_KEYS = ("repository", "tag", "digest")
+IMAGE_FIELDS = ("repository", "tag", "digest")
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,31 @@ def values_file(name: str) -> str:
 # ---- reading
 
 
-def names(tree: Tree) -> list[str]:
-    """Return the names of the environments."""
-    return [name for name in tree.directories(DIRECTORY) if tree.read(file(name)) is not None]
+def names(*trees: Tree) -> list[str]:
+    """Return the names of the environments that any of the trees has."""
+    return sorted({name for tree in trees for name in tree.directories(DIRECTORY) if exists(tree, name)})
+
+
+def exists(tree: Tree, name: str) -> bool:
+    """Tell whether there is such an environment."""
+    return tree.read(file(name)) is not None
+
+
+def check_exists(name: str, *trees: Tree) -> None:
+    """Raise CliError where none of the trees has such an environment."""
+    if not any(exists(tree, name) for tree in trees):
+        known = names(*trees)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        places = " or ".join(tree.name for tree in trees)
+        cure = f"{hint}the environments: {', '.join(known) or 'none'}"
+        raise CliError(f"there is no environment {name} in {places}", cure)
 
 
 def read(repository: Repository, tree: Tree, name: str) -> Environment:
     """Return an environment; CliError with everything that is wrong with its files."""
-    text = tree.read(file(name))
-    if text is None:
-        known = names(tree)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        cure = f"{hint}its environments: {', '.join(known) or 'none'}"
-        raise CliError(f"{tree.name} has no environment {name}", cure)
-    fields = _checked(name, text)
+    check_exists(name, tree)
+    fields = _checked(name, tree.read(file(name)) or "")
     environment = Environment(
         name=name,
         server=fields["server"],
@@ -101,21 +111,6 @@ def read(repository: Repository, tree: Tree, name: str) -> Environment:
     if environment.promoted_from is not None:
         _refuse_unpinned(environment, repository)
     return environment
-
-
-def read_all(repository: Repository, tree: Tree) -> list[Environment]:
-    """Return every environment; CliError where two of them would write to the same place."""
-    found = [read(repository, tree, name) for name in names(tree)]
-    places: dict[tuple[str, str], str] = {}
-    for each in found:
-        place = (each.server, each.namespace)
-        if place in places:
-            message = (
-                f"{each.file}: environment.server and environment.namespace are those of {places[place]}"
-            )
-            raise CliError(message, "give each environment a cluster or a namespace of its own")
-        places[place] = each.name
-    return found
 
 
 def _checked(name: str, text: str) -> Json:
@@ -174,7 +169,7 @@ def _below(key: str, name: str) -> str:
 
 def images(tree: Json, key: str = "") -> Iterator[tuple[str, Json]]:
     """Yield the images of values with their keys, e.g. mlflow.image."""
-    if any(each in tree for each in IMAGE_KEYS):
+    if any(each in tree for each in IMAGE_FIELDS):
         yield key, tree
         return
     for name, below in tree.items():
@@ -209,15 +204,19 @@ def _refuse_unpinned(environment: Environment, repository: Repository) -> None:
 # ---- writing
 
 
-def pinned(text: str, revision: str, images: Json) -> str:
-    """Return an environment.yaml with this revision and these images; comments and order are kept."""
+def pinned(text: str, images: Json, revision: str = "") -> str:
+    """Return an environment.yaml with these images, and this revision if one is given.
+
+    Comments and order are kept.
+    """
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 2**16
     editor.indent(mapping=2, sequence=4, offset=2)
     content = editor.load(text)
     environment = content["environment"]
-    environment["revision"] = _scalar(revision, environment["revision"])
+    if revision:
+        environment["revision"] = _scalar(revision, environment["revision"])
     _write(environment["images"], images)
     stream = io.StringIO()
     editor.dump(content, stream)

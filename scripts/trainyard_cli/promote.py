@@ -67,7 +67,7 @@ def prepare(
     return Promotion(
         before=before,
         after=after,
-        text=environments.pinned(text, chosen, giver.images),
+        text=environments.pinned(text, giver.images, chosen),
         message="\n".join(_message(repository, giver, before, after)),
         changes=changes,
         warnings=_warnings(repository, chosen),

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from . import chart_package, host, images, paths, release, sbom, toolchain
+from . import chart, chart_package, environments, host, images, paths, release, sbom, toolchain
 from .errors import CliError
-from .git import describe
+from .git import WorkingTree, describe
 from .shell import run
 from .stages import Reporter, Stages
 from .versions import VERSIONS
@@ -56,8 +53,8 @@ def default_images() -> list[str]:
 def check(registry: str, names: Sequence[str], *, push: bool, environment: str) -> None:
     """Raise CliError for what cannot be published."""
     images.check_names(names, gitops=False)
-    keys = [_value_key(name) for name in names]
-    twice = next((name for name in names if keys.count(_value_key(name)) > 1), None)
+    places = [_stands_for(name) for name in names]
+    twice = next((place for place in places if places.count(place) > 1), None)
     if twice:
         raise CliError(f"two images would take the place of {twice}", "name one of them")
     if push and not REGISTRY.fullmatch(registry):
@@ -68,7 +65,7 @@ def check(registry: str, names: Sequence[str], *, push: bool, environment: str) 
     if environment:
         if not push:
             raise CliError("--environment needs digests, and those come from pushing", "leave --no-push out")
-        _environment_file(environment)
+        environments.check_exists(environment, WorkingTree(paths.ROOT))
 
 
 def publish(
@@ -111,7 +108,7 @@ def publish(
     if why_not:
         out.print(f"not signed: {why_not}", markup=False, soft_wrap=True)
     if environment:
-        file = _environment_file(environment)
+        file = paths.ROOT / environments.file(environment)
         file.write_text(with_images(file.read_text(), pushed))
         out.print(f"written to {file.relative_to(paths.ROOT)}", markup=False, soft_wrap=True)
 
@@ -231,34 +228,11 @@ def signer(environment: Mapping[str, str]) -> list[str] | None:
 
 def with_images(text: str, pushed: Mapping[str, Pushed]) -> str:
     """Return an environment.yaml that takes the images; all else, comments too, stays as it is."""
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 2**16
-    editor.indent(mapping=2, sequence=4, offset=2)
-    content = editor.load(text)
-    for name, image in pushed.items():
-        level = content["environment"]["images"]
-        for key in _value_key(name):
-            level = level.setdefault(key, CommentedMap())
-        level["repository"] = image.repository
-        # Quoted: a hash of digits would be read as a number.
-        level["tag"] = DoubleQuotedScalarString(image.tag)
-        level["digest"] = image.digest
-    stream = io.StringIO()
-    editor.dump(content, stream)
-    return stream.getvalue()
+    present = yaml.safe_load(text)["environment"]["images"]
+    new = release.at_their_keys({_stands_for(name): asdict(image) for name, image in pushed.items()})
+    return environments.pinned(text, chart.merge(present, new))
 
 
-def _value_key(name: str) -> tuple[str, ...]:
-    """Return the path of the values key that takes the image."""
-    replaced = next((image for image, variant in REPLACED.items() if variant == name), name)
-    return release.IMAGE_KEYS[replaced]
-
-
-def _environment_file(name: str) -> Path:
-    directory = paths.ROOT / "values/environments"
-    file = directory / name / "environment.yaml"
-    if not file.is_file():
-        known = sorted(each.parent.name for each in directory.glob("*/environment.yaml"))
-        raise CliError(f"there is no environment {name}", f"the environments: {', '.join(known) or 'none'}")
-    return file
+def _stands_for(name: str) -> str:
+    """Return the image of the release whose place an image takes."""
+    return next((image for image, variant in REPLACED.items() if variant == name), name)
