@@ -23,7 +23,7 @@ Key = tuple[str, str, str, str]
 # The end of a name that is a hash of what the object runs: a Job of this chart, a ConfigMap of others.
 HASH = re.compile(r"-[0-9a-f]{8,10}$")
 SECRET_FIELDS = ("data", "stringData")
-# A comment of GitHub holds 65,536 characters; GitLab's holds more.
+# A comment of GitHub holds 65,536 characters, GitLab's holds more; .ci/comment adds a line of its own.
 COMMENT_SIZE = 65_000
 
 
@@ -192,21 +192,25 @@ def _heading(result: Result) -> str:
 
 
 def as_markdown(results: list[Result], size: int = COMMENT_SIZE) -> str:
-    """Return a comment of at most ``size`` characters; objects that it has no room for are named."""
+    """Return a comment of at most ``size`` characters; what it has no room for is named."""
     text = "## What this changes in the environments\n"
     left_out: list[str] = []
     for result in results:
         chart = f" (chart: `{result.chart}`)" if result.chart else ""
         text += f"\n### {result.environment}: {result.summary}{chart}\n"
-        if result.error:
-            text += f"\n{_fenced('', result.error.splitlines())}\n"
-        for change in result.changes:
-            details = _details(change)
-            if len(text) + len(details) > size - _room_for_note(size):
-                left_out.append(f"{result.environment}: {change.what} {change.title}")
+        for title, section in _sections(result):
+            if len(text) + len(section) > size - _room_for_note(size):
+                left_out.append(f"{result.environment}: {title}")
             else:
-                text += details
+                text += section
     return text + _note(left_out, size - len(text))
+
+
+def _sections(result: Result) -> Iterator[tuple[str, str]]:
+    if result.error:
+        yield "the error", f"\n{_fenced('', result.error.splitlines())}\n"
+    for change in result.changes:
+        yield f"{change.what} {change.title}", _details(change)
 
 
 def _details(change: Change) -> str:
