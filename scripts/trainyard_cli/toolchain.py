@@ -154,20 +154,21 @@ def releases() -> dict[str, Release]:
     kind_url = f"https://github.com/kubernetes-sigs/kind/releases/download/{kind}/kind-{PLATFORM}"
     helm_url = f"https://get.helm.sh/helm-{helm}-{PLATFORM}.tar.gz"
     kubectl_url = f"https://dl.k8s.io/release/{kubectl}/bin/{PLATFORM.replace('-', '/')}/kubectl"
-    archives = {
-        name: f"https://github.com/{owner}/{name}/releases/download/v{found}/{name}_{found}"
-        for name, owner in (("actionlint", "rhysd"), ("syft", "anchore"))
-        if (found := version(name).removeprefix("v"))
-    }
     return {
-        **{
-            name: Release(f"{url}_{PLATFORM.replace('-', '_')}.tar.gz", f"{url}_checksums.txt", member=name)
-            for name, url in archives.items()
-        },
+        "actionlint": _on_github("rhysd", "actionlint"),
+        "syft": _on_github("anchore", "syft"),
         "kind": Release(kind_url, f"{kind_url}.sha256sum"),
         "helm": Release(helm_url, f"{helm_url}.sha256sum", member=f"{PLATFORM}/helm"),
         "kubectl": Release(kubectl_url, f"{kubectl_url}.sha256"),
     }
+
+
+def _on_github(owner: str, name: str) -> Release:
+    """Return the archive that goreleaser makes, with the checksums of all platforms beside it."""
+    found = version(name)
+    number = found.removeprefix("v")
+    url = f"https://github.com/{owner}/{name}/releases/download/{found}/{name}_{number}"
+    return Release(f"{url}_{PLATFORM.replace('-', '_')}.tar.gz", f"{url}_checksums.txt", member=name)
 
 
 def _tool(stage: Reporter, module: str, name: str) -> Path:
