@@ -1,25 +1,21 @@
-"""The environments of values/environments: their files, what is wrong with them, how images are written."""
+"""The environments of values/environments: their files, and what is wrong with them."""
 
 from __future__ import annotations
 
 import difflib
-import functools
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.exceptions import best_match
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from . import paths
 from .errors import CliError
 from .git import Repository, Tree
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 Json = dict[str, Any]
 
@@ -116,7 +112,7 @@ def read(repository: Repository, tree: Tree, name: str) -> Environment:
 def _checked(name: str, text: str) -> Json:
     """Return the fields of an environment.yaml that agrees with the schema."""
     content = _mapping(file(name), text)
-    error = best_match(_validator().iter_errors(content))
+    error = _error(content)
     if error is not None:
         raise CliError(*_explain(file(name), error))
     fields: Json = content["environment"]
@@ -133,9 +129,13 @@ def _mapping(path: str, text: str) -> Json:
     return content
 
 
-@functools.cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(json.loads(SCHEMA.read_text()))
+def _error(content: Json) -> ValidationError | None:
+    """Return what the schema refuses first."""
+    # It takes as long to import as most commands take in all, and few of them read an environment.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    return best_match(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(content))
 
 
 def _explain(path: str, error: ValidationError) -> tuple[str, str]:
@@ -199,51 +199,3 @@ def _refuse_unpinned(environment: Environment, repository: Repository) -> None:
         )
         cure = "name the whole commit (40 hex digits) or a tag of this clone (git fetch --tags)"
         raise CliError(message, cure)
-
-
-# ---- writing
-
-
-def pinned(text: str, images: Json, revision: str = "") -> str:
-    """Return an environment.yaml with these images, and this revision if one is given.
-
-    Comments and order are kept.
-    """
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 2**16
-    editor.indent(mapping=2, sequence=4, offset=2)
-    content = editor.load(text)
-    environment = content["environment"]
-    if revision:
-        environment["revision"] = _scalar(revision, environment["revision"])
-    _write(environment["images"], images)
-    stream = io.StringIO()
-    editor.dump(content, stream)
-    return stream.getvalue()
-
-
-def _write(target: CommentedMap, source: Json) -> None:
-    for key in [each for each in target if each not in source]:
-        del target[key]
-    for key, value in source.items():
-        if isinstance(value, dict):
-            if not isinstance(target.get(key), dict):
-                target[key] = CommentedMap()
-            _write(target[key], value)
-        elif target.get(key) != value:
-            target[key] = _scalar(value, target.get(key))
-
-
-def _scalar(text: str, before: Any) -> str:
-    """Return the text, in quotes where a reader of YAML could take it for a number or the like."""
-    quoted = isinstance(before, DoubleQuotedScalarString) or yaml.safe_load(text) != text or _is_number(text)
-    return DoubleQuotedScalarString(text) if quoted else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -12,6 +12,7 @@ from . import diff, environments
 from .environments import Environment
 from .errors import CliError
 from .git import Repository, short
+from .pins import pinned
 from .rendering import image_references, renderer
 
 SHOWN_COMMITS = 50
@@ -67,7 +68,7 @@ def prepare(
     return Promotion(
         before=before,
         after=after,
-        text=environments.pinned(text, giver.images, chosen),
+        text=pinned(text, giver.images, chosen),
         message="\n".join(_message(repository, giver, before, after)),
         changes=changes,
         warnings=_warnings(repository, chosen),

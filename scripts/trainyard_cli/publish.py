@@ -17,6 +17,7 @@ from rich.console import Console
 from . import chart, chart_package, environments, host, images, paths, release, sbom, toolchain
 from .errors import CliError
 from .git import WorkingTree, describe
+from .pins import pinned
 from .shell import run
 from .stages import Reporter, Stages
 from .versions import VERSIONS
@@ -230,7 +231,7 @@ def with_images(text: str, pushed: Mapping[str, Pushed]) -> str:
     """Return an environment.yaml that takes the images; all else, comments too, stays as it is."""
     present = yaml.safe_load(text)["environment"]["images"]
     new = release.at_their_keys({_stands_for(name): asdict(image) for name, image in pushed.items()})
-    return environments.pinned(text, chart.merge(present, new))
+    return pinned(text, chart.merge(present, new))
 
 
 def _stands_for(name: str) -> str:

@@ -9,7 +9,6 @@ from . import host, images, paths, toolchain
 from .shell import run
 from .stages import Reporter, Stages
 
-DIRECTORY = paths.HOME / "sbom"
 SUFFIX = ".cdx.json"
 # Go's licences lie with the modules, not in the program: syft reads them through the Go proxy.
 SETTINGS = {
@@ -19,7 +18,7 @@ SETTINGS = {
 }
 
 
-def write_all(stages: Stages, names: Sequence[str] = (), directory: Path = DIRECTORY) -> list[Path]:
+def write_all(stages: Stages, names: Sequence[str] = (), directory: Path = paths.SBOMS) -> list[Path]:
     """Build the images that are missing and write DIRECTORY/<image>.cdx.json for each; return the files.
 
     Without ``names`` these are the images of the release on kind.

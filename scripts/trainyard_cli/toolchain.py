@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from . import host, paths
 from .errors import CliError
 from .shell import run
@@ -183,6 +181,8 @@ def _tool(stage: Reporter, module: str, name: str) -> Path:
 
 def _download(stage: Reporter, release: Release, target: Path) -> bool:
     """Fetch a released program and check its SHA-256; return False where it cannot be had."""
+    import httpx  # slow to import, and downloads are rare
+
     timeout = httpx.Timeout(PROBE_SECONDS, read=60)
     stage.update(f"looking for a release of {target.name}")
     try:

@@ -12,6 +12,7 @@ from trainyard_cli import environments, paths
 from trainyard_cli.environments import PLACEHOLDER, Environment
 from trainyard_cli.errors import CliError
 from trainyard_cli.git import Repository
+from trainyard_cli.pins import pinned
 
 SHIPPED = Repository(paths.ROOT)
 
@@ -163,7 +164,7 @@ environment:
         "mlflow": {"image": {"repository": "r", "tag": "2", "digest": DIGESTS["a"]}},
         "training": {"image": {"repository": "t", "digest": DIGESTS["b"]}},
     }
-    after = environments.pinned(before, images, "v2")
+    after = pinned(before, images, "v2")
     assert yaml.safe_load(after) == {"environment": {"revision": "v2", "images": images, "server": "x"}}
     assert after.splitlines()[:8] == [
         "# What this is.",
@@ -182,7 +183,7 @@ environment:
 )
 def test_a_tag_stays_text(tag: str) -> None:
     before = "environment: {revision: a, images: {image: {repository: r, tag: b}}}\n"
-    after = environments.pinned(before, {"image": {"repository": "r", "tag": tag}}, tag)
+    after = pinned(before, {"image": {"repository": "r", "tag": tag}}, tag)
     content = yaml.safe_load(after)["environment"]
     assert (content["revision"], content["images"]["image"]["tag"]) == (tag, tag)
 
@@ -190,4 +191,4 @@ def test_a_tag_stays_text(tag: str) -> None:
 def test_the_shipped_files_are_written_back_as_they_are() -> None:
     for found in shipped():
         text = (paths.ROOT / found.file).read_text()
-        assert environments.pinned(text, found.images, found.revision) == text
+        assert pinned(text, found.images, found.revision) == text
