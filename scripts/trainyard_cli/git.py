@@ -164,22 +164,25 @@ class Repository(Git):
 
     def commit(self, revision: str) -> str:
         """Return the commit that a revision names here; a branch is looked for here, then at the remotes."""
-        for name in (revision, *(f"refs/remotes/{remote}/{revision}" for remote in self.remotes())):
-            done = self.try_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-            if done.returncode == 0:
-                return done.stdout.strip()
+        found = self._found(revision) or self._at_remotes(revision)
+        if found:
+            return found
         cure = f"correct it, or fetch it: git fetch {(self.remotes() or ['REMOTE'])[0]} {revision}"
         raise CliError(f"revision {revision} is not in this clone", cure)
 
     def pushed_commit(self, revision: str) -> str:
         """Return the commit that a revision names where Argo CD sees it: at the remote, if there is one."""
-        for remote in self.remotes():
-            done = self.try_git(
-                "rev-parse", "--verify", "--quiet", f"refs/remotes/{remote}/{revision}^{{commit}}"
-            )
-            if done.returncode == 0:
-                return done.stdout.strip()
-        return self.commit(revision)
+        return self._at_remotes(revision) or self.commit(revision)
+
+    def _at_remotes(self, branch: str) -> str:
+        """Return the commit of a remote's branch, "" where no remote has it."""
+        found = (self._found(f"refs/remotes/{remote}/{branch}") for remote in self.remotes())
+        return next(filter(None, found), "")
+
+    def _found(self, name: str) -> str:
+        """Return the commit of exactly this name, "" where there is none."""
+        words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        return self.try_git(*words).stdout.strip()
 
     def is_exact(self, revision: str) -> bool:
         """Tell whether a revision stays what it is: a whole commit hash, or a tag."""
