@@ -34,6 +34,8 @@ BUILD_SETTINGS = (
     *("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "GOPROXY", "GOSUMDB"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
+# containerd's client, in the namespace of Kubernetes.
+CTR = ("ctr", "-n", "k8s.io")
 CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 DEFAULT_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -261,19 +263,7 @@ def _scratch() -> Path:
 
 def _load_node(image: str, saved: Path, node: str) -> None:
     present = set(_ctr(node, "content", "ls", "--quiet").stdout.split())
-    command = [
-        host.docker(),
-        "exec",
-        "-i",
-        node,
-        "ctr",
-        "-n",
-        "k8s.io",
-        "images",
-        "import",
-        "--all-platforms",
-        "-",
-    ]
+    command = [host.docker(), "exec", "-i", node, *CTR, "images", "import", "--all-platforms", "-"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -295,7 +285,7 @@ def _node_images(node: str) -> dict[str, str]:
 
 
 def _ctr(node: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run([host.docker(), "exec", node, "ctr", "-n", "k8s.io", *arguments])
+    return run([host.docker(), "exec", node, *CTR, *arguments])
 
 
 # ---- removing
