@@ -31,6 +31,13 @@ PROBE_SECONDS = 5.0
 SELF_UPDATING_GO = (1, 21)
 # What kind nodes never use; modules ignore the tags that they do not know.
 BUILD_TAGS = "providerless,no_btrfs,no_zfs,no_devmapper,no_aufs"
+VERSION_VARIABLES = {
+    "actionlint": "github.com/rhysd/actionlint.version",
+    "argocd": "github.com/argoproj/argo-cd/v3/common.version",
+    "containerd": "github.com/containerd/containerd/v2/version.Version",
+    "helm": "helm.sh/helm/v3/internal/version.version",
+    "syft": "main.version",
+}
 # Two jobs may want the same module, or Go itself: one makes it, the other waits for it.
 _building: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 _finding_go = threading.Lock()
@@ -224,19 +231,11 @@ def _build_options(module: str) -> list[str]:
 
 def _version_variables(module: str) -> Mapping[str, str]:
     """Return the variables through which programs know their version, for those that need to."""
-    if module == "helm":
-        return {"helm.sh/helm/v3/internal/version.version": version(module)}
-    if module == "actionlint":
-        return {"github.com/rhysd/actionlint.version": version(module)}
-    if module == "syft":
-        return {"main.version": version(module)}
-    if module == "argocd":
-        return {"github.com/argoproj/argo-cd/v3/common.version": version(module).removeprefix("v")}
-    if module == "containerd":
-        return {"github.com/containerd/containerd/v2/version.Version": version(module)}
-    if module != "kubernetes":
+    if module not in (*VERSION_VARIABLES, "kubernetes"):
         return {}
     found = version(module)
+    if module in VERSION_VARIABLES:
+        return {VERSION_VARIABLES[module]: found.removeprefix("v") if module == "argocd" else found}
     major, minor, _ = found.removeprefix("v").split(".", 2)
     values = {"gitVersion": found, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
