@@ -1,4 +1,7 @@
-"""The commands' arguments, and how their errors are shown."""
+"""The commands' arguments, and how their errors are shown.
+
+Each command imports what it works with when it runs: to import all of it takes longer than to read arguments.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,6 @@ from .stages import Stages
 if TYPE_CHECKING:
     from .kube import Kube
 
-# Each command imports what it works with itself: all of it takes longer to import than --help may take.
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
