@@ -1,4 +1,4 @@
-"""python -m trainyard_cli COMMAND: what scripts/up, down, test and run execute."""
+"""python -m trainyard_cli COMMAND: what each program in scripts/ executes."""
 
 from .cli import main
 

@@ -1,4 +1,7 @@
-"""The commands' arguments, and how their errors are shown."""
+"""The commands' arguments, and how their errors are shown.
+
+Each command imports what it works with when it runs: to import all of it takes longer than to read arguments.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from . import audit as audited
-from . import cluster, kubectl_proxy, paths, platform, release, tests_command, toolchain, training
-from . import diff as compared
-from . import figures as measured
-from . import promote as promotion
-from . import publish as publishing
-from . import sbom as bills
-from . import status as states
+from . import paths
 from .errors import CliError
-from .git import Repository
-from .kube import Kube
 from .stages import Stages
+
+if TYPE_CHECKING:
+    from .kube import Kube
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 out = Console(highlight=False)
@@ -87,6 +84,8 @@ def up(
 
     What is there already is kept, so running it again is quick and goes on where it stopped.
     """
+    from . import cluster, platform, training
+
     if gitops and take_ownership:
         raise CliError("--gitops and --take-ownership exclude each other", "give one of them")
     ports = cluster.chosen_ports(airflow_port, mlflow_port)
@@ -118,6 +117,8 @@ def run(
 
     Ctrl-C ends the following, not the run.
     """
+    from . import platform, training
+
     parameters = training.parse_conf(conf)
     reached = platform.connect()
     run_id = run_id or training.new_run_id("run")
@@ -137,6 +138,8 @@ def down(
     verbose: Verbose = False,
 ) -> None:
     """Remove the cluster, its data and a Docker daemon that ./scripts/up started; nothing else."""
+    from . import platform
+
     with platform.only_one(), Stages(out) as stages:
         platform.take_down(stages, purge=purge)
 
@@ -144,6 +147,9 @@ def down(
 @app.command()
 def figures(verbose: Verbose = False) -> None:
     """Show what the running platform costs: memory of every pod, sizes of the images."""
+    from . import figures as measured
+    from . import platform
+
     measured.show(platform.connect().kube, out)
 
 
@@ -161,6 +167,8 @@ def test(
 
     The end-to-end tests run on the cluster of ./scripts/up, which is replaced where it cannot stay as it is.
     """
+    from . import tests_command
+
     if fast and e2e:
         raise CliError("--fast and --e2e exclude each other", "give neither to run every test")
     with Stages(out) as stages:
@@ -170,6 +178,8 @@ def test(
 @app.command(context_settings={"allow_extra_args": True})
 def lint(context: typer.Context, verbose: Verbose = False) -> None:
     """Run the linters on all files; what follows -- goes to `pre-commit run` in place of --all-files."""
+    from . import tests_command
+
     with Stages(out) as stages:
         tests_command.lint(stages, context.args or tests_command.ALL_FILES)
 
@@ -196,6 +206,11 @@ def promote(
     Reads what HEAD has of values/environments and shows what changes in the cluster. Your working tree and
     your index stay as they are.
     """
+    from . import diff as compared
+    from . import promote as promotion
+    from . import toolchain
+    from .git import Repository, short
+
     repository = Repository(paths.ROOT)
     helm = toolchain.helm(ToolProgress())
     prepared = promotion.prepare(helm, repository, source, target, revision)
@@ -211,7 +226,7 @@ def promote(
         return
     name, commit = promotion.commit(repository, prepared, branch)
     remote = (repository.remotes() or ["REMOTE"])[0]
-    out.print(f"branch {name} has this as commit {commit[:12]}. Next:", markup=False, soft_wrap=True)
+    out.print(f"branch {name} has this as commit {short(commit)}. Next:", markup=False, soft_wrap=True)
     out.print(f"  git push {remote} {name}     and open a pull request", markup=False, soft_wrap=True)
 
 
@@ -238,6 +253,10 @@ def diff(
     Argo CD would take: at the environment's revision where that is a commit or a tag, else at the compared
     revision. The exit code is 1 where REV2 does not render.
     """
+    from . import diff as compared
+    from . import toolchain
+    from .git import Repository
+
     repository = Repository(paths.ROOT)
     helm = toolchain.helm(ToolProgress())
     results = compared.compare_revisions(helm, repository, old, new, environment or [])
@@ -270,6 +289,9 @@ def status(
 
     Reads the Applications of Argo CD in one cluster; without Argo CD, Helm's release. Changes nothing.
     """
+    from . import status as states
+    from .git import Repository
+
     known, problems = states.of_checkout(Repository(paths.ROOT))
     with _cluster(kubeconfig, context) as kube:
         found = states.collect(kube, known, namespace)
@@ -283,6 +305,9 @@ def status(
 @contextmanager
 def _cluster(kubeconfig: Path | None, context: str | None) -> Iterator[Kube]:
     """Give the cluster of ./scripts/up, or any other by way of kubectl."""
+    from . import kubectl_proxy, toolchain
+    from .kube import Kube
+
     if kubeconfig or context:
         with kubectl_proxy.reach(toolchain.kubectl(ToolProgress()), kubeconfig, context) as kube:
             yield kube
@@ -330,6 +355,8 @@ def publish(
     An image is pushed once: its tag is a hash of what it is made of. It logs in first where REGISTRY_USER and
     REGISTRY_PASSWORD are set.
     """
+    from . import publish as publishing
+
     names = image or publishing.default_images()
     publishing.check(registry, names, push=push, environment=environment)
     with Stages(err) as stages:
@@ -344,12 +371,14 @@ def sbom(
     ] = None,
     output: Annotated[
         Path, typer.Option(metavar="DIRECTORY", help="Where IMAGE.cdx.json is written.")
-    ] = bills.DIRECTORY,
+    ] = paths.SBOMS,
     verbose: Verbose = False,
 ) -> None:
     """List what each image is made of, as CycloneDX JSON: Python and Debian packages, Go modules."""
+    from . import sbom as bills
+
     with Stages(err) as stages:
-        for file in bills.write_all(stages, image or list(release.IMAGE_KEYS), output):
+        for file in bills.write_all(stages, image or (), output):
             out.print(file, markup=False, soft_wrap=True)
 
 
@@ -371,14 +400,13 @@ def audit(
 
     It fails where a package is vulnerable, or has a licence that images/licences.yaml wants looked at.
     """
+    from . import audit as audited
+    from . import sbom as bills
+
     found = pending = 0
     with Stages(err) as stages:
         if licences:
-            files = (
-                sorted(sboms.glob(f"*{bills.SUFFIX}"))
-                if sboms
-                else bills.write_all(stages, list(release.IMAGE_KEYS), bills.DIRECTORY)
-            )
+            files = sorted(sboms.glob(f"*{bills.SUFFIX}")) if sboms else bills.write_all(stages)
             pending = audited.licences(files, out)
         if vulnerabilities:
             found = audited.vulnerabilities(stages, audited.locks(), out)

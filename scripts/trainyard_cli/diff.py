@@ -23,7 +23,7 @@ Json = dict[str, Any]
 # The end of a name that is a hash of what the object runs: a Job of this chart, a ConfigMap of others.
 HASH = re.compile(r"-[0-9a-f]{8,10}$")
 SECRET_FIELDS = ("data", "stringData")
-# A comment of GitHub holds 65,536 characters; GitLab's holds more.
+# A comment of GitHub holds 65,536 characters, GitLab's holds more; .ci/comment adds a line of its own.
 COMMENT_SIZE = 65_000
 
 
@@ -61,14 +61,10 @@ def compare_revisions(
 ) -> list[Result]:
     """Return what changes from one revision to the other (the working tree), for each environment."""
     before, after = repository.tree(old), repository.tree(new)
-    known = sorted({*environments.names(before), *environments.names(after)})
     for name in only:
-        if name not in known:
-            raise CliError(
-                f"there is no environment {name}", f"its environments: {', '.join(known) or 'none'}"
-            )
+        environments.check_exists(name, before, after)
     with renderer(helm, repository) as rendered:
-        return [_compare(rendered, name, before, after) for name in only or known]
+        return [_compare(rendered, name, before, after) for name in only or environments.names(before, after)]
 
 
 def _compare(rendered: Renderer, name: str, before: Tree, after: Tree) -> Result:
@@ -87,7 +83,7 @@ def _compare(rendered: Renderer, name: str, before: Tree, after: Tree) -> Result
 
 def _rendered(rendered: Renderer, name: str, tree: Tree) -> tuple[list[Json], str]:
     """Return the objects of an environment, and where their chart comes from; none where there is none."""
-    if name not in environments.names(tree):
+    if not environments.exists(tree, name):
         return [], "none"
     environment = environments.read(rendered.repository, tree, name)
     return rendered.objects(environment, tree), rendered.chart_tree(environment, tree).name
@@ -188,21 +184,25 @@ def _heading(result: Result) -> str:
 
 
 def as_markdown(results: list[Result], size: int = COMMENT_SIZE) -> str:
-    """Return a comment of at most ``size`` characters; objects that it has no room for are named."""
+    """Return a comment of at most ``size`` characters; what it has no room for is named."""
     text = "## What this changes in the environments\n"
     left_out: list[str] = []
     for result in results:
         chart = f" (chart: `{result.chart}`)" if result.chart else ""
         text += f"\n### {result.environment}: {result.summary}{chart}\n"
-        if result.error:
-            text += f"\n{_fenced('', result.error.splitlines())}\n"
-        for change in result.changes:
-            details = _details(change)
-            if len(text) + len(details) > size - _room_for_note(size):
-                left_out.append(f"{result.environment}: {change.what} {change.title}")
+        for title, section in _sections(result):
+            if len(text) + len(section) > size - _room_for_note(size):
+                left_out.append(f"{result.environment}: {title}")
             else:
-                text += details
+                text += section
     return text + _note(left_out, size - len(text))
+
+
+def _sections(result: Result) -> Iterator[tuple[str, str]]:
+    if result.error:
+        yield "the error", f"\n{_fenced('', result.error.splitlines())}\n"
+    for change in result.changes:
+        yield f"{change.what} {change.title}", _details(change)
 
 
 def _details(change: Change) -> str:

@@ -1,32 +1,28 @@
-"""The environments of values/environments: their files, what is wrong with them, how images are written."""
+"""The environments of values/environments: their files, and what is wrong with them."""
 
 from __future__ import annotations
 
 import difflib
-import functools
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.exceptions import best_match
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from . import paths
 from .errors import CliError
 from .git import Repository, Tree
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 Json = dict[str, Any]
 
 DIRECTORY = "values/environments"
 SCHEMA = paths.ROOT / DIRECTORY / "environment.schema.json"
 PLACEHOLDER = "sha256:" + "0" * 64
-IMAGE_KEYS = ("repository", "tag", "digest")
+IMAGE_FIELDS = ("repository", "tag", "digest")
 
 
 @dataclass(frozen=True)
@@ -54,34 +50,49 @@ class Environment:
         return values_file(self.name)
 
 
+def directory(name: str) -> str:
+    """Return the path of an environment's directory."""
+    return f"{DIRECTORY}/{name}"
+
+
 def file(name: str) -> str:
     """Return the path of an environment's environment.yaml."""
-    return f"{DIRECTORY}/{name}/environment.yaml"
+    return f"{directory(name)}/environment.yaml"
 
 
 def values_file(name: str) -> str:
     """Return the path of an environment's values.yaml."""
-    return f"{DIRECTORY}/{name}/values.yaml"
+    return f"{directory(name)}/values.yaml"
 
 
 # ---- reading
 
 
-def names(tree: Tree) -> list[str]:
-    """Return the names of the environments."""
-    return [name for name in tree.directories(DIRECTORY) if tree.read(file(name)) is not None]
+def names(*trees: Tree) -> list[str]:
+    """Return the names of the environments that any of the trees has."""
+    return sorted({name for tree in trees for name in tree.directories(DIRECTORY) if exists(tree, name)})
+
+
+def exists(tree: Tree, name: str) -> bool:
+    """Tell whether there is such an environment."""
+    return tree.read(file(name)) is not None
+
+
+def check_exists(name: str, *trees: Tree) -> None:
+    """Raise CliError where none of the trees has such an environment."""
+    if not any(exists(tree, name) for tree in trees):
+        known = names(*trees)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        places = " or ".join(tree.name for tree in trees)
+        cure = f"{hint}the environments: {', '.join(known) or 'none'}"
+        raise CliError(f"there is no environment {name} in {places}", cure)
 
 
 def read(repository: Repository, tree: Tree, name: str) -> Environment:
     """Return an environment; CliError with everything that is wrong with its files."""
-    text = tree.read(file(name))
-    if text is None:
-        known = names(tree)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        cure = f"{hint}its environments: {', '.join(known) or 'none'}"
-        raise CliError(f"{tree.name} has no environment {name}", cure)
-    fields = _checked(name, text)
+    check_exists(name, tree)
+    fields = _checked(name, tree.read(file(name)) or "")
     environment = Environment(
         name=name,
         server=fields["server"],
@@ -98,25 +109,10 @@ def read(repository: Repository, tree: Tree, name: str) -> Environment:
     return environment
 
 
-def read_all(repository: Repository, tree: Tree) -> list[Environment]:
-    """Return every environment; CliError where two of them would write to the same place."""
-    found = [read(repository, tree, name) for name in names(tree)]
-    places: dict[tuple[str, str], str] = {}
-    for each in found:
-        place = (each.server, each.namespace)
-        if place in places:
-            message = (
-                f"{each.file}: environment.server and environment.namespace are those of {places[place]}"
-            )
-            raise CliError(message, "give each environment a cluster or a namespace of its own")
-        places[place] = each.name
-    return found
-
-
 def _checked(name: str, text: str) -> Json:
     """Return the fields of an environment.yaml that agrees with the schema."""
     content = _mapping(file(name), text)
-    error = best_match(_validator().iter_errors(content))
+    error = _error(content)
     if error is not None:
         raise CliError(*_explain(file(name), error))
     fields: Json = content["environment"]
@@ -133,9 +129,13 @@ def _mapping(path: str, text: str) -> Json:
     return content
 
 
-@functools.cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(json.loads(SCHEMA.read_text()))
+def _error(content: Json) -> ValidationError | None:
+    """Return what the schema refuses first."""
+    # It takes as long to import as most commands take in all, and few of them read an environment.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    return best_match(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(content))
 
 
 def _explain(path: str, error: ValidationError) -> tuple[str, str]:
@@ -169,7 +169,7 @@ def _below(key: str, name: str) -> str:
 
 def images(tree: Json, key: str = "") -> Iterator[tuple[str, Json]]:
     """Yield the images of values with their keys, e.g. mlflow.image."""
-    if any(each in tree for each in IMAGE_KEYS):
+    if any(each in tree for each in IMAGE_FIELDS):
         yield key, tree
         return
     for name, below in tree.items():
@@ -199,47 +199,3 @@ def _refuse_unpinned(environment: Environment, repository: Repository) -> None:
         )
         cure = "name the whole commit (40 hex digits) or a tag of this clone (git fetch --tags)"
         raise CliError(message, cure)
-
-
-# ---- writing
-
-
-def pinned(text: str, revision: str, images: Json) -> str:
-    """Return an environment.yaml with this revision and these images; comments and order are kept."""
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 2**16
-    editor.indent(mapping=2, sequence=4, offset=2)
-    content = editor.load(text)
-    environment = content["environment"]
-    environment["revision"] = _scalar(revision, environment["revision"])
-    _write(environment["images"], images)
-    stream = io.StringIO()
-    editor.dump(content, stream)
-    return stream.getvalue()
-
-
-def _write(target: CommentedMap, source: Json) -> None:
-    for key in [each for each in target if each not in source]:
-        del target[key]
-    for key, value in source.items():
-        if isinstance(value, dict):
-            if not isinstance(target.get(key), dict):
-                target[key] = CommentedMap()
-            _write(target[key], value)
-        elif target.get(key) != value:
-            target[key] = _scalar(value, target.get(key))
-
-
-def _scalar(text: str, before: Any) -> str:
-    """Return the text, in quotes where a reader of YAML could take it for a number or the like."""
-    quoted = isinstance(before, DoubleQuotedScalarString) or yaml.safe_load(text) != text or _is_number(text)
-    return DoubleQuotedScalarString(text) if quoted else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,20 @@ from .errors import CliError
 from .shell import run
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHOWN_DIGITS = 12
+
+
+def short(revision: str) -> str:
+    """Return a commit by its first digits; a branch or a tag as it is."""
+    return revision[:SHOWN_DIGITS] if COMMIT.fullmatch(revision) else revision
+
+
+def describe(root: Path, *options: str) -> str:
+    """Return what git describe says of a checkout, marked where files differ from it; "" outside git."""
+    try:
+        return run(["git", "describe", "--dirty", *options], cwd=root, check=False).stdout.strip()
+    except CliError:  # git is not installed
+        return ""
 
 
 class Tree(Protocol):
@@ -93,10 +107,49 @@ class Commit:
         return directory
 
 
-class Repository:
+class Git:
+    """Runs git on one repository, and writes its objects without its index."""
+
+    def __init__(self, *options: str | Path, env: Mapping[str, str] | None = None) -> None:
+        self._options = options
+        self._env = dict(env or {})
+
+    def git(self, *words: str, input: str | None = None, env: Mapping[str, str] | None = None) -> str:
+        """Run git in the repository and return what it prints, without the last line's end."""
+        return self._run(words, input=input, env=env).stdout.rstrip("\n")
+
+    def try_git(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run git and return its result, whatever its exit code."""
+        return self._run(words, check=False)
+
+    @contextmanager
+    def index(self) -> Iterator[dict[str, str]]:
+        """Give the environment of an index for one commit, empty at first."""
+        with tempfile.TemporaryDirectory() as scratch:
+            yield {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+
+    def put(self, path: str, text: str, index: Mapping[str, str]) -> None:
+        """Write a file into the index."""
+        blob = self.git("hash-object", "-w", "--stdin", f"--path={path}", input=text)
+        self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", env=index)
+
+    def _run(
+        self,
+        words: tuple[str, ...],
+        *,
+        check: bool = True,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        command = ["git", *self._options, *words]
+        return run(command, check=check, input=input, env={**self._env, **(env or {})})
+
+
+class Repository(Git):
     """One checkout."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__("-C", root)
         self.root = root
         if self.try_git("rev-parse", "--git-dir").returncode:
             raise CliError(f"{root} is not a git checkout", "clone the repository with git")
@@ -111,22 +164,25 @@ class Repository:
 
     def commit(self, revision: str) -> str:
         """Return the commit that a revision names here; a branch is looked for here, then at the remotes."""
-        for name in (revision, *(f"refs/remotes/{remote}/{revision}" for remote in self.remotes())):
-            done = self.try_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-            if done.returncode == 0:
-                return done.stdout.strip()
+        found = self._found(revision) or self._at_remotes(revision)
+        if found:
+            return found
         cure = f"correct it, or fetch it: git fetch {(self.remotes() or ['REMOTE'])[0]} {revision}"
         raise CliError(f"revision {revision} is not in this clone", cure)
 
     def pushed_commit(self, revision: str) -> str:
         """Return the commit that a revision names where Argo CD sees it: at the remote, if there is one."""
-        for remote in self.remotes():
-            done = self.try_git(
-                "rev-parse", "--verify", "--quiet", f"refs/remotes/{remote}/{revision}^{{commit}}"
-            )
-            if done.returncode == 0:
-                return done.stdout.strip()
-        return self.commit(revision)
+        return self._at_remotes(revision) or self.commit(revision)
+
+    def _at_remotes(self, branch: str) -> str:
+        """Return the commit of a remote's branch, "" where no remote has it."""
+        found = (self._found(f"refs/remotes/{remote}/{branch}") for remote in self.remotes())
+        return next(filter(None, found), "")
+
+    def _found(self, name: str) -> str:
+        """Return the commit of exactly this name, "" where there is none."""
+        words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        return self.try_git(*words).stdout.strip()
 
     def is_exact(self, revision: str) -> bool:
         """Tell whether a revision stays what it is: a whole commit hash, or a tag."""
@@ -161,12 +217,10 @@ class Repository:
         if self._is_reference(f"refs/heads/{branch}"):
             cure = f"delete it (git branch --delete --force {branch}), or name another one with --branch"
             raise CliError(f"there is a branch {branch} already", cure)
-        with tempfile.TemporaryDirectory() as scratch:
-            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        with self.index() as index:
             self.git("read-tree", "HEAD", env=index)
             for path, text in files.items():
-                blob = self.git("hash-object", "-w", "--stdin", f"--path={path}", input=text)
-                self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", env=index)
+                self.put(path, text, index)
             tree = self.git("write-tree", env=index)
         signed = (
             ["-S"] if self.try_git("config", "--type=bool", "commit.gpgSign").stdout.strip() == "true" else []
@@ -174,16 +228,3 @@ class Repository:
         commit = self.git("commit-tree", *signed, "-p", "HEAD", "-F", "-", tree, input=message)
         self.git("branch", "--no-track", branch, commit)
         return commit
-
-    # ---- git itself
-
-    def git(self, *words: str, input: str | None = None, env: Mapping[str, str] | None = None) -> str:
-        """Run git in the repository and return what it prints, without the last line's end."""
-        return run(self._command(words), input=input, env=env).stdout.rstrip("\n")
-
-    def try_git(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run git and return its result, whatever its exit code."""
-        return run(self._command(words), check=False)
-
-    def _command(self, words: tuple[str, ...]) -> list[str]:
-        return ["git", "-C", os.fspath(self.root), *words]

@@ -13,6 +13,7 @@ from pathlib import Path
 from . import argocd_build, host, image_archive, node_image, paths
 from .cluster import Cluster
 from .errors import CliError
+from .git import describe
 from .shell import run
 from .stages import Reporter
 
@@ -33,6 +34,8 @@ BUILD_SETTINGS = (
     *("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "GOPROXY", "GOSUMDB"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
+# containerd's client, in the namespace of Kubernetes.
+CTR = ("ctr", "-n", "k8s.io")
 CA_BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 DEFAULT_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -116,17 +119,25 @@ def wanted(*, gitops: bool) -> list[str]:
     return [name for name, image in IMAGES.items() if gitops or not image.gitops]
 
 
+def check_names(names: Iterable[str], *, gitops: bool) -> None:
+    """Refuse names that no image has, and without ``gitops`` those of images beside the release."""
+    known = [*wanted(gitops=gitops), *VARIANTS]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise CliError(f"there is no image {unknown}", f"the images: {', '.join(known)}")
+
+
 def ensure_built(stage: Reporter, name: str) -> str:
     """Build the image where it is missing; return its reference, e.g. ``trainyard/mlflow:0123456789ab``.
 
     Raises CliError with the last lines of the build that failed; its whole output is in the log.
     """
-    base = node_image.base_image(stage)
-    image = reference(name, base_identity(base))
+    image = expected(stage, name)
     made = _image(name)
     if not node_image.present(image) and not _pulled(stage, made.released, image):
         context = made.context(stage) if made.context else paths.ROOT
         stage.update(f"building image {name}")
+        base = node_image.base_image(stage)
         build(made.directory or name, image, base, target=made.target, context=context)
     return image
 
@@ -147,6 +158,11 @@ def ensure_loaded(stage: Reporter, name: str, image: str, cluster: Cluster) -> N
         stage.update(f"loading {name}")
         load(image, missing)
     _remove_superseded(name, image, nodes)
+
+
+def expected(stage: Reporter, name: str) -> str:
+    """Return the reference that the image has when it is built from the files as they are."""
+    return reference(name, base_identity(node_image.base_image(stage)))
 
 
 def reference(name: str, base_identity: str) -> str:
@@ -193,7 +209,8 @@ def build(name: str, image: str, base: str, *, target: str = "final", context: P
     """Build images/<name> as ``image``. Raises CliError with the last lines of the build's output."""
     command = [host.docker(), "build", "--network", "host", "--progress", "plain", "--target", target]
     command += ["--file", f"images/{name}/Dockerfile", "--tag", image, "--build-arg", f"BASE_IMAGE={base}"]
-    for setting, value in {**_build_settings(), "GIT_COMMIT": _git_commit()}.items():
+    commit = describe(paths.ROOT, "--always", "--abbrev=40")
+    for setting, value in {**_build_settings(), "GIT_COMMIT": commit}.items():
         command += ["--build-arg", f"{setting}={value}"]
     bundle = _ca_bundle()
     if bundle:
@@ -208,17 +225,6 @@ def _build_settings() -> dict[str, str]:
     """Return how this machine reaches its package registry, as far as its environment says so."""
     settings = {name: os.environ.get(name) or os.environ.get(name.lower(), "") for name in BUILD_SETTINGS}
     return {name: value for name, value in settings.items() if value}
-
-
-def _git_commit() -> str:
-    """Return the commit that an image is built from, marked where files differ from it; "" outside git."""
-    try:
-        described = run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=paths.ROOT, check=False
-        )
-    except CliError:
-        return ""
-    return described.stdout.strip()
 
 
 def _ca_bundle() -> Path | None:
@@ -257,19 +263,7 @@ def _scratch() -> Path:
 
 def _load_node(image: str, saved: Path, node: str) -> None:
     present = set(_ctr(node, "content", "ls", "--quiet").stdout.split())
-    command = [
-        host.docker(),
-        "exec",
-        "-i",
-        node,
-        "ctr",
-        "-n",
-        "k8s.io",
-        "images",
-        "import",
-        "--all-platforms",
-        "-",
-    ]
+    command = [host.docker(), "exec", "-i", node, *CTR, "images", "import", "--all-platforms", "-"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -291,7 +285,7 @@ def _node_images(node: str) -> dict[str, str]:
 
 
 def _ctr(node: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run([host.docker(), "exec", node, "ctr", "-n", "k8s.io", *arguments])
+    return run([host.docker(), "exec", node, *CTR, *arguments])
 
 
 # ---- removing

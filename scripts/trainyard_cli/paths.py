@@ -10,6 +10,7 @@ HOME = Path(os.environ.get("TRAINYARD_HOME") or Path.home() / ".cache" / "trainy
 """Cache and state of this user; safe to delete while no cluster runs."""
 
 LOGS = HOME / "logs"
+SBOMS = HOME / "sbom"
 STATE = HOME / "state"
 KUBECONFIG = STATE / "kubeconfig"
 SHARED_VOLUMES = STATE / "shared"

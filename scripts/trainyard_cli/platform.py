@@ -115,7 +115,8 @@ def _build(stage: Stage, *, with_argocd: bool) -> tuple[toolchain.Tools, dict[st
     if with_argocd:
         work.append(argocd_build.crds)
     tools, _, *references = parallel.run_all(stage, work, at_once=4)
-    return tools, dict(zip(names, references, strict=False))
+    # Behind the images' references may be the file of Argo CD's CRDs.
+    return tools, dict(zip(names, references[: len(names)], strict=True))
 
 
 def _has_nodes() -> bool:

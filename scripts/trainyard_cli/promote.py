@@ -11,11 +11,11 @@ from pathlib import Path
 from . import diff, environments
 from .environments import Environment
 from .errors import CliError
-from .git import Repository
+from .git import Repository, short
+from .pins import pinned
 from .rendering import image_references, renderer
 
 SHOWN_COMMITS = 50
-SHORT = 12
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def prepare(
     return Promotion(
         before=before,
         after=after,
-        text=environments.pinned(text, chosen, giver.images),
+        text=pinned(text, giver.images, chosen),
         message="\n".join(_message(repository, giver, before, after)),
         changes=changes,
-        warnings=_warnings(repository, before, after),
+        warnings=_warnings(repository, chosen),
     )
 
 
@@ -100,7 +100,7 @@ def _check_order(source: Environment, target: Environment) -> None:
 
 
 def _check_committed(repository: Repository, *involved: Environment) -> None:
-    changed = repository.changed(*(str(Path(each.file).parent) for each in involved))
+    changed = repository.changed(*(environments.directory(each.name) for each in involved))
     if changed:
         files = ", ".join(line[3:] for line in changed)
         raise CliError(f"not committed: {files}", "commit or stash it: what HEAD has is promoted")
@@ -135,14 +135,10 @@ def _exact(repository: Repository, asked: str | None, given: str) -> str:
     return repository.commit(asked) if asked else repository.pushed_commit(given)
 
 
-def _warnings(repository: Repository, before: Environment, after: Environment) -> list[str]:
-    warnings = []
-    commit = repository.commit(after.revision)
-    if not repository.is_pushed(commit):
-        warnings.append(
-            f"{_short(after.revision)} is on no branch of a remote: push it, or Argo CD will not find it"
-        )
-    return warnings
+def _warnings(repository: Repository, revision: str) -> list[str]:
+    if repository.is_pushed(repository.commit(revision)):
+        return []
+    return [f"{short(revision)} is on no branch of a remote: push it, or Argo CD will not find it"]
 
 
 # ---- the commit's message
@@ -153,7 +149,7 @@ def _message(
 ) -> Iterator[str]:
     yield f"Promote {source.name} to {after.name}"
     if before.revision != after.revision:
-        yield from ("", f"Chart: {_short(before.revision)} -> {_short(after.revision)}")
+        yield from ("", f"Chart: {short(before.revision)} -> {short(after.revision)}")
         yield from _commits(repository, before.revision, after.revision)
     images = list(_changed_images(before, after))
     if images:
@@ -164,7 +160,7 @@ def _commits(repository: Repository, old: str, new: str) -> Iterator[str]:
     try:
         first, second = repository.commit(old), repository.commit(new)
     except CliError:
-        yield f"({_short(old)} is not in this clone: its commits cannot be compared)"
+        yield f"({short(old)} is not in this clone: its commits cannot be compared)"
         return
     yield from _limited("  ", repository.subjects(first, second))
     gone = repository.subjects(second, first)
@@ -196,7 +192,3 @@ def _image(image: dict[str, str] | None) -> str:
     tag = f":{image['tag']}" if "tag" in image else ""
     digest = f"@{image['digest']}" if "digest" in image else ""
     return f"{image['repository']}{tag}{digest}"
-
-
-def _short(revision: str) -> str:
-    return revision[:SHORT] if len(revision) == 40 else revision

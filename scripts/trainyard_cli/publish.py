@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from . import chart_package, host, images, node_image, paths, release, sbom, toolchain
+from . import chart, chart_package, environments, host, images, paths, release, sbom, toolchain
 from .errors import CliError
+from .git import WorkingTree, describe
+from .pins import pinned
 from .shell import run
 from .stages import Reporter, Stages
 from .versions import VERSIONS
@@ -54,12 +53,9 @@ def default_images() -> list[str]:
 
 def check(registry: str, names: Sequence[str], *, push: bool, environment: str) -> None:
     """Raise CliError for what cannot be published."""
-    known = [*release.IMAGE_KEYS, *images.VARIANTS]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise CliError(f"there is no image {unknown[0]}", f"the images: {', '.join(known)}")
-    keys = [_value_key(name) for name in names]
-    twice = next((name for name in names if keys.count(_value_key(name)) > 1), None)
+    images.check_names(names, gitops=False)
+    places = [_stands_for(name) for name in names]
+    twice = next((place for place in places if places.count(place) > 1), None)
     if twice:
         raise CliError(f"two images would take the place of {twice}", "name one of them")
     if push and not REGISTRY.fullmatch(registry):
@@ -70,7 +66,7 @@ def check(registry: str, names: Sequence[str], *, push: bool, environment: str) 
     if environment:
         if not push:
             raise CliError("--environment needs digests, and those come from pushing", "leave --no-push out")
-        _environment_file(environment)
+        environments.check_exists(environment, WorkingTree(paths.ROOT))
 
 
 def publish(
@@ -113,21 +109,17 @@ def publish(
     if why_not:
         out.print(f"not signed: {why_not}", markup=False, soft_wrap=True)
     if environment:
-        file = _environment_file(environment)
+        file = paths.ROOT / environments.file(environment)
         file.write_text(with_images(file.read_text(), pushed))
         out.print(f"written to {file.relative_to(paths.ROOT)}", markup=False, soft_wrap=True)
 
 
 def chart_version() -> str:
     """Return the chart's version: that of the release at its tag vX.Y.Z, else one for each commit."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    released = ["git", "describe", "--exact-match", "--dirty", f"--match=v{VERSIONS.trainyard}"]
-    try:
-        if run(released, cwd=paths.ROOT, check=False).stdout.strip() == f"v{VERSIONS.trainyard}":
-            return VERSIONS.trainyard
-        commit = run(command, cwd=paths.ROOT, check=False).stdout.strip().replace("-", ".")
-    except CliError:
-        commit = ""
+    released = f"v{VERSIONS.trainyard}"
+    if describe(paths.ROOT, "--exact-match", f"--match={released}") == released:
+        return VERSIONS.trainyard
+    commit = describe(paths.ROOT, "--always", "--abbrev=12", "--exclude=*").replace("-", ".")
     # The letter: semver allows no number with leading zeros, which a commit of digits only may be.
     return f"{VERSIONS.trainyard}-g{commit}" if commit else VERSIONS.trainyard
 
@@ -137,8 +129,7 @@ def chart_version() -> str:
 
 def push_image(stage: Reporter, name: str, registry: str) -> Pushed:
     """Return the image in the registry, pushed if it is not there: its tag says what it is made of."""
-    base = node_image.base_image(stage)
-    tag = images.reference(name, base_identity=images.base_identity(base)).rpartition(":")[2]
+    tag = images.expected(stage, name).rpartition(":")[2]
     repository = f"{registry}/{name}"
     reference = f"{repository}:{tag}"
     stage.update(f"looking for {reference}")
@@ -238,34 +229,11 @@ def signer(environment: Mapping[str, str]) -> list[str] | None:
 
 def with_images(text: str, pushed: Mapping[str, Pushed]) -> str:
     """Return an environment.yaml that takes the images; all else, comments too, stays as it is."""
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 2**16
-    editor.indent(mapping=2, sequence=4, offset=2)
-    content = editor.load(text)
-    for name, image in pushed.items():
-        level = content["environment"]["images"]
-        for key in _value_key(name):
-            level = level.setdefault(key, CommentedMap())
-        level["repository"] = image.repository
-        # Quoted: a hash of digits would be read as a number.
-        level["tag"] = DoubleQuotedScalarString(image.tag)
-        level["digest"] = image.digest
-    stream = io.StringIO()
-    editor.dump(content, stream)
-    return stream.getvalue()
+    present = yaml.safe_load(text)["environment"]["images"]
+    new = release.at_their_keys({_stands_for(name): asdict(image) for name, image in pushed.items()})
+    return pinned(text, chart.merge(present, new))
 
 
-def _value_key(name: str) -> tuple[str, ...]:
-    """Return the path of the values key that takes the image."""
-    replaced = next((image for image, variant in REPLACED.items() if variant == name), name)
-    return release.IMAGE_KEYS[replaced]
-
-
-def _environment_file(name: str) -> Path:
-    directory = paths.ROOT / "values/environments"
-    file = directory / name / "environment.yaml"
-    if not file.is_file():
-        known = sorted(each.parent.name for each in directory.glob("*/environment.yaml"))
-        raise CliError(f"there is no environment {name}", f"the environments: {', '.join(known) or 'none'}")
-    return file
+def _stands_for(name: str) -> str:
+    """Return the image of the release whose place an image takes."""
+    return next((image for image, variant in REPLACED.items() if variant == name), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,18 @@ def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) 
 
 def image_values(images: dict[str, str]) -> Json:
     """Return the chart values that name the images."""
+    parts = {name: images[name].rpartition(":") for name in IMAGE_KEYS}
+    return at_their_keys({name: {"repository": first, "tag": tag} for name, (first, _, tag) in parts.items()})
+
+
+def at_their_keys(images: Mapping[str, Json]) -> Json:
+    """Return chart values that hold what is given for each image."""
     values: Json = {}
-    for name, keys in IMAGE_KEYS.items():
-        repository, _, tag = images[name].rpartition(":")
+    for name, fields in images.items():
         level = values
-        for key in keys:
+        for key in IMAGE_KEYS[name]:
             level = level.setdefault(key, {})
-        level.update(repository=repository, tag=tag)
+        level.update(fields)
     return values
 
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import host, images, paths, toolchain
-from .errors import CliError
 from .shell import run
 from .stages import Reporter, Stages
 
-DIRECTORY = paths.HOME / "sbom"
 SUFFIX = ".cdx.json"
 # Go's licences lie with the modules, not in the program: syft reads them through the Go proxy.
 SETTINGS = {
@@ -20,12 +18,13 @@ SETTINGS = {
 }
 
 
-def write_all(stages: Stages, names: Sequence[str], directory: Path) -> list[Path]:
-    """Build the images that are missing and write DIRECTORY/<image>.cdx.json for each; return the files."""
-    known = [*images.IMAGES, *images.VARIANTS]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise CliError(f"there is no image {unknown[0]}", f"the images: {', '.join(known)}")
+def write_all(stages: Stages, names: Sequence[str] = (), directory: Path = paths.SBOMS) -> list[Path]:
+    """Build the images that are missing and write DIRECTORY/<image>.cdx.json for each; return the files.
+
+    Without ``names`` these are the images of the release on kind.
+    """
+    names = names or images.wanted(gitops=False)
+    images.check_names(names, gitops=True)
     with stages("syft") as stage:
         syft = toolchain.syft(stage)
     with stages("docker") as stage:

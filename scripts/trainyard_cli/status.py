@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from . import applications, cures, environments, helm_release, workloads
 from .chart import NAMESPACE, RELEASE
 from .environments import Environment
 from .errors import CliError
-from .git import Repository
+from .git import SHOWN_DIGITS, Repository, short
 from .kube import Kube, secret
 from .objects import Identity
 from .platform import ADMIN_SECRET
@@ -23,7 +22,6 @@ from .rendering import image_references
 
 Json = dict[str, Any]
 
-SHORT = 12
 ARGO_CD, HELM = "Argo CD", "Helm"
 NO_APPLICATION = "no Application"
 OF_APPLICATION_SET = {
@@ -241,7 +239,7 @@ def short_images(references: Iterable[str]) -> list[str]:
 def short_image(reference: str) -> str:
     """Return one image in short, e.g. mlflow:0.1.0@1a2b3c4d5e6f."""
     name, _, digest = reference.rpartition("/")[2].partition("@sha256:")
-    return f"{name}@{digest[:SHORT]}" if digest else name
+    return f"{name}@{digest[:SHOWN_DIGITS]}" if digest else name
 
 
 # ---- showing
@@ -255,7 +253,7 @@ def show(status: Status, console: Console) -> None:
     for each in status.environments:
         style = {"Healthy": "green", "Degraded": "red", "Missing": "red"}.get(each.health, "yellow")
         table.add_row(
-            each.environment, _short(each.revision), _minute(each.since), each.sync, Text(each.health, style)
+            each.environment, short(each.revision), _minute(each.since), each.sync, Text(each.health, style)
         )
     console.print(
         table if status.environments else "nothing is installed: ./scripts/up installs the platform"
@@ -272,17 +270,13 @@ def show(status: Status, console: Console) -> None:
             console.print(line, soft_wrap=True)
 
 
-def _short(revision: str) -> str:
-    return revision[:SHORT] if re.fullmatch(r"[0-9a-f]{40}", revision) else revision
-
-
 def _minute(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
 def _facts(state: State) -> Iterator[Text]:
     if state.by == ARGO_CD and state.wanted != state.revision:
-        yield Text(f"  wants: {_short(state.wanted)}")
+        yield Text(f"  wants: {short(state.wanted)}")
     if state.images:
         yield Text(f"  images: {', '.join(state.images)}")
     for each in state.differs:

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from . import host, paths
 from .errors import CliError
 from .shell import run
@@ -33,6 +31,13 @@ PROBE_SECONDS = 5.0
 SELF_UPDATING_GO = (1, 21)
 # What kind nodes never use; modules ignore the tags that they do not know.
 BUILD_TAGS = "providerless,no_btrfs,no_zfs,no_devmapper,no_aufs"
+VERSION_VARIABLES = {
+    "actionlint": "github.com/rhysd/actionlint.version",
+    "argocd": "github.com/argoproj/argo-cd/v3/common.version",
+    "containerd": "github.com/containerd/containerd/v2/version.Version",
+    "helm": "helm.sh/helm/v3/internal/version.version",
+    "syft": "main.version",
+}
 # Two jobs may want the same module, or Go itself: one makes it, the other waits for it.
 _building: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 _finding_go = threading.Lock()
@@ -154,20 +159,21 @@ def releases() -> dict[str, Release]:
     kind_url = f"https://github.com/kubernetes-sigs/kind/releases/download/{kind}/kind-{PLATFORM}"
     helm_url = f"https://get.helm.sh/helm-{helm}-{PLATFORM}.tar.gz"
     kubectl_url = f"https://dl.k8s.io/release/{kubectl}/bin/{PLATFORM.replace('-', '/')}/kubectl"
-    archives = {
-        name: f"https://github.com/{owner}/{name}/releases/download/v{found}/{name}_{found}"
-        for name, owner in (("actionlint", "rhysd"), ("syft", "anchore"))
-        if (found := version(name).removeprefix("v"))
-    }
     return {
-        **{
-            name: Release(f"{url}_{PLATFORM.replace('-', '_')}.tar.gz", f"{url}_checksums.txt", member=name)
-            for name, url in archives.items()
-        },
+        "actionlint": _on_github("rhysd", "actionlint"),
+        "syft": _on_github("anchore", "syft"),
         "kind": Release(kind_url, f"{kind_url}.sha256sum"),
         "helm": Release(helm_url, f"{helm_url}.sha256sum", member=f"{PLATFORM}/helm"),
         "kubectl": Release(kubectl_url, f"{kubectl_url}.sha256"),
     }
+
+
+def _on_github(owner: str, name: str) -> Release:
+    """Return the archive that goreleaser makes, with the checksums of all platforms beside it."""
+    found = version(name)
+    number = found.removeprefix("v")
+    url = f"https://github.com/{owner}/{name}/releases/download/{found}/{name}_{number}"
+    return Release(f"{url}_{PLATFORM.replace('-', '_')}.tar.gz", f"{url}_checksums.txt", member=name)
 
 
 def _tool(stage: Reporter, module: str, name: str) -> Path:
@@ -182,6 +188,8 @@ def _tool(stage: Reporter, module: str, name: str) -> Path:
 
 def _download(stage: Reporter, release: Release, target: Path) -> bool:
     """Fetch a released program and check its SHA-256; return False where it cannot be had."""
+    import httpx  # slow to import, and downloads are rare
+
     timeout = httpx.Timeout(PROBE_SECONDS, read=60)
     stage.update(f"looking for a release of {target.name}")
     try:
@@ -223,19 +231,11 @@ def _build_options(module: str) -> list[str]:
 
 def _version_variables(module: str) -> Mapping[str, str]:
     """Return the variables through which programs know their version, for those that need to."""
-    if module == "helm":
-        return {"helm.sh/helm/v3/internal/version.version": version(module)}
-    if module == "actionlint":
-        return {"github.com/rhysd/actionlint.version": version(module)}
-    if module == "syft":
-        return {"main.version": version(module)}
-    if module == "argocd":
-        return {"github.com/argoproj/argo-cd/v3/common.version": version(module).removeprefix("v")}
-    if module == "containerd":
-        return {"github.com/containerd/containerd/v2/version.Version": version(module)}
-    if module != "kubernetes":
+    if module not in (*VERSION_VARIABLES, "kubernetes"):
         return {}
     found = version(module)
+    if module in VERSION_VARIABLES:
+        return {VERSION_VARIABLES[module]: found.removeprefix("v") if module == "argocd" else found}
     major, minor, _ = found.removeprefix("v").split(".", 2)
     values = {"gitVersion": found, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")

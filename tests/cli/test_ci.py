@@ -218,22 +218,6 @@ def test_the_comment_replaces_the_one_before(
     assert str(kept.comments[1]["body"]).endswith("second")
 
 
-def test_a_long_comment_ends_after_a_whole_section(
-    service: tuple[str, type[Service]], tmp_path: Path
-) -> None:
-    url, kept = service
-    section = "\n<details><summary>{}</summary>" + "x" * 25_000 + "</details>\n"
-    (tmp_path / "diff.md").write_text("".join(section.format(name) for name in ("first", "second", "third")))
-    comment(tmp_path / "diff.md", variables("github", url))
-    shown = str(kept.comments[1]["body"])
-    assert [name for name in ("first", "second", "third") if f"<summary>{name}" in shown] == [
-        "first",
-        "second",
-    ]
-    assert shown.endswith("Too long for a comment: the job's log has the rest.")
-    assert shown.count("<details>") == shown.count("</details>")
-
-
 @pytest.mark.parametrize("platform", ["github", "gitlab"])
 @pytest.mark.parametrize("token", ["", "wrong"])
 def test_without_the_right_to_comment_the_log_has_the_text(

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,16 @@ def test_help_shows_how_the_command_is_called(command: Command, name: str) -> No
     result = command(name, "--help")
     assert result.returncode == 0
     assert f"Usage: ./scripts/{name}" in result.stdout
+
+
+def test_arguments_are_read_before_anything_slow_is_imported() -> None:
+    code = "import sys, trainyard_cli.cli; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "typer" in imported
+    assert not imported & {"httpx", "jsonschema", "ruamel.yaml", "yaml"}
 
 
 @pytest.mark.parametrize(

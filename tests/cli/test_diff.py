@@ -129,6 +129,13 @@ def test_a_comment_keeps_to_its_size_and_names_what_it_leaves_out() -> None:
         assert left_out == listed or f"and {left_out - listed} more" in text
 
 
+def test_a_long_error_has_no_room_either() -> None:
+    text = diff.as_markdown([Result("dev", error="helm " * 15_000, broken=True)])
+    assert len(text) <= diff.COMMENT_SIZE
+    assert "### dev: does not render" in text
+    assert "- dev: the error\n" in text
+
+
 def test_a_fence_in_the_diff_does_not_end_the_block() -> None:
     text = diff.as_markdown([Result("dev", [Change("added", "ConfigMap ml/c", ["+ ```"])])])
     assert "````diff\n+ ```\n````\n" in text

@@ -102,11 +102,11 @@ class Publisher:
             self._report(error=str(error)[:MAX_ERROR])
             return False
         previous = self._state["version"]
-        if previous and previous != version:
-            self._mark_replaced(previous)
-        (self._replaced / version).unlink(missing_ok=True)
         if previous != version:
+            if previous:
+                self._mark_replaced(previous)
             log.info("published %s", version)
+        (self._replaced / version).unlink(missing_ok=True)
         self._report(version=version, succeeded=_now(), error="")
         self._remove_old(version)
         return True
