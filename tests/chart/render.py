@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import kubernetes_validate.utils
 import yaml
 from trainyard_cli.versions import VERSIONS
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/trainyard"
 HELM = os.environ.get("HELM", "helm")
+DOCUMENT_START = re.compile("^---$", re.MULTILINE)
 POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}
 
 Object = dict[str, Any]
+
+# Without this it reads the definitions of the whole API for every object.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
 class ChartError(Exception):
@@ -44,17 +49,17 @@ def render_chart(
 
 @functools.cache
 def _objects(files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path) -> list[Object]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    objects = [one for one in yaml.load_all(_helm(files, values, release, namespace, chart), loader) if one]
-    for one in objects:
-        _validate(json.dumps(one, sort_keys=True))
-    return objects
+    documents = DOCUMENT_START.split(_helm(files, values, release, namespace, chart))
+    return [one for one in map(_object, documents) if one]
 
 
 @functools.cache
-def _validate(text: str) -> None:
-    """Check an object against the API's schema, once: most are the same in every render."""
-    kubernetes_validate.validate(json.loads(text), kubernetes_version(), strict=True)
+def _object(document: str) -> Object | None:
+    """Parse a document and check it against the API's schema, once: most are the same in every render."""
+    one = yaml.load(document, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if one:
+        kubernetes_validate.validate(one, kubernetes_version(), strict=True)
+    return one
 
 
 def lint(chart: Path) -> subprocess.CompletedProcess[str]:
@@ -136,8 +141,8 @@ def containers(one: Object) -> list[Object]:
 def worker_pod(objects: list[Object]) -> Object:
     """Return the pod that KubernetesExecutor makes for a task."""
     config = find(objects, "ConfigMap", "trainyard-pod-template")
-    pod = yaml.safe_load(config["data"]["pod_template_file.yaml"])
-    _validate(json.dumps(pod, sort_keys=True))
+    pod = _object(config["data"]["pod_template_file.yaml"])
+    assert pod
     return pod
 
 

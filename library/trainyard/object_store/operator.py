@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from trainyard.triggerer.base import TriggererOperator, start_args
+from trainyard.triggerer.base import TRIGGERER_PATIENCE, TriggererOperator, start_args
 
 TRIGGER = "trainyard.object_store.trigger.WaitForObjectTrigger"
-# How much longer a task may wait for a triggerer, as long as none runs.
-TRIGGERER_PATIENCE = timedelta(hours=1)
 
 
 class WaitForObjectOperator(TriggererOperator):

@@ -10,7 +10,7 @@ should not (a Kubernetes client):
             super().__init__(**kwargs)
             self.table = table
             trigger = "trainyard.count_trigger.CountTrigger"
-            self.start_trigger_args = start_args(trigger, {"table": table}, timeout + timedelta(minutes=5))
+            self.start_trigger_args = start_args(trigger, {"table": table}, timeout + TRIGGERER_PATIENCE)
 
 
     class CountTrigger(TriggererTask):
@@ -48,6 +48,9 @@ from trainyard.failures import Cause, TaskFailed
 from trainyard.naming import TaskIdentity
 from trainyard.platform import PlatformError
 from trainyard.triggerer.templates import TemplateError, as_template, render
+
+# How much longer a short task may wait for a triggerer, as long as none runs.
+TRIGGERER_PATIENCE = timedelta(hours=1)
 
 
 def start_args(trigger: str, request: Mapping[str, Any], timeout: timedelta) -> StartTriggerArgs:

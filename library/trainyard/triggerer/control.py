@@ -27,13 +27,11 @@ from typing import Any, Literal, NoReturn
 
 from airflow.sdk.definitions.xcom_arg import XComArg
 
-from trainyard.triggerer.base import TriggererOperator, start_args
+from trainyard.triggerer.base import TRIGGERER_PATIENCE, TriggererOperator, start_args
 
 TRIGGER = "trainyard.triggerer.control_trigger.ControlTrigger"
 PACKAGE = "trainyard."  # functions elsewhere are none of the triggerer's
 TIMEOUT = timedelta(minutes=5)
-# How much longer a task may wait for a triggerer, as long as none runs.
-PATIENCE = timedelta(hours=1)
 
 Kind = Literal["task", "branch", "short_circuit"]
 Function = Callable[..., Awaitable[Any]]
@@ -67,7 +65,7 @@ class ControlOperator(TriggererOperator):
             "arguments": self.arguments,
             "timeout_seconds": timeout.total_seconds(),
         }
-        self.start_trigger_args = start_args(TRIGGER, request, timeout + PATIENCE)
+        self.start_trigger_args = start_args(TRIGGER, request, timeout + TRIGGERER_PATIENCE)
 
 
 class BranchOperator(ControlOperator):

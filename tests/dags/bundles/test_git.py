@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,6 +15,7 @@ import receiver
 from airflow.dag_processing.bundles import base
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.utils.file import list_py_file_paths
+from airflow_command import airflow
 from published import PublishedRepository
 from trainyard.bundles.git import PublishedGitBundle
 
@@ -179,24 +178,10 @@ def test_the_dag_processor_stores_the_commit_of_each_dag(
     configured = [
         {"name": "team", "classpath": "trainyard.bundles.git.PublishedGitBundle", "kwargs": options}
     ]
-    environment = {
-        **os.environ,
-        "AIRFLOW_HOME": str(tmp_path),
+    settings = {
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(configured),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(tmp_path / "bundles"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
     }
-
-    def airflow(command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", *command.split()],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
 
     def stored() -> tuple[Any, Any]:
         with sqlite3.connect(tmp_path / "airflow.db") as database:
@@ -205,12 +190,14 @@ def test_the_dag_processor_stores_the_commit_of_each_dag(
             return dags.fetchall(), errors.fetchall()
 
     first = repository.push(team=DAG, helper="NAME = 'first'")
-    airflow("db migrate")
-    airflow("dag-processor --num-runs 1")
+    airflow(tmp_path, "db migrate", "dag-processor --num-runs 1", **settings)
     assert stored() == ([("team", "team", first, "team.py")], [])
     second = repository.push(helper="NAME = 'second'", broken=BROKEN)
-    airflow("dag-processor --num-runs 1")
+    listings = [f"dags list --output json {files}" for files in ("", "--local --bundle-name team")]
+    printed = airflow(tmp_path, "dag-processor --num-runs 1", *listings, **settings)
     assert stored() == ([("team", "team", second, "team.py")], [("team", "broken.py")])
-    for files in ("", "--local --bundle-name team"):
-        (listed,) = json.loads(airflow(f"dags list --output json {files}").splitlines()[-1])
-        assert (listed["dag_id"], listed["bundle_version"]) == ("team", second)
+    listed = [json.loads(line) for line in printed if line.startswith('[{"dag_id"')]
+    assert [[(one["dag_id"], one["bundle_version"]) for one in each] for each in listed] == [
+        [("team", second)],
+        [("team", second)],
+    ]

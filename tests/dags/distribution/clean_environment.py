@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from airflow_command import COMMANDS
 
 ROOT = Path(__file__).parents[3]
 LOCKS = ROOT / "images/airflow"
@@ -45,14 +46,8 @@ class Installed:
         return done.stdout
 
     def airflow(self, *commands: str) -> str:
-        """What Airflow's command line prints for these commands, in one process: its start takes seconds."""
-        code = f"""
-from airflow.cli.cli_parser import get_parser
-for command in {commands!r}:
-    arguments = get_parser().parse_args(command.split())
-    arguments.func(arguments)
-"""
-        return self.run("python", "-c", code)
+        """What Airflow's command line prints for these commands."""
+        return self.run("python", "-c", COMMANDS, *commands)
 
     def python(self, code: str, **environment: str) -> list[str]:
         """The last line that the code prints, in words: Airflow may log before it."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.utils.file import list_py_file_paths
+from airflow_command import airflow
 
 DAGS = Path(__file__).parents[3] / "dags"
 GOOD = """\
@@ -131,21 +129,7 @@ def test_the_dag_processor_reads_model_files(folder: Path, tmp_path_factory: pyt
     # The real processes: a manager that lists files, and one that parses each.
     (folder / "models/bad.yaml").write_text(f"{GOOD}onwer: me\n")
     home = tmp_path_factory.mktemp("home")
-    environment = {
-        **os.environ,
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-    }
-    for command in ("db migrate", "dag-processor --num-runs 1"):
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", *command.split()],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    airflow(home, "db migrate", "dag-processor --num-runs 1", AIRFLOW__CORE__DAGS_FOLDER=str(folder))
     with sqlite3.connect(home / "airflow.db") as database:
         dags = database.execute("select dag_id, relative_fileloc from dag").fetchall()
         errors = database.execute("select filename, stacktrace from import_error").fetchall()
