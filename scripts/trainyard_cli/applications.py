@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .chart import CHART_PATH, after_error
 from .kube import Kube
-from .rendering import CHART, after_error
+from .objects import Identity
 
 Json = dict[str, Any]
 
@@ -23,7 +24,7 @@ def installed(kube: Kube) -> bool:
 def of_the_platform(kube: Kube, namespace: str) -> dict[str, Json]:
     """Return the Applications that deploy this chart, by environment."""
     found = kube.items(f"{API}/namespaces/{namespace}/applications")
-    return {environment(each): each for each in found if _source(each).get("path") == CHART}
+    return {environment(each): each for each in found if _source(each).get("path") == CHART_PATH}
 
 
 def environment(application: Json) -> str:
@@ -77,8 +78,8 @@ def images(application: Json) -> set[str]:
     return set(_status(application).get("summary", {}).get("images") or [])
 
 
-def resources(application: Json) -> set[tuple[str, str, str]]:
-    """Return kind, namespace and name of the objects that it deploys."""
+def resources(application: Json) -> set[Identity]:
+    """Return the objects that it deploys."""
     return {_identity(each) for each in _status(application).get("resources") or []}
 
 
@@ -90,7 +91,7 @@ def differing(application: Json) -> list[str]:
         each for each in _status(application).get("resources") or [] if each.get("status") == "OutOfSync"
     ]
     return [
-        title(*_identity(each)) + (" (not in git)" if each.get("requiresPruning") else "") for each in found
+        _identity(each).title + (" (not in git)" if each.get("requiresPruning") else "") for each in found
     ]
 
 
@@ -99,7 +100,7 @@ def unhealthy(application: Json) -> Iterator[tuple[str, str]]:
     for each in _status(application).get("resources") or []:
         state = each.get("health") or {}
         if state.get("status") in ("Degraded", "Missing", "Unknown"):
-            yield title(*_identity(each)), state.get("message") or state["status"]
+            yield _identity(each).title, state.get("message") or state["status"]
 
 
 def errors(application: Json) -> Iterator[tuple[str, str]]:
@@ -112,18 +113,28 @@ def errors(application: Json) -> Iterator[tuple[str, str]]:
         # The message of the whole repeats those of the objects, cut short.
         results = (operation.get("syncResult") or {}).get("resources") or []
         refused = [each for each in results if each.get("status") == "SyncFailed"]
-        yield from ((title(*_identity(each)), cause(each.get("message", ""))) for each in refused)
+        yield from ((_identity(each).title, cause(each.get("message", ""))) for each in refused)
         if not refused and not any(each["type"] == "SyncError" for each in conditions):
             yield "sync", cause(operation.get("message", ""))
+
+
+def problem(application: Json) -> str:
+    """Return why Argo CD cannot sync it, in few words; "" where it can."""
+    return next((why for what, why in errors(application) if not what.endswith("Warning")), "")
 
 
 def set_errors(kube: Kube, namespace: str) -> Iterator[tuple[str, str]]:
     """Yield the ApplicationSets that cannot make their Applications, and why."""
     for each in kube.items(f"{API}/namespaces/{namespace}/applicationsets"):
         name = f"ApplicationSet {each['metadata']['name']}"
-        for condition in each.get("status", {}).get("conditions") or []:
-            if condition["type"] == "ErrorOccurred" and condition["status"] == "True":
-                yield name, cause(condition["message"])
+        yield from ((name, why) for why in errors_of_set(each))
+
+
+def errors_of_set(application_set: Json) -> Iterator[str]:
+    """Yield why an ApplicationSet cannot make its Applications."""
+    for condition in _status(application_set).get("conditions") or []:
+        if condition["type"] == "ErrorOccurred" and condition["status"] == "True":
+            yield cause(condition["message"])
 
 
 def cause(message: str) -> str:
@@ -134,13 +145,8 @@ def cause(message: str) -> str:
     return said.partition("\n\nUse --debug flag")[0].strip()
 
 
-def title(kind: str, namespace: str, name: str) -> str:
-    """Return how an object is called in a line."""
-    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
-
-
-def _identity(resource: Json) -> tuple[str, str, str]:
-    return resource.get("kind", ""), resource.get("namespace", ""), resource.get("name", "")
+def _identity(resource: Json) -> Identity:
+    return Identity(*(resource.get(key, "") for key in Identity._fields))
 
 
 def _source(application: Json) -> Json:

@@ -17,7 +17,8 @@ Json = dict[str, Any]
 
 RELEASE = "trainyard"
 NAMESPACE = "trainyard"
-CHART = paths.ROOT / "charts/trainyard"
+CHART_PATH = "charts/trainyard"
+CHART = paths.ROOT / CHART_PATH
 KIND_VALUES = paths.ROOT / "values/kind.yaml"
 VALUES = (CHART / "values.yaml", KIND_VALUES)
 HELM_SECONDS = 300
@@ -42,6 +43,12 @@ def helm(program: Path, command: str, values: Iterable[Path], options: Sequence[
         cure = f"correct {' or '.join(str(file) for file in files if file.parent != paths.STATE)}"
         raise CliError(message, f"{cure}, then run the command again")
     return result.stdout
+
+
+def after_error(text: str) -> str:
+    """Return what follows the last `Error:` of helm's message, or all of it; Argo CD passes it on as well."""
+    _, found, after = text.rpartition("Error: ")
+    return (after if found else text).strip()
 
 
 def gpu_pools(program: Path, values: Iterable[Path]) -> dict[str, Json]:

@@ -15,10 +15,10 @@ import yaml
 from . import environments
 from .errors import CliError
 from .git import Repository, Tree
+from .objects import Identity
 from .rendering import Renderer, renderer
 
 Json = dict[str, Any]
-Key = tuple[str, str, str, str]
 
 # The end of a name that is a hash of what the object runs: a Job of this chart, a ConfigMap of others.
 HASH = re.compile(r"-[0-9a-f]{8,10}$")
@@ -94,7 +94,7 @@ def _rendered(rendered: Renderer, name: str, tree: Tree) -> tuple[list[Json], st
 
 def compare(before: list[Json], after: list[Json]) -> list[Change]:
     """Return the objects that differ, sorted by kind and name."""
-    old, new = {_key(each): each for each in before}, {_key(each): each for each in after}
+    old, new = {Identity.of(each): each for each in before}, {Identity.of(each): each for each in after}
     renamed = _renamed([key for key in old if key not in new], [key for key in new if key not in old])
     changes = []
     for key in sorted({*old, *new} - {*renamed.values()}):
@@ -106,26 +106,18 @@ def compare(before: list[Json], after: list[Json]) -> list[Change]:
     return changes
 
 
-def _key(one: Json) -> Key:
-    group = one["apiVersion"].rpartition("/")[0]
-    return one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"], group
-
-
-def _renamed(removed: list[Key], added: list[Key]) -> dict[Key, Key]:
+def _renamed(removed: list[Identity], added: list[Identity]) -> dict[Identity, Identity]:
     """Pair objects whose names differ in nothing but the hash at their end."""
-    successors: dict[Key, Key] = {_without_hash(key): key for key in added}
+    successors = {_without_hash(key): key for key in added}
     return {key: successors[_without_hash(key)] for key in removed if _without_hash(key) in successors}
 
 
-def _without_hash(key: Key) -> Key:
-    kind, namespace, name, group = key
-    return kind, namespace, HASH.sub("", name), group
+def _without_hash(key: Identity) -> Identity:
+    return key._replace(name=HASH.sub("", key.name))
 
 
-def _title(key: Key, renamed: Key | None) -> str:
-    kind, namespace, name, _ = key
-    where = f"{namespace}/" if namespace else ""
-    return f"{kind} {where}{name}" + (f" -> {renamed[2]}" if renamed else "")
+def _title(key: Identity, renamed: Identity | None) -> str:
+    return key.title + (f" -> {renamed.name}" if renamed else "")
 
 
 def _diff(old: Json | None, new: Json | None) -> list[str]:

@@ -5,32 +5,33 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from . import argocd_build, chart, cluster, host, paths, release
+from . import applications, argocd_build, chart, cluster, helm_release, host, paths, release
 from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .kube import Kube, secret
+from .objects import Identity
 from .shell import run
 from .snapshot import Repository
 from .stages import Stage
 from .toolchain import Tools
 
 Json = dict[str, Any]
+Kubectl = list[str | Path]
 
 ARGOCD, GIT = "argocd", "git"
-API = "/apis/argoproj.io/v1alpha1"
 PLATFORM = paths.ROOT / "manifests/argocd"
 """The project and the ApplicationSet: what a user with an Argo CD of their own applies as well."""
 SERVERS = (paths.ROOT / "manifests/kind/argocd", paths.ROOT / "manifests/kind/git-server")
 ENVIRONMENT = "kind"
 APPLICATION = f"{RELEASE}-{ENVIRONMENT}"
-APPLICATION_PATH = f"{API}/namespaces/{ARGOCD}/applications/{APPLICATION}"
-APPLICATION_SET_PATH = f"{API}/namespaces/{ARGOCD}/applicationsets/trainyard"
+APPLICATION_PATH = f"{applications.API}/namespaces/{ARGOCD}/applications/{APPLICATION}"
+APPLICATION_SET_PATH = f"{applications.API}/namespaces/{ARGOCD}/applicationsets/trainyard"
 REPOSITORY = "/srv/git/trainyard.git"
 HOST, PORT = f"git-server.{GIT}.svc.cluster.local", 2222
 URL = f"ssh://git@{HOST}:{PORT}{REPOSITORY}"
@@ -39,17 +40,19 @@ AUTHORIZED = "restrict,command=\"git-upload-pack '{repository}'\" {key}"
 KEYS = "cd /tmp; for name in host deploy; do ssh-keygen -q -t ed25519 -N '' -C '' -f $name; done; base64 -w0 "
 # Ends what Argo CD does now, or waits to do again.
 END_OPERATION = {"status": {"operationState": {"phase": "Terminating"}}}
+# Data, and what holds it: never removed because the platform changes hands.
+KEPT_KINDS = ("Namespace", "PersistentVolumeClaim", "Secret")
 SYNC_SECONDS = 300
 STUCK_SECONDS = 30
 APPLICATION_SECONDS = 60
 
 
-# ---- who owns the platform
+# ---- who owns the platform, and the hand-over
 
 
 def owners(kube: Kube) -> list[Json]:
     """Return the Applications that deploy to the platform's namespace."""
-    found = kube.items(f"{API}/applications")
+    found = kube.items(f"{applications.API}/applications")
     return [each for each in found if each["spec"]["destination"].get("namespace") == NAMESPACE]
 
 
@@ -73,27 +76,24 @@ def give_back(
     Helm only adds to what it adopts: so what was deployed first becomes what Helm will install.
     """
     kube = Kube(made.kubeconfig)
-    applications = owners(kube)
-    if not applications:
+    found = owners(kube)
+    if not found:
         return
     wanted = release.rendered(tools, images, files)
-    for application in applications:
+    for application in found:
         stage.update(f"removing Application {application['metadata']['name']}; what it deployed stays")
         _remove(kube, application)
     stage.update("making the platform what Helm will install")
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     # As Argo CD does, which has noted on each object what it applied last.
     run([*kubectl, "apply", "-f", "-"], input=wanted)
-    kept = {_identity(each) for each in yaml.safe_load_all(wanted) if each}
-    for application in applications:
-        for resource in application.get("status", {}).get("resources", []):
-            if _tracked(resource) not in kept:
-                _delete_unless_kept(kubectl, resource)
+    deployed = {each for application in found for each in applications.resources(application)}
+    _delete(kubectl, left_over(deployed, [Identity.of(each) for each in yaml.safe_load_all(wanted) if each]))
 
 
 def _remove(kube: Kube, application: Json) -> None:
     metadata = application["metadata"]
-    base = f"{API}/namespaces/{metadata['namespace']}"
+    base = f"{applications.API}/namespaces/{metadata['namespace']}"
     for owner in metadata.get("ownerReferences", []):
         path = f"{base}/{owner['kind'].lower()}s/{owner['name']}"
         kube.delete(path, propagationPolicy="Orphan")
@@ -105,22 +105,38 @@ def _remove(kube: Kube, application: Json) -> None:
     _wait_until_gone(kube, path)
 
 
-def _identity(manifest: Json) -> tuple[str, str, str, str]:
-    metadata, group = manifest["metadata"], manifest["apiVersion"].rpartition("/")[0]
-    return group, manifest["kind"], metadata.get("namespace", ""), metadata["name"]
+def _delete_what_only_helm_has(kube: Kube, kubectl: Kubectl) -> None:
+    """Delete what Helm has deployed and git has not: Argo CD prunes only what it has deployed itself.
+
+    Jobs are named after what they run: without this, those of the last release would stay.
+    """
+    records = helm_release.records(kube, NAMESPACE, RELEASE).values()
+    # Of a superseded one, Helm has deleted what the next one lacked; of one that failed, it has not.
+    releases = [each for each in records if each["metadata"]["labels"]["status"] != "superseded"]
+    deployed = [Identity.of(one) for each in releases for one in helm_release.decode(each).objects]
+    wanted = applications.resources(kube.get(APPLICATION_PATH))
+    if wanted:  # an Application that lists nothing would have everything deleted
+        _delete(kubectl, left_over(deployed, wanted))
 
 
-def _tracked(resource: Json) -> tuple[str, str, str, str]:
-    return resource.get("group", ""), resource["kind"], resource.get("namespace", ""), resource["name"]
+def left_over(deployed: Iterable[Identity], wanted: Iterable[Identity]) -> list[Identity]:
+    """Return what the last owner has deployed and the next one does not want, without what holds data."""
+    return sorted(each for each in {*deployed} - {*wanted} if each.kind not in KEPT_KINDS)
 
 
-def _delete_unless_kept(kubectl: list[str | Path], resource: Json) -> None:
-    group, kind, namespace, name = _tracked(resource)
-    where = [f"{kind}.{group}".rstrip("."), name, f"--namespace={namespace}", "--ignore-not-found"]
-    found = run([*kubectl, "get", *where, "--output=yaml"]).stdout
-    annotations = (yaml.safe_load(found) or {}).get("metadata", {}).get("annotations", {})
-    if annotations.get("helm.sh/resource-policy") != "keep":
-        run([*kubectl, "delete", *where])
+def _delete(kubectl: Kubectl, found: Iterable[Identity]) -> None:
+    for kind, namespace, name, group in found:
+        where = [f"{kind}.{group}".rstrip("."), name, f"--namespace={namespace}", "--ignore-not-found"]
+        one = yaml.safe_load(run([*kubectl, "get", *where, "--output=yaml"]).stdout)
+        if one and not is_kept(one):
+            run([*kubectl, "delete", *where])
+
+
+def is_kept(one: Json) -> bool:
+    """Tell whether an object says that neither Helm nor Argo CD may delete it when it is wanted no more."""
+    annotations = one["metadata"].get("annotations", {})
+    options = annotations.get("argocd.argoproj.io/sync-options", "").split(",")
+    return annotations.get("helm.sh/resource-policy") == "keep" or "Prune=false" in map(str.strip, options)
 
 
 def _wait_until_gone(kube: Kube, path: str) -> None:
@@ -137,7 +153,7 @@ def _wait_until_gone(kube: Kube, path: str) -> None:
 def start(stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str]) -> None:
     """Start Argo CD and the git server, and return when both are ready."""
     kube = Kube(made.kubeconfig)
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f"]
     definitions = argocd_build.crds(stage)
     stage.update("Argo CD and the git server")
@@ -221,9 +237,11 @@ def release_from_git(
 ) -> None:
     """Push the working tree to the git server and return when Argo CD has synced it and all of it is ready.
 
-    A release that Helm has installed is taken over: no pod restarts, and Helm's records of it are removed.
+    A release that Helm has installed is taken over: no pod restarts, and what only Helm has goes, its records
+    of the release included.
     """
     kube = Kube(made.kubeconfig)
+    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
     release.make_shared_volumes(made, tools)
     stage.update("committing the working tree")
     given = chart.read_values((*chart.VALUES, *files))
@@ -231,7 +249,7 @@ def release_from_git(
     values = chart.merge(chart.read_values(files, keep_null=True), local, keep_null=True)
     image_values = release.image_values(images)
     environment = {
-        "server": "https://kubernetes.default.svc",
+        "server": applications.IN_CLUSTER,
         "namespace": NAMESPACE,
         "release": RELEASE,
         "valueFiles": [f"../../{chart.KIND_VALUES.relative_to(paths.ROOT)}"],
@@ -239,14 +257,15 @@ def release_from_git(
     }
     repository = Repository(paths.STATE / "gitops.git", remote(tools.kubectl, made.kubeconfig))
     revision = repository.release(ENVIRONMENT, environment, values)
-    apply: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig, "apply", "-f", "-"]
-    run(apply, input=yaml.safe_dump_all(platform_manifests(URL, ENVIRONMENT)))
+    run([*kubectl, "apply", "-f", "-"], input=yaml.safe_dump_all(platform_manifests(URL, ENVIRONMENT)))
     # In case that the push could not tell it.
     kube.patch(APPLICATION_SET_PATH, refresh("application-set-refresh", "true"))
     wait_until_synced(stage, kube, revision, chart.merge(values, image_values, keep_null=True))
+    _delete_what_only_helm_has(kube, kubectl)
     release.wait_for_workloads(kube, stage)
     _wait_until_healthy(stage, kube)
-    for path in release.releases(kube):
+    # With them, a `helm uninstall` would delete the platform.
+    for path in helm_release.records(kube, NAMESPACE, RELEASE):
         kube.delete(path)
 
 
@@ -261,10 +280,14 @@ def remote(kubectl: Path, kubeconfig: Path) -> str:
 
 
 def platform_manifests(url: str, environment: str) -> list[Json]:
-    """Return the objects of manifests/argocd for another repository, and for one environment."""
+    """Return the objects of manifests/argocd for another repository, and one environment of this cluster."""
     manifests = [yaml.safe_load(file.read_text()) for file in sorted(PLATFORM.glob("*.yaml"))]
     (project,) = (each for each in manifests if each["kind"] == "AppProject")
     (example,) = project["spec"]["sourceRepos"]
+    destinations = project["spec"]["destinations"]
+    project["spec"]["destinations"] = [
+        each for each in destinations if each["server"] == applications.IN_CLUSTER
+    ]
     replaced = {example: url, "values/environments/*/": f"values/environments/{environment}/"}
     return [_replaced(each, replaced) for each in manifests]
 
@@ -300,7 +323,7 @@ def wait_until_synced(stage: Stage, kube: Kube, revision: str, values: Json) -> 
             kube.patch(APPLICATION_PATH, sync_request(application))
         if current and _is_outdated(application):
             kube.patch(APPLICATION_PATH, END_OPERATION)
-        found = problem(application) if current else _problem_of_set(kube.find(APPLICATION_SET_PATH) or {})
+        found = _problem(kube, application if current else None)
         now = time.monotonic()
         since, last = (since, last) if found == last else (now, found)
         stage.update(found or f"Argo CD syncs: {progress(application) if current else 'it reads the commit'}")
@@ -308,6 +331,13 @@ def wait_until_synced(stage: Stage, kube: Kube, revision: str, values: Json) -> 
             cure = "correct what it names, then run ./scripts/up --gitops again"
             raise CliError(f"Argo CD does not sync {APPLICATION}: {found or progress(application)}", cure)
         time.sleep(0.5)
+
+
+def _problem(kube: Kube, application: Json | None) -> str:
+    """Return why the commit is not synced: of its Application, or of the set that has to make it."""
+    if application:
+        return applications.problem(application)
+    return next(applications.errors_of_set(kube.find(APPLICATION_SET_PATH) or {}), "")
 
 
 def _wait_until_healthy(stage: Stage, kube: Kube) -> None:
@@ -362,34 +392,6 @@ def sync_request(application: Json) -> Json:
     policy = application["spec"]["syncPolicy"]
     sync = {"prune": policy["automated"]["prune"], "syncOptions": policy["syncOptions"]}
     return {"operation": {"initiatedBy": {"username": "up"}, "sync": sync, "retry": policy["retry"]}}
-
-
-def problem(application: Json) -> str:
-    """Return why Argo CD cannot sync the Application, in few words; "" where it can."""
-    status = application.get("status", {})
-    for condition in status.get("conditions", []):
-        if condition["type"].endswith("Error"):
-            return cause(condition["message"])
-    operation = status.get("operationState", {})
-    if operation.get("phase") in ("Failed", "Error") or operation.get("retryCount"):
-        resources = operation.get("syncResult", {}).get("resources", [])
-        refused = [each["message"] for each in resources if each.get("status") == "SyncFailed"]
-        return cause((refused or [operation.get("message", "")])[0])
-    return ""
-
-
-def _problem_of_set(application_set: Json) -> str:
-    conditions = application_set.get("status", {}).get("conditions", [])
-    found = [each for each in conditions if each["type"] == "ErrorOccurred" and each["status"] == "True"]
-    return cause(found[0]["message"]) if found else ""
-
-
-def cause(message: str) -> str:
-    """Return what matters of a message of Argo CD: what Helm, git or Kubernetes said."""
-    _, error, said = message.partition("Error: ")
-    if not error:
-        said = message.rpartition("desc = ")[2]
-    return said.partition("\n\nUse --debug flag")[0].strip()
 
 
 def progress(application: Json) -> str:

@@ -31,12 +31,16 @@ class HelmRelease:
 
 def find(kube: Kube, namespace: str, name: str) -> HelmRelease | None:
     """Return a release, or None where Helm has installed none of this name."""
+    found = records(kube, namespace, name).values()
+    newest = max(found, key=lambda each: int(each["metadata"]["labels"]["version"]), default=None)
+    return None if newest is None else decode(newest)
+
+
+def records(kube: Kube, namespace: str, name: str) -> dict[str, Json]:
+    """Return the records of a release by their API paths: Secrets, one for each revision."""
     path = f"/api/v1/namespaces/{namespace}/secrets"
-    records = kube.items(path, labelSelector=f"owner=helm,name={name}")
-    if not records:
-        return None
-    newest = max(records, key=lambda each: int(each["metadata"]["labels"]["version"]))
-    return decode(newest)
+    found = kube.items(path, labelSelector=f"owner=helm,name={name}")
+    return {f"{path}/{each['metadata']['name']}": each for each in found}
 
 
 def decode(record: Json) -> HelmRelease:

@@ -21,9 +21,8 @@ FORBIDDEN_CURE = "log in as somebody who may do this"
 
 
 class Kube:
-    """One cluster. A request outlasts a restart of the API server, up to ``patience_seconds``."""
+    """One cluster. A request outlasts a restart of the API server."""
 
-    patience_seconds = RETRY_SECONDS
     cure = "./scripts/up starts a stopped cluster again"
 
     def __init__(self, kubeconfig: Path) -> None:
@@ -79,19 +78,21 @@ class Kube:
             return ""
 
     def _send(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> httpx.Response:
-        deadline = time.monotonic() + self.patience_seconds
+        deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 response = self._http.request(method, path, **options)
-                if response.is_success or (missing_ok and response.status_code == httpx.codes.NOT_FOUND):
-                    return response
-                problem = f"HTTP {response.status_code}: {_explanation(response)}"
-                temporary = response.status_code in (429, 500, 503, 504)
             except httpx.TransportError as error:
-                problem, temporary = f"{type(error).__name__}: {error}", True
+                problem, temporary, cure = f"{type(error).__name__}: {error}", True, self.cure
+            else:
+                status = response.status_code
+                if response.is_success or (missing_ok and status == httpx.codes.NOT_FOUND):
+                    return response
+                problem = f"HTTP {status}: {_explanation(response)}"
+                temporary = status in (429, 500, 503, 504)
+                cure = FORBIDDEN_CURE if status == httpx.codes.FORBIDDEN else self.cure
             if not temporary or time.monotonic() > deadline:
-                message = f"Kubernetes at {self.server} refuses {method} {path} ({problem})"
-                raise CliError(message, FORBIDDEN_CURE if "HTTP 403" in problem else self.cure)
+                raise CliError(f"Kubernetes at {self.server} refuses {method} {path} ({problem})", cure)
             time.sleep(1)
 
 

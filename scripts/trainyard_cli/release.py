@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from . import chart, cluster, paths, workloads
+from . import chart, cluster, helm_release, paths, workloads
 from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .kube import Kube
@@ -153,19 +153,12 @@ def _rebind_volumes(kube: Kube) -> None:
             kube.patch(f"/api/v1/persistentvolumes/{volume['metadata']['name']}", patch)
 
 
-def releases(kube: Kube) -> dict[str, Json]:
-    """Return Helm's records of the release, by their API paths: Secrets, one for each revision."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-    found = kube.items(path, labelSelector=f"owner=helm,name={RELEASE}")
-    return {f"{path}/{each['metadata']['name']}": each for each in found}
-
-
 def _recover(kube: Kube, stage: Stage) -> None:
     """Drop the record of an installation that was broken off: helm refuses to go on while it says `pending`.
 
     The objects it made stay, and the next installation adopts them.
     """
-    for path, secret in releases(kube).items():
+    for path, secret in helm_release.records(kube, NAMESPACE, RELEASE).items():
         labels = secret["metadata"]["labels"]
         if labels["status"].startswith("pending-") or labels["status"] == "uninstalling":
             stage.update(

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from .chart import CHART_PATH, after_error
 from .environments import Environment
 from .errors import CliError
 from .git import Repository, Tree
@@ -18,9 +19,8 @@ from .versions import VERSIONS
 
 Json = dict[str, Any]
 
-CHART = "charts/trainyard"
 # What a chart's revision brings: the chart, and the values files that valueFiles may name.
-EXTRACTED = [CHART, "values"]
+EXTRACTED = [CHART_PATH, "values"]
 HELM_SECONDS = 120
 
 
@@ -53,7 +53,7 @@ class Renderer:
             self._helm,
             "template",
             environment.release,
-            root / CHART,
+            root / CHART_PATH,
             "--include-crds",
         ]
         command += [f"--namespace={environment.namespace}", f"--kube-version={VERSIONS.kubernetes}"]
@@ -73,19 +73,13 @@ def renderer(helm: Path, repository: Repository) -> Iterator[Renderer]:
         yield Renderer(helm, repository, Path(scratch))
 
 
-def after_error(text: str) -> str:
-    """Return what follows the last `Error:` of helm's message, or all of it; Argo CD passes it on as well."""
-    _, found, after = text.rpartition("Error: ")
-    return (after if found else text).strip()
-
-
 def _value_file(environment: Environment, root: Path, name: str) -> Path:
-    path = (root / CHART / name).resolve()
+    path = (root / CHART_PATH / name).resolve()
     if not path.is_relative_to(root.resolve()) or not path.is_file():
         message = (
             f"{environment.file}: environment.valueFiles: {name} is not at revision {environment.revision}"
         )
-        raise CliError(message, f"name a values file of the repository, relative to {CHART}")
+        raise CliError(message, f"name a values file of the repository, relative to {CHART_PATH}")
     return path
 
 

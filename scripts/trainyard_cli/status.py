@@ -11,17 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from . import applications, cures, environments, helm_release, workloads
-from .applications import title
 from .chart import NAMESPACE, RELEASE
 from .environments import Environment
 from .errors import CliError
 from .git import SHOWN_DIGITS, Repository, short
 from .kube import Kube, secret
+from .objects import Identity
 from .platform import ADMIN_SECRET
 from .rendering import image_references
 
 Json = dict[str, Any]
-Identity = tuple[str, str, str]
 
 ARGO_CD, HELM = "Argo CD", "Helm"
 NO_APPLICATION = "no Application"
@@ -146,7 +145,7 @@ def _of_helm(
         if release is None:
             continue
         label = f"{namespace}/{name}"
-        owned = {_identity(each, namespace) for each in release.objects}
+        owned = {Identity.of(each, namespace) for each in release.objects}
         problems = _looked_at(_of_workloads(kube, label, owned, (namespace, name)))
         if release.status != "deployed":
             cure = "run helm upgrade again, or helm rollback"
@@ -162,10 +161,6 @@ def _of_helm(
             images=short_images(image_references(release.objects)),
             problems=problems,
         )
-
-
-def _identity(one: Json, namespace: str) -> Identity:
-    return one["kind"], one["metadata"].get("namespace", namespace), one["metadata"]["name"]
 
 
 # ---- workloads
@@ -187,23 +182,17 @@ def _of_workloads(
 ) -> Iterator[Problem]:
     """Yield the workloads that are not ready, CronJobs whose last run failed, and DAGs that do not parse."""
     kinds = {kind for kind, _ in workloads.KINDS}
-    namespaces = sorted({namespace for kind, namespace, _ in owned if kind in {*kinds, "CronJob"}})
-    unready = [
-        each
-        for each in workloads.unready(kube, namespaces)
-        if (each.kind, each.namespace, each.name) in owned
-    ]
+    namespaces = sorted({each.namespace for each in owned if each.kind in {*kinds, "CronJob"}})
+    unready = [each for each in workloads.unready(kube, namespaces) if each.identity in owned]
     for each in unready:
         where = f"-n {each.namespace} {each.kind.lower()}/{each.name}"
-        yield Problem(
-            title(each.kind, each.namespace, each.name), each.why, _cure(each.why, environment, where)
-        )
-    for kind, namespace, name in sorted(owned):
-        failed = workloads.failed_run(kube, namespace, name) if kind == "CronJob" else None
+        yield Problem(each.identity.title, each.why, _cure(each.why, environment, where))
+    for one in sorted(owned):
+        failed = workloads.failed_run(kube, one.namespace, one.name) if one.kind == "CronJob" else None
         if failed is not None:
             why = f"its last run {failed.name} failed: {failed.why}"
-            cure = f"kubectl logs -n {namespace} job/{failed.name}; the next run that succeeds clears it"
-            yield Problem(title(kind, namespace, name), why, cure)
+            cure = f"kubectl logs -n {one.namespace} job/{failed.name}; the next run that succeeds clears it"
+            yield Problem(one.title, why, cure)
     yield from _import_errors(kube, release, {(each.kind, each.name) for each in unready})
 
 

@@ -74,8 +74,8 @@ def _run_fast(suites: Suites) -> None:
 
 def _run_e2e(suites: Suites) -> None:
     with platform.only_one():
-        # The tests hand the release over to Argo CD and back.
-        way = platform.Way(with_argocd=True)
+        # The tests hand the release over to Argo CD and back: those that were broken off left it there.
+        way = platform.Way(take_ownership=True, with_argocd=True)
         platform.bring_up(suites.stages, cluster.chosen_ports(None, None), [], remake=True, way=way)
     with suites.stages("tools") as stage:
         tools = toolchain.ensure(stage)

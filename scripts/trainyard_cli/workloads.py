@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import CliError
 from .kube import Kube, container_statuses, waiting_reason
+from .objects import Identity
 
 Json = dict[str, Any]
 
@@ -27,6 +28,11 @@ class Workload:
     name: str
     why: str
     stuck: bool = False
+
+    @property
+    def identity(self) -> Identity:
+        """Return what names it."""
+        return Identity(self.kind, self.namespace, self.name, dict(KINDS)[self.kind])
 
 
 def unready(kube: Kube, namespaces: Iterable[str]) -> Iterator[Workload]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from render import ROOT, find, identity, render_chart
-from trainyard_cli import gitops
+from render import HELM, ROOT, find, identity, render_chart
+from trainyard_cli import applications, environments, gitops
+from trainyard_cli.environments import Environment
+from trainyard_cli.git import Repository
 from trainyard_cli.images import IMAGES
+from trainyard_cli.objects import Identity
+from trainyard_cli.rendering import Renderer
 
 VALUES_FILES = sorted(file.name for file in (ROOT / "values").glob("*.yaml"))
-SERVER = "https://kubernetes.default.svc"
 CLUSTER_KINDS = {"Namespace", "PriorityClass"}
 
 
@@ -45,11 +50,35 @@ def test_the_project_allows_exactly_the_kinds_that_the_chart_renders(manifests, 
     assert allowed(project, "namespaceResourceWhitelist") == kinds - of_cluster
 
 
-def test_the_project_allows_exactly_the_namespaces_that_the_chart_deploys_to(manifests, rendered) -> None:
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory) -> list[tuple[Environment, list[dict[str, Any]]]]:
+    """The environments and their objects, with the chart of the working tree, as after the next promotion."""
+    repository, scratch = Repository(ROOT), tmp_path_factory.mktemp("rendered")
+    tree = repository.tree(None)
+    renderer = Renderer(Path(HELM), repository, scratch)
+    read = (environments.read(repository, tree, name) for name in environments.names(tree))
+    found = [dataclasses.replace(each, revision="main") for each in read]
+    return [(each, renderer.objects(each, tree)) for each in found]
+
+
+def test_the_project_allows_exactly_where_the_environments_and_kind_deploy_to(
+    manifests, rendered, shipped
+) -> None:
+    assert len(shipped) >= 3
+    deployed = [(applications.IN_CLUSTER, one) for one in rendered]
+    deployed += [(environment.server, one) for environment, objects in shipped for one in objects]
+    places = {(server, one["metadata"].get("namespace")) for server, one in deployed}
+    places |= {(environment.server, environment.namespace) for environment, _ in shipped}
     destinations = manifests["AppProject"]["spec"]["destinations"]
-    namespaces = {one["metadata"]["namespace"] for one in rendered if "namespace" in one["metadata"]}
-    assert {each["namespace"] for each in destinations} == namespaces | {"trainyard"}
-    assert {each["server"] for each in destinations} == {SERVER}
+    assert {(each["server"], each["namespace"]) for each in destinations} == {
+        (server, namespace) for server, namespace in places if namespace
+    }
+
+
+def test_the_project_allows_exactly_the_repository_that_is_read(manifests) -> None:
+    read = re.findall(r'"repoURL": "([^"]+)"', json.dumps(manifests["ApplicationSet"]))
+    assert len(read) == 3
+    assert set(read) == set(manifests["AppProject"]["spec"]["sourceRepos"])
 
 
 def test_the_controller_on_kind_may_write_what_the_project_allows_and_no_secret(manifests) -> None:
@@ -80,6 +109,8 @@ def test_on_kind_the_same_manifests_name_the_git_server_and_one_environment() ->
     assert text.count(gitops.URL) == example.count("https://git.example.com/team/trainyard.git")
     assert "values/environments/kind/environment.yaml" in text
     assert "environments/*" not in text
+    servers = [each["server"] for one in json.loads(text) for each in one["spec"].get("destinations", [])]
+    assert set(servers) == {applications.IN_CLUSTER}
 
 
 def test_nothing_is_deleted_with_its_application(manifests) -> None:
@@ -119,6 +150,37 @@ def test_what_holds_data_stays_when_the_platform_is_deleted_with_its_application
     assert find(objects, "PersistentVolumeClaim", "datasets")
 
 
+MORE = {"size": "1Gi", "mountPath": "/more", "claimName": "more"}
+
+
+def test_a_hand_over_deletes_what_the_next_owner_does_not_want_but_no_data() -> None:
+    last = render_chart(files=("kind.yaml",), values={"training": {"volumes": {"more": MORE}}})
+    more_room = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
+    wanted = render_chart(
+        files=("kind.yaml",), values={**more_room, "nvidia-device-plugin": {"enabled": False}}
+    )
+    names = {one["metadata"]["name"] for one in wanted}
+    gone = [one for one in last if one["metadata"]["name"] not in names]
+    assert {"DaemonSet", "Job", "Namespace", "PersistentVolumeClaim"} <= {one["kind"] for one in gone}
+    found = gitops.left_over(map(Identity.of, last), map(Identity.of, wanted))
+    holds_data = ("Namespace", "PersistentVolumeClaim")
+    assert set(found) == {Identity.of(one) for one in gone if one["kind"] not in holds_data}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "kept"),
+    [
+        ({}, False),
+        ({"helm.sh/resource-policy": "keep"}, True),
+        ({"argocd.argoproj.io/sync-options": "Delete=false, Prune=false"}, True),
+        ({"argocd.argoproj.io/sync-options": "Delete=false"}, False),
+    ],
+)
+def test_a_hand_over_keeps_what_says_so(annotations: dict[str, str], kept: bool) -> None:
+    assert gitops.is_kept({"metadata": {"annotations": annotations}}) is kept
+    assert not gitops.is_kept({"metadata": {"name": "without-annotations"}})
+
+
 def test_servers_on_kind_take_the_built_images_and_are_restricted() -> None:
     images = {name: f"trainyard/{name}:tag" for name in IMAGES}
     servers = list(gitops.server_manifests(images))
@@ -133,26 +195,6 @@ def test_servers_on_kind_take_the_built_images_and_are_restricted() -> None:
     namespaces = [one for one in servers if one["kind"] == "Namespace"]
     enforced = {one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] for one in namespaces}
     assert enforced == {"restricted"}
-
-
-SCHEMA = "values don't meet the specifications of the schema(s): at '/serving/replicas': got string"
-REFUSED = 'Deployment.apps "trainyard-mlflow" is invalid: must be less than or equal to memory limit'
-
-
-@pytest.mark.parametrize(
-    ("message", "cause"),
-    [
-        (
-            "Failed to load target state: rpc error: code = Unknown desc = Manifest generation error: "
-            f"`helm template .` failed exit status 1: Error: {SCHEMA}\n\nUse --debug flag to render out YAML",
-            SCHEMA,
-        ),
-        ("failed to list refs: rpc error: code = Unknown desc = ssh: key mismatch", "ssh: key mismatch"),
-        (REFUSED, REFUSED),
-    ],
-)
-def test_the_cause_in_a_message_of_argo_cd(message: str, cause: str) -> None:
-    assert gitops.cause(message) == cause
 
 
 def test_no_file_is_left_over() -> None:

@@ -106,6 +106,34 @@ def test_a_condition_is_cut_to_what_helm_said() -> None:
     ]
 
 
+def test_a_warning_stops_no_sync() -> None:
+    warning = {"type": "SharedResourceWarning", "message": "ConfigMap/a is part of applications b and c"}
+    found = application(conditions=[warning])
+    assert [what for what, _ in applications.errors(found)] == ["SharedResourceWarning"]
+    assert applications.problem(found) == ""
+    error = {"type": "InvalidSpecError", "message": "application repo https://a is not permitted"}
+    assert applications.problem(application(conditions=[warning, error])) == error["message"]
+
+
+def test_a_sync_that_went_through_at_last_is_no_problem() -> None:
+    operation = {"phase": "Succeeded", "retryCount": 2, "message": "successfully synced"}
+    assert applications.problem(application(operationState=operation)) == ""
+
+
+def test_an_application_set_says_why_it_makes_no_applications() -> None:
+    conditions = [
+        {
+            "type": "ErrorOccurred",
+            "status": "True",
+            "message": "rpc error: code = Unknown desc = no such host",
+        },
+        {"type": "ResourcesUpToDate", "status": "False", "message": "no such host"},
+    ]
+    assert list(applications.errors_of_set({"status": {"conditions": conditions}})) == ["no such host"]
+    over = [{"type": "ErrorOccurred", "status": "False", "message": "generated successfully"}]
+    assert list(applications.errors_of_set({"status": {"conditions": over}})) == []
+
+
 @pytest.mark.parametrize(
     ("message", "cause"),
     [
@@ -115,6 +143,10 @@ def test_a_condition_is_cut_to_what_helm_said() -> None:
             "failed to list refs: ssh: handshake failed: knownhosts: key mismatch",
         ),
         ("resource :LimitRange is not permitted", "resource :LimitRange is not permitted"),
+        (
+            'Deployment.apps "mlflow" is invalid: must be less than or equal to memory limit',
+            'Deployment.apps "mlflow" is invalid: must be less than or equal to memory limit',
+        ),
     ],
 )
 def test_the_cause_is_what_the_innermost_said(message: str, cause: str) -> None:

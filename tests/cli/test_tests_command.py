@@ -1,4 +1,4 @@
-"""Which tests ./scripts/test selects."""
+"""What ./scripts/test brings up, and which tests it selects."""
 
 import os
 import subprocess
@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainyard_cli import tests_command
+from trainyard_cli import paths, platform, tests_command
+from trainyard_cli.errors import CliError
+from trainyard_cli.stages import Stages
 
 SUITE = """
 import pytest
@@ -52,3 +54,20 @@ def test_nightly_tests_run_only_when_asked_for(
         command, cwd=tmp_path, env=plain, check=True, capture_output=True, text=True
     ).stdout
     assert {line.partition("::test_")[2] for line in collected.splitlines() if "::" in line} == names
+
+
+def test_end_to_end_tests_take_back_what_broken_off_ones_left_with_argo_cd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: list[platform.Way] = []
+
+    def bring_up(*_: object, way: platform.Way, **__: object) -> None:
+        ways.append(way)
+        raise CliError("no cluster here", "")
+
+    monkeypatch.setattr(paths, "HOME", tmp_path)
+    monkeypatch.setattr(platform, "bring_up", bring_up)
+    with Stages() as stages, pytest.raises(CliError, match="no cluster here"):
+        tests_command.run_tests(stages, [], fast=False, e2e=True)
+    (way,) = ways
+    assert way.take_ownership and not way.gitops

@@ -1,6 +1,7 @@
 """Argo CD takes the release over from Helm, follows commits to the git server, and gives it back.
 
-The tests share one hand-over and run as written. The last one hands the release back to Helm.
+The tests share one hand-over and run as written. The last but one hands the release back to Helm; the last
+one hands over and back once more, with other content.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from kubernetes import client
 from pods import PodRecorder, wait_until
-from trainyard_cli import chart, gitops
+from trainyard_cli import applications, chart, gitops
 from trainyard_cli.kube import Kube
 
 pytestmark = pytest.mark.alone
@@ -48,6 +49,8 @@ KINDS = (
 )
 MLFLOW = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-mlflow"
 MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"
+# Gives the Jobs that run a script other names.
+MORE_ROOM = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
 # Longer than the triggerer takes to be replaced.
 SLOW = {"epochs": 30, "epoch_seconds": 1}
 
@@ -73,6 +76,10 @@ class Objects:
 
     def generations(self) -> dict[tuple[str, str, str], int]:
         return {key: one["metadata"].get("generation", 0) for key, one in self.written.items()}
+
+    def names(self) -> set[tuple[str, str, str]]:
+        """Those that no controller has made."""
+        return {key for key, one in self.written.items() if not one["metadata"].get("ownerReferences")}
 
 
 def look(kube: Kube) -> Objects:
@@ -183,10 +190,29 @@ class Team:
 
         def check() -> str:
             application = self.is_current()
-            found = gitops.problem(application) if application else ""
+            found = applications.problem(application) if application else ""
             return found if text in found else ""
 
         return wait_until(f"Argo CD to say {text!r}", check, seconds=seconds, every=0.5)
+
+
+def status_of(environment: str) -> Json:
+    """What ./scripts/status says of an environment."""
+    done = subprocess.run([ROOT / "scripts/status", "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return next(
+        each for each in json.loads(done.stdout)["environments"] if each["environment"] == environment
+    )
+
+
+def told(environment: str, text: str) -> Json:
+    """Wait until ./scripts/status tells a problem of an environment; return the problem."""
+
+    def check() -> Json | None:
+        problems = status_of(environment)["problems"]
+        return next((each for each in problems if text in each["why"]), None)
+
+    return wait_until(f"the status of {environment} to say {text!r}", check, seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +306,9 @@ def test_a_missing_image_stops_no_running_task_and_git_revert_rolls_back(team: T
     team.synced()
     wait_until("a new pod to lack its image", lambda: "registry.invalid" in _waiting(core))
     assert team.health() == "Progressing"
+    problem = told("kind", "registry.invalid/airflow")
+    assert problem["what"].startswith(f"Deployment {NAMESPACE}/trainyard-")
+    assert f"environment.images in {ENVIRONMENT}/environment.yaml" in problem["cure"]
     # The others are not rolled but replaced: two schedulers at once leave stale pods.
     rolled = ("api-server", "triggerer")
     assert _ready(core, *rolled) == set(rolled), "what runs must go on"
@@ -313,9 +342,13 @@ def test_a_bad_value_is_refused_with_its_key_and_a_good_commit_is_synced(team: T
     team.change("A wrong type", serving={"replicas": "three"})
     assert "/serving/replicas" in team.problem("/serving/replicas")
     assert team.application()["status"]["sync"]["status"] == "Unknown"
+    correct = f"correct {ENVIRONMENT}/values.yaml or revert the commit"
+    assert told("kind", "/serving/replicas")["cure"].startswith(correct)
     team.change("What the chart itself refuses", serving={"replicas": 1}, training={"namespace": NAMESPACE})
     assert "training.namespace" in team.problem("training.namespace")
-    assert team.health() == "Healthy"
+    assert told("kind", "training.namespace")["cure"].startswith(correct)
+    found = status_of("kind")
+    assert (found["by"], found["sync"], found["health"]) == ("Argo CD", "Unknown", "Healthy")
     team.git("revert", "--no-edit", "HEAD")
     team.git("revert", "--no-edit", "HEAD~2")
     team.git("push", "--quiet", "origin", "HEAD:main")
@@ -330,6 +363,9 @@ def test_what_the_api_server_refuses_can_be_ended_and_a_good_commit_is_synced(te
     too_much = {"requests": {"memory": "64Gi", "cpu": None}}
     team.change("More than the limit", mlflow={"resources": too_much})
     assert "trainyard-mlflow" in team.problem("must be less than or equal to memory limit")
+    problem = told("kind", "must be less than or equal to memory limit")
+    assert problem["what"] == f"Deployment {NAMESPACE}/trainyard-mlflow"
+    assert problem["cure"].startswith(f"correct the value in {ENVIRONMENT}/values.yaml")
     assert look(kube).pods == first.pods
     team.revert()
     wait_until("Argo CD to read the commit", team.is_current)
@@ -355,17 +391,17 @@ def test_what_git_has_no_longer_goes_from_the_object(team: Team, kube: Kube) -> 
     assert label in kube.get(MLFLOW_SERVICE)["metadata"]["labels"]
 
 
+def jobs(kube: Kube) -> set[str]:
+    """The names of the Jobs that the release has."""
+    found = (one["metadata"] for one in kube.items(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"))
+    return {one["name"] for one in found if not one.get("ownerReferences")}
+
+
 def test_jobs_named_after_what_they_run_are_replaced_once(team: Team, kube: Kube) -> None:
-    path = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
-
-    def jobs() -> set[str]:
-        found = (one["metadata"] for one in kube.items(path))
-        return {one["name"] for one in found if not one.get("ownerReferences")}
-
-    first = jobs()
-    team.change("More room for the small Jobs", scriptJobs={"resources": {"limits": {"memory": "300Mi"}}})
+    first = jobs(kube)
+    team.change("More room for the small Jobs", **MORE_ROOM)
     team.healthy()
-    second = jobs()
+    second = jobs(kube)
     assert first - second and len(second) == len(first)
     finished = team.application()["status"]["operationState"]["finishedAt"]
     kube.patch(gitops.APPLICATION_PATH, gitops.refresh("refresh", "normal"))
@@ -408,14 +444,26 @@ def test_an_upgrade_loses_nothing_of_a_training_run(
 
 
 BAD_REPOSITORIES = {
-    "no-such-host": ("http://nowhere.git.svc.cluster.local/trainyard.git", "no such host"),
-    "no-such-repository": (f"http://{gitops.HOST}:8080/other.git", "not found"),
-    "wrong-key": (gitops.URL.replace("trainyard.git", "other.git"), "unable to authenticate"),
-    "unknown-host-key": (gitops.URL.replace(".svc.cluster.local", ".svc"), "knownhosts: key is unknown"),
+    "no-such-host": (
+        "http://nowhere.git.svc.cluster.local/trainyard.git",
+        "no such host",
+        "check the repository's address",
+    ),
+    "no-such-repository": (f"http://{gitops.HOST}:8080/other.git", "not found", "correct url"),
+    "wrong-key": (
+        gitops.URL.replace("trainyard.git", "other.git"),
+        "unable to authenticate",
+        "correct url, key or token",
+    ),
+    "unknown-host-key": (
+        gitops.URL.replace(".svc.cluster.local", ".svc"),
+        "knownhosts: key is unknown",
+        "write the git server's host key",
+    ),
 }
 
 
-def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube: Kube) -> None:
+def test_an_application_says_why_it_cannot_read_its_repository(team: Team) -> None:
     key = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
@@ -427,7 +475,7 @@ def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube:
             "spec": {"sourceRepos": ["*"], "destinations": [{"server": "*", "namespace": "e2e"}]},
         }
     ]
-    for name, (url, _) in BAD_REPOSITORIES.items():
+    for name, (url, _, _) in BAD_REPOSITORIES.items():
         source = {"repoURL": url, "targetRevision": "main", "path": "charts/trainyard"}
         destination = {"server": "https://kubernetes.default.svc", "namespace": "e2e"}
         spec = {"project": "e2e", "source": source, "destination": destination}
@@ -451,13 +499,8 @@ def test_an_application_says_why_it_cannot_read_its_repository(team: Team, kube:
         subprocess.run(
             ["kubectl", "apply", "-f", "-"], input=text, text=True, check=True, capture_output=True
         )
-        for name, (_, words) in BAD_REPOSITORIES.items():
-            path = f"{gitops.API}/namespaces/{gitops.ARGOCD}/applications/e2e-{name}"
-
-            def said(path: str = path, words: str = words) -> bool:
-                return words in gitops.problem(kube.get(path))
-
-            wait_until(f"Argo CD to say {words!r} of {name}", said, seconds=60)
+        for name, (_, words, cure) in BAD_REPOSITORIES.items():
+            assert told(f"e2e-{name}", words)["cure"].startswith(cure)
     finally:
         subprocess.run(
             ["kubectl", "delete", "-f", "-"], input=text, text=True, check=True, capture_output=True
@@ -536,3 +579,22 @@ def test_helm_takes_the_release_back_and_no_secret_has_changed(
         f"/api/v1/namespaces/{NAMESPACE}/secrets", labelSelector="owner=helm,name=trainyard"
     )
     assert record["metadata"]["labels"]["status"] == "deployed"
+
+
+@pytest.mark.nightly
+def test_a_hand_over_of_other_content_leaves_nothing_behind_both_ways(
+    team: Team, kube: Kube, tmp_path: Path
+) -> None:
+    """Runs after the release is back with Helm."""
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(MORE_ROOM))
+    first = look(kube)
+    before = jobs(kube)
+    up("--gitops", "--values", str(values))
+    handed_over = jobs(kube)
+    assert before - handed_over and len(handed_over) == len(before)
+    up("--take-ownership")
+    assert jobs(kube) == before
+    after = look(kube)
+    assert after.names() == first.names()
+    assert (after.pods, after.secrets) == (first.pods, first.secrets)
