@@ -8,13 +8,13 @@
 {{- if has .name (list "api-server" "triggerer") }}
 - name: AIRFLOW_CONN_TRAINYARD_S3
   valueFrom:
-    secretKeyRef: {name: {{ include "trainyard.s3ConnectionSecretName" . }}, key: connection}
+    secretKeyRef: {name: {{ include "trainyard.s3ConnectionSecretName" . | include "common.scalar" }}, key: connection}
 {{- end }}
 {{- end }}
 
 {{- define "airflow.platformVolumes" -}}
 - name: platform
-  configMap: {name: {{ include "trainyard.platformConfigMapName" . }}}
+  configMap: {name: {{ include "trainyard.platformConfigMapName" . | include "common.scalar" }}}
 {{- if include "trainyard.sendsAlerts" . }}
 - name: alerts
   secret: {secretName: trainyard-alerts, optional: true}

@@ -16,7 +16,7 @@
 {{- end }}
 {{- range $names }}
 - kind: ServiceAccount
-  name: {{ . }}
-  namespace: {{ include "trainyard.airflowNamespace" $ }}
+  name: {{ . | include "common.scalar" }}
+  namespace: {{ include "trainyard.airflowNamespace" $ | include "common.scalar" }}
 {{- end }}
 {{- end }}

@@ -63,7 +63,7 @@ apiVersion: batch/v1
 kind: Job
 metadata:
   name: {{ .name }}-{{ printf "%s%s" $pod $script | sha256sum | trunc 8 }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" (dict "root" $root "component" .name) | nindent 4 }}
 spec:
   backoffLimit: 6
@@ -76,8 +76,8 @@ metadata:
   labels: {{- include "common.podLabels" (dict "root" .root "component" .name) | nindent 4 }}
 spec:
   restartPolicy: OnFailure
-  serviceAccountName: {{ .serviceAccountName }}
-  automountServiceAccountToken: {{ .token }}
+  serviceAccountName: {{ .serviceAccountName | include "common.scalar" }}
+  automountServiceAccountToken: {{ .token | include "common.scalar" }}
   enableServiceLinks: false
   securityContext: {{- toYaml $runtime.podSecurityContext | nindent 4 }}
   {{- with include "common.imagePullSecrets" $runtime.imagePullSecrets | trim }}{{ . | nindent 2 }}{{ end }}
@@ -85,8 +85,8 @@ spec:
       "nodeSelector" $runtime.nodeSelector "tolerations" $runtime.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: script
-      image: {{ $runtime.image }}
-      imagePullPolicy: {{ $runtime.pullPolicy }}
+      image: {{ $runtime.image | include "common.scalar" }}
+      imagePullPolicy: {{ $runtime.pullPolicy | include "common.scalar" }}
       command: [python, /scripts/{{ .script }}]
       securityContext: {{- toYaml $runtime.securityContext | nindent 8 }}
       resources: {{- toYaml .root.Values.scriptJobs.resources | nindent 8 }}

@@ -1,11 +1,6 @@
 {{/* What follows from an entry of gpuPools: the only place where labels, taints and names are made of it. What is more
      than a name is JSON. */}}
 
-{{/* A name as text: YAML reads 4090 as a number. Params: the value */}}
-{{- define "trainyard.text" -}}
-{{- if kindIs "string" . }}{{ . }}{{ else }}{{ int64 . }}{{ end }}
-{{- end }}
-
 {{/* The Airflow pool that caps a GPU pool's tasks. Params: name */}}
 {{- define "trainyard.airflowPoolName" -}}
 gpu-{{ .name }}
@@ -18,7 +13,7 @@ gpu-{{ .name }}
 
 {{/* Labels that nodes have beside the pool's own. Params: name, pool */}}
 {{- define "trainyard.derivedLabels" -}}
-{{- $gpuType := dict "trainyard.dev/gpu-type" (include "trainyard.text" .pool.gpuType) }}
+{{- $gpuType := dict "trainyard.dev/gpu-type" (include "common.text" .pool.gpuType) }}
 {{- merge (include "trainyard.poolSelector" . | fromJson) $gpuType | toJson }}
 {{- end }}
 
@@ -46,7 +41,7 @@ gpu-{{ .name }}
     "airflowPool" (include "trainyard.airflowPoolName" .)
     "resourceName" .pool.resourceName
     "gpusPerNode" (int .pool.gpusPerNode)
-    "gpuType" (include "trainyard.text" .pool.gpuType)
+    "gpuType" (include "common.text" .pool.gpuType)
     "spot" .pool.spot
     "costPerGpuHour" .pool.costPerGpuHour
     "nodeSelector" (merge (include "trainyard.poolSelector" . | fromJson) $own)
@@ -69,7 +64,7 @@ gpu-{{ .name }}
      else for on demand the first of all; nothing where there is none. Params: root, key, spot */}}
 {{- define "trainyard.defaultPool" -}}
 {{- $pools := .root.Values.gpuPools | default dict }}
-{{- $chosen := include "trainyard.text" (get .root.Values.training .key) }}
+{{- $chosen := include "common.text" (get .root.Values.training .key) }}
 {{- $names := keys $pools | sortAlpha }}
 {{- if not $chosen }}
 {{- range $names }}
@@ -88,7 +83,7 @@ gpu-{{ .name }}
 {{- $pools = append $pools (dict
     "name" (include "trainyard.airflowPoolName" (dict "name" $name))
     "slots" (mul $pool.gpusPerNode $pool.nodes.max)
-    "description" (printf "GPUs (%s) of the node pool %s" (include "trainyard.text" $pool.gpuType) $name)
+    "description" (printf "GPUs (%s) of the node pool %s" (include "common.text" $pool.gpuType) $name)
     "include_deferred" true) }}
 {{- end }}
 {{- toJson $pools }}

@@ -2,9 +2,9 @@
 {{- define "airflow.configData" -}}
 airflow.cfg: |
   {{- range $section, $options := .Values.config }}
-  [{{ $section }}]
+  [{{ $section | include "common.scalar" }}]
   {{- range $option, $value := $options }}
-  {{ $option }} = {{ tpl (toString $value) $ }}
+  {{ $option }} = {{ tpl (include "common.text" $value) $ | trim | replace "\n" "\n    " }}
   {{- end }}
   {{- if eq $section "dag_processor" }}
   {{- with include "airflow.dagBundleConfigList" $ }}
@@ -13,8 +13,7 @@ airflow.cfg: |
   {{- end }}
   {{- end }}
 {{- with .Values.airflowLocalSettings }}
-airflow_local_settings.py: |
-  {{- tpl . $ | nindent 2 }}
+{{ dict "airflow_local_settings.py" (tpl . $) | toYaml }}
 {{- end }}
 {{- end }}
 

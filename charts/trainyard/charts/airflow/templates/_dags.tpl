@@ -65,14 +65,14 @@ git-sync
 {{- if $dags.image.enabled }}
 - name: dags
   {{- if eq $dags.image.mount "imageVolume" }}
-  image: {reference: {{ include "airflow.dagsImage" .root | quote }}, pullPolicy: {{ $dags.image.pullPolicy }}}
+  image: {reference: {{ include "airflow.dagsImage" .root | quote }}, pullPolicy: {{ $dags.image.pullPolicy | include "common.scalar" }}}
   {{- else }}
   emptyDir: {sizeLimit: 1Gi}
   {{- end }}
 {{- end }}
 {{- if include "airflow.gitBundles" .root | fromYaml }}
 - name: git-dags
-  persistentVolumeClaim: {claimName: {{ include "airflow.dagsClaimName" .root }}}
+  persistentVolumeClaim: {claimName: {{ include "airflow.dagsClaimName" .root | include "common.scalar" }}}
 {{- end }}
 {{- end }}
 
@@ -91,9 +91,9 @@ git-sync
 {{- with .root.Values.dags.image }}
 {{- if and .enabled (eq .mount "initContainer") }}
 - name: dags
-  image: {{ include "airflow.dagsImage" $.root }}
-  imagePullPolicy: {{ .pullPolicy }}
-  command: [cp, -R, /{{ trimAll "/" .path }}/., /to/]
+  image: {{ include "airflow.dagsImage" $.root | include "common.scalar" }}
+  imagePullPolicy: {{ .pullPolicy | include "common.scalar" }}
+  command: [cp, -R, {{ trimAll "/" .path | printf "/%s/." | include "common.scalar" }}, /to/]
   securityContext: {{- include "airflow.containerSecurityContext" (dict "root" $.root) | nindent 4 }}
   resources: {{- toYaml .resources | nindent 4 }}
   volumeMounts:

@@ -22,8 +22,8 @@
 {{- define "airflow.podLabels" -}}
 {{ include "common.podLabels" . }}
 tier: airflow
-component: {{ .component }}
-release: {{ .root.Release.Name }}
+component: {{ .component | include "common.scalar" }}
+release: {{ .root.Release.Name | include "common.scalar" }}
 {{- range list .root.Values.labels .labels }}
 {{- with . }}
 {{ toYaml . }}
@@ -33,9 +33,9 @@ release: {{ .root.Release.Name }}
 
 {{/* One environment variable from a Secret. Params: name, secret, key */}}
 {{- define "airflow.secretEnv" -}}
-- name: {{ .name }}
+- name: {{ .name | include "common.scalar" }}
   valueFrom:
-    secretKeyRef: {name: {{ .secret }}, key: {{ .key }}}
+    secretKeyRef: {name: {{ .secret | include "common.scalar" }}, key: {{ .key | include "common.scalar" }}}
 {{- end }}
 
 {{/* The built-in secrets a component holds. Params: root, secrets (names, each given only where needed) */}}
@@ -58,7 +58,7 @@ release: {{ .root.Release.Name }}
 {{/* A container's environment. Of variables with the same name the last one stays: a user's own wins.
      Params: root, name, component (its values), secrets */}}
 {{- define "airflow.env" -}}
-{{- $own := concat (include "airflow.ownEnv" . | fromYamlArray) (include "airflow.platformEnv" . | fromYamlArray) }}
+{{- $own := concat (include "common.list" (dict "template" "airflow.ownEnv" "params" .) | fromJsonArray) (include "common.list" (dict "template" "airflow.platformEnv" "params" .) | fromJsonArray) }}
 {{- $extra := list }}
 {{- with .root.Values.extraEnv }}
 {{- $extra = tpl . $.root | fromYamlArray }}
@@ -74,8 +74,8 @@ release: {{ .root.Release.Name }}
 {{- end }}
 
 {{- define "airflow.ownEnv" -}}
-- {name: AIRFLOW__CORE__EXECUTOR, value: {{ .root.Values.executor }}}
-- {name: AIRFLOW_HOME, value: {{ .root.Values.airflowHome }}}
+- {name: AIRFLOW__CORE__EXECUTOR, value: {{ .root.Values.executor | include "common.scalar" }}}
+- {name: AIRFLOW_HOME, value: {{ .root.Values.airflowHome | include "common.scalar" }}}
 - {name: HOME, value: /tmp}
 {{- if and .root.Values.dags.image.enabled (has .name (list "dag-processor" "worker")) }}
 - {name: TRAINYARD_DAGS_IMAGE, value: {{ include "airflow.dagsImage" .root | quote }}}
@@ -89,7 +89,9 @@ release: {{ .root.Release.Name }}
 {{/* envFrom of a container. Params: root */}}
 {{- define "airflow.envFrom" -}}
 {{- with .root.Values.extraEnvFrom }}
-envFrom: {{- tpl . $.root | nindent 2 }}
+{{- $sources := tpl . $.root | fromYamlArray }}
+{{- if and $sources (kindIs "string" (first $sources)) }}{{ fail (printf "airflow.extraEnvFrom: not a list of {secretRef} or {configMapRef}: %s" (first $sources)) }}{{ end }}
+envFrom: {{- toYaml $sources | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -114,9 +116,9 @@ envFrom: {{- tpl . $.root | nindent 2 }}
 {{/* An init container that waits until the database's schema is this image's. Params: root */}}
 {{- define "airflow.waitForMigrations" -}}
 - name: wait-for-airflow-migrations
-  image: {{ include "airflow.image" .root }}
-  imagePullPolicy: {{ .root.Values.images.airflow.pullPolicy }}
-  command: [python, {{ .root.Values.airflowHome }}/scripts/database.py, wait-for-migrations, "{{ .root.Values.images.migrationsWaitTimeout }}"]
+  image: {{ include "airflow.image" .root | include "common.scalar" }}
+  imagePullPolicy: {{ .root.Values.images.airflow.pullPolicy | include "common.scalar" }}
+  command: [python, {{ .root.Values.airflowHome }}/scripts/database.py, wait-for-migrations, {{ toJson .root.Values.images.migrationsWaitTimeout | quote }}]
   securityContext: {{- include "airflow.containerSecurityContext" (dict "root" .root) | nindent 4 }}
   resources: {{- toYaml .root.Values.waitForMigrationsResources | nindent 4 }}
   env: {{- include "airflow.builtInSecrets" (dict "root" .root "secrets" (list "database")) | nindent 4 }}
@@ -143,10 +145,10 @@ apiVersion: apps/v1
 kind: Deployment
 metadata:
   name: {{ include "airflow.fullname" $root }}-{{ .name }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" $labels | nindent 4 }}
 spec:
-  replicas: {{ $component.replicas }}
+  replicas: {{ $component.replicas | include "common.scalar" }}
   revisionHistoryLimit: 3
   strategy: {{- toYaml $component.strategy | nindent 4 }}
   selector:
@@ -158,16 +160,16 @@ spec:
         checksum/config: {{ include "airflow.configData" $root | sha256sum }}
         checksum/scripts: {{ include "airflow.scriptsData" $root | sha256sum }}
         {{- if eq .name "scheduler" }}
-        checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root }}
+        checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root | include "common.scalar" }}
         {{- end }}
         {{- range list $root.Values.airflowPodAnnotations $component.podAnnotations }}
         {{- with . }}{{ toYaml . | nindent 8 }}{{ end }}
         {{- end }}
     spec:
-      serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" .name "serviceAccount" $component.serviceAccount) }}
-      automountServiceAccountToken: {{ $component.serviceAccount.automountServiceAccountToken }}
+      serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" .name "serviceAccount" $component.serviceAccount) | include "common.scalar" }}
+      automountServiceAccountToken: {{ $component.serviceAccount.automountServiceAccountToken | include "common.scalar" }}
       enableServiceLinks: false
-      terminationGracePeriodSeconds: {{ $component.terminationGracePeriodSeconds }}
+      terminationGracePeriodSeconds: {{ $component.terminationGracePeriodSeconds | include "common.scalar" }}
       securityContext: {{- include "airflow.podSecurityContext" . | nindent 8 }}
       {{- with include "common.imagePullSecrets" $root.Values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
       {{- with include "airflow.scheduling" . | trim }}{{ . | nindent 6 }}{{ end }}
@@ -180,9 +182,9 @@ spec:
         {{- end }}
         {{- with $component.extraInitContainers }}{{ toYaml . | nindent 8 }}{{ end }}
       containers:
-        - name: {{ .name }}
-          image: {{ include "airflow.image" $root }}
-          imagePullPolicy: {{ $root.Values.images.airflow.pullPolicy }}
+        - name: {{ .name | include "common.scalar" }}
+          image: {{ include "airflow.image" $root | include "common.scalar" }}
+          imagePullPolicy: {{ $root.Values.images.airflow.pullPolicy | include "common.scalar" }}
           {{- with $component.command }}
           command: {{- toYaml . | nindent 12 }}
           {{- end }}
@@ -225,5 +227,5 @@ spec:
      imports nothing of Airflow (`airflow jobs check` costs 1.7 CPU-seconds each time). Params: root, job */}}
 {{- define "airflow.heartbeatProbe" -}}
 exec:
-  command: [python, {{ .root.Values.airflowHome }}/scripts/database.py, check-heartbeat, {{ .job }}, "{{ .root.Values.heartbeatMaxAge }}"]
+  command: [python, {{ .root.Values.airflowHome }}/scripts/database.py, check-heartbeat, {{ .job }}, {{ toJson .root.Values.heartbeatMaxAge | quote }}]
 {{- end }}

@@ -9,7 +9,7 @@ metadata:
   labels: {{- include "airflow.podLabels" (dict "root" $root "component" "migrate-database") | nindent 4 }}
 spec:
   restartPolicy: OnFailure
-  serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" "migrate-database" "serviceAccount" .component.serviceAccount) }}
+  serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" "migrate-database" "serviceAccount" .component.serviceAccount) | include "common.scalar" }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   securityContext: {{- include "airflow.podSecurityContext" . | nindent 4 }}
@@ -17,8 +17,8 @@ spec:
   {{- with include "airflow.scheduling" . | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: migrate-database
-      image: {{ include "airflow.image" $root }}
-      imagePullPolicy: {{ $root.Values.images.airflow.pullPolicy }}
+      image: {{ include "airflow.image" $root | include "common.scalar" }}
+      imagePullPolicy: {{ $root.Values.images.airflow.pullPolicy | include "common.scalar" }}
       command: [python, {{ $root.Values.airflowHome }}/scripts/migrate_database.py]
       securityContext: {{- include "airflow.containerSecurityContext" . | nindent 8 }}
       resources: {{- toYaml .component.resources | nindent 8 }}

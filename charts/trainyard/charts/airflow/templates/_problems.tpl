@@ -12,6 +12,16 @@
 {{- if contains "trainyard.importer" (.Values.airflowLocalSettings | default "") }}
 {{- $problems = append $problems "airflow.airflowLocalSettings: trainyard.importer is gone; remove it: the image registers the importer itself" }}
 {{- end }}
+{{- with .Values.podTemplate }}
+{{- if ne (tpl . $ | fromYaml).kind "Pod" }}
+{{- $problems = append $problems "airflow.podTemplate: is not a Pod in YAML" }}
+{{- end }}
+{{- end }}
+{{- range $index, $port := .Values.apiServer.service.ports }}
+{{- if not (regexMatch "^[1-9][0-9]{0,4}$" (tpl (include "common.text" $port.port) $)) }}
+{{- $problems = append $problems (printf "airflow.apiServer.service.ports.%d.port: %v is not the number of a port; give one, or a template that makes one" $index $port.port) }}
+{{- end }}
+{{- end }}
 {{- with include "airflow.dagProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}

@@ -10,7 +10,7 @@
 {{/* Where a pod may run. Params: a dict with any of priorityClassName, nodeSelector, affinity, ... */}}
 {{- define "common.scheduling" -}}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | include "common.scalar" }}
 {{- end }}
 {{- range $field := list "nodeSelector" "affinity" "tolerations" "topologySpreadConstraints" }}
 {{- with index $ $field }}
@@ -31,13 +31,13 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ .name }}
-  namespace: {{ .namespace | default .root.Release.Namespace }}
+  name: {{ .name | include "common.scalar" }}
+  namespace: {{ .namespace | default .root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" . | nindent 4 }}
   {{- with .annotations }}
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
-automountServiceAccountToken: {{ .token | default false }}
+automountServiceAccountToken: {{ .token | default false | include "common.scalar" }}
 {{- end }}
 
 {{/* A PodDisruptionBudget. Params: root, component, name, config {minAvailable or maxUnavailable} */}}
@@ -45,8 +45,8 @@ automountServiceAccountToken: {{ .token | default false }}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  name: {{ .name | include "common.scalar" }}
+  namespace: {{ .root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" . | nindent 4 }}
 spec:
   {{- toYaml .config | nindent 2 }}

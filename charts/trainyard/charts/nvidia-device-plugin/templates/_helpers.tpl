@@ -14,8 +14,8 @@
 apiVersion: apps/v1
 kind: DaemonSet
 metadata:
-  name: {{ include "nvidia-device-plugin.fullname" .root }}{{ with .pool }}-{{ . }}{{ end }}
-  namespace: {{ include "nvidia-device-plugin.namespace" .root }}
+  name: {{ list (include "nvidia-device-plugin.fullname" .root) .pool | compact | join "-" | include "common.scalar" }}
+  namespace: {{ include "nvidia-device-plugin.namespace" .root | include "common.scalar" }}
   labels: {{- include "common.labels" $labels | nindent 4 }}
 spec:
   revisionHistoryLimit: 3
@@ -29,11 +29,11 @@ spec:
       annotations: {{- toYaml . | nindent 8 }}
       {{- end }}
     spec:
-      serviceAccountName: {{ include "nvidia-device-plugin.fullname" .root }}
+      serviceAccountName: {{ include "nvidia-device-plugin.fullname" .root | include "common.scalar" }}
       automountServiceAccountToken: false
       enableServiceLinks: false
       {{- with $values.runtimeClassName }}
-      runtimeClassName: {{ . }}
+      runtimeClassName: {{ . | include "common.scalar" }}
       {{- end }}
       securityContext: {{- toYaml $values.podSecurityContext | nindent 8 }}
       {{- with include "common.imagePullSecrets" $values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
@@ -41,8 +41,8 @@ spec:
       {{- with include "common.scheduling" (merge (dict "nodeSelector" $selector) $values) | trim }}{{ . | nindent 6 }}{{ end }}
       containers:
         - name: device-plugin
-          image: {{ include "common.image" (dict "key" "nvidia-device-plugin.image" "image" $values.image "version" (printf "v%s" .root.Chart.AppVersion)) }}
-          imagePullPolicy: {{ $values.image.pullPolicy }}
+          image: {{ include "common.image" (dict "key" "nvidia-device-plugin.image" "image" $values.image "version" (printf "v%s" .root.Chart.AppVersion)) | include "common.scalar" }}
+          imagePullPolicy: {{ $values.image.pullPolicy | include "common.scalar" }}
           {{- with $values.command }}
           command: {{- toYaml . | nindent 12 }}
           {{- end }}
@@ -56,9 +56,9 @@ spec:
               valueFrom:
                 fieldRef: {fieldPath: spec.nodeName}
             {{- if not $values.simulator.enabled }}
-            - {name: DEVICE_LIST_STRATEGY, value: {{ $values.deviceListStrategy }}}
+            - {name: DEVICE_LIST_STRATEGY, value: {{ $values.deviceListStrategy | include "common.scalar" }}}
             - {name: FAIL_ON_INIT_ERROR, value: {{ $values.failOnInitError | quote }}}
-            - {name: MIG_STRATEGY, value: {{ $values.migStrategy }}}
+            - {name: MIG_STRATEGY, value: {{ $values.migStrategy | include "common.scalar" }}}
             - {name: NVIDIA_VISIBLE_DEVICES, value: all}
             - {name: NVIDIA_DRIVER_CAPABILITIES, value: utility}
             {{- end }}
@@ -71,13 +71,13 @@ spec:
           volumeMounts:
             - {name: device-plugins, mountPath: /var/lib/kubelet/device-plugins}
             {{- if $values.simulator.enabled }}
-            - {name: health, mountPath: {{ $values.simulator.healthDirectory }}}
+            - {name: health, mountPath: {{ $values.simulator.healthDirectory | include "common.scalar" }}}
             {{- end }}
       volumes:
         - name: device-plugins
           hostPath: {path: /var/lib/kubelet/device-plugins, type: Directory}
         {{- if $values.simulator.enabled }}
         - name: health
-          hostPath: {path: {{ $values.simulator.healthDirectory }}, type: DirectoryOrCreate}
+          hostPath: {path: {{ $values.simulator.healthDirectory | include "common.scalar" }}, type: DirectoryOrCreate}
         {{- end }}
 {{- end }}
