@@ -277,29 +277,6 @@ def test_git_sync_that_is_off_makes_nothing() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        *(
-            (
-                dags(gitSync={"enabled": True, "repo": "https://x/y", key: value}),
-                rf"airflow.dags.gitSync.{key}: ",
-            )
-            for key, value in {
-                "containerLifecycleHooks": {},
-                "containerName": "git-sync",
-                "emptyDirConfig": {},
-                "env": [],
-                "envFrom": "",
-                "extraVolumeMounts": [],
-                "livenessProbe": {},
-                "maxFailures": 0,
-                "readinessProbe": {},
-                "recommendedProbeSetting": True,
-                "securityContext": {},
-                "securityContexts": {},
-                "sshKey": "-----BEGIN",
-                "startupProbe": {},
-                "uid": 65533,
-            }.items()
-        ),
         (dags(gitSync={"enabled": True}), "airflow.dags.gitSync.repo: is empty"),
         (
             dags(gitSync={"enabled": True, "repo": "git@h:x"}),
@@ -324,9 +301,6 @@ def test_git_sync_that_is_off_makes_nothing() -> None:
             "choose another name",
         ),
         (dags(persistence={"enabled": True}), "airflow.dags.persistence.enabled: nothing here writes"),
-        (dags(persistence={"accessMode": "ReadWriteOnce"}), "airflow.dags.persistence.accessMode: the claim"),
-        (dags(persistence={"subPath": "x"}), "airflow.dags.persistence.subPath: the claim"),
-        (dags(persistence={"annotations": {}}), "airflow.dags.persistence.annotations: the claim"),
         (dags(image={"repository": ""}), "airflow.dags.image.repository: is empty"),
         (dags(image={"repository": "r" * 200}), "airflow.dags.image: the reference has over 200 characters"),
         (dags(image={"tag": ""}), "airflow.dags.image: set a tag or a digest"),

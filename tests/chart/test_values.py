@@ -78,17 +78,8 @@ BAD: list[tuple[Object, str]] = [
     ({"serving": {"replicas": 0}}, "serving/replicas"),
     ({"serving": {"priorityClassName": "high"}}, r"serving\.priorityClassName"),
     ({"priorityClasses": {"trainyard-spot": {"value": 2_000_000_000}}}, "trainyard-spot/value"),
-    ({"airflow": {"executor": "CeleryExecutor"}}, "/executor"),
+    ({"airflow": {"executor": "CeleryExecutor"}}, r"airflow\.executor: .*set KubernetesExecutor"),
     ({"airflow": {"schedular": {}}}, "schedular"),
-    ({"airflow": {"airflowVersion": "3.3.2"}}, r"airflow\.airflowVersion: is gone.*remove it"),
-    (
-        {"airflow": {"defaultAirflowRepository": "x"}},
-        r"airflow\.defaultAirflowRepository: is gone; .*airflow\.images\.airflow\.repository",
-    ),
-    (
-        {"airflow": {"defaultAirflowTag": "1"}},
-        r"airflow\.defaultAirflowTag: is gone; .*airflow\.images\.airflow\.tag",
-    ),
     (
         {"airflow": {"airflowLocalSettings": "from trainyard.importer import install\ninstall()"}},
         r"airflow\.airflowLocalSettings: .*remove it: the image registers the importer itself",

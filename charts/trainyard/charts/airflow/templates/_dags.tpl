@@ -130,26 +130,6 @@ git-sync
 {{- else if and $dags.image.enabled (gt (len (include "airflow.dagsImage" .)) 200) }}
 {{- $problems = append $problems "airflow.dags.image: the reference has over 200 characters, and Airflow stores no longer version; leave out the tag where there is a digest" }}
 {{- end }}
-{{- range $key, $reason := dict
-    "containerLifecycleHooks" "the DAG publisher has none; remove it"
-    "containerName" "the container is called dag-publisher; remove it"
-    "emptyDirConfig" "commits lie on the volume of airflow.dags.persistence, which the pods share; remove it"
-    "env" "the DAG publisher takes no variables; use the keys of airflow.dags.git"
-    "envFrom" "the DAG publisher takes no variables; use the keys of airflow.dags.git"
-    "extraVolumeMounts" "the DAG publisher has volumes of its own; remove it"
-    "livenessProbe" "the DAG publisher has its own; remove it"
-    "maxFailures" "the DAG publisher never gives up; airflow.dags.git.alertAfterMinutes says when it is reported"
-    "readinessProbe" "the DAG publisher has its own; remove it"
-    "recommendedProbeSetting" "the DAG publisher has probes of its own; remove it"
-    "securityContext" "set airflow.securityContexts"
-    "securityContexts" "set airflow.securityContexts"
-    "sshKey" "a key in values stays in the release's history; make a Secret with the key gitSshKey, and name it in sshKeySecret"
-    "startupProbe" "the DAG publisher has its own; remove it"
-    "uid" "set airflow.securityContexts.pod.runAsUser" }}
-{{- if hasKey $dags.gitSync $key }}
-{{- $problems = append $problems (printf "airflow.dags.gitSync.%s: %s" $key $reason) }}
-{{- end }}
-{{- end }}
 {{- $git := include "airflow.gitBundles" . | fromYaml }}
 {{- range $name, $bundle := $git }}
 {{- $key := ternary "airflow.dags.gitSync" (printf "airflow.dags.git.bundles.%s" $name) (and $dags.gitSync.enabled (eq $name (include "airflow.gitSyncBundleName" $root))) }}
@@ -175,11 +155,6 @@ git-sync
 {{- end }}
 {{- if and $dags.persistence.enabled (not $git) }}
 {{- $problems = append $problems "airflow.dags.persistence.enabled: nothing here writes DAGs to the volume, and a run could not keep its version; use airflow.dags.git or airflow.dags.image" }}
-{{- end }}
-{{- range $key := list "accessMode" "annotations" "subPath" }}
-{{- if hasKey $dags.persistence $key }}
-{{- $problems = append $problems (printf "airflow.dags.persistence.%s: the claim is ReadWriteMany and used whole; make one of your own for anything else, and name it in existingClaim" $key) }}
-{{- end }}
 {{- end }}
 {{- $names := dict }}
 {{- range include "airflow.dagBundleConfigList" . | default "[]" | fromJsonArray }}

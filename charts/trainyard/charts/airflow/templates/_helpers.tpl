@@ -130,6 +130,7 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{- define "airflow.probe" -}}
 {{- $timing := omit .probe "command" "scheme" -}}
 {{- $handler := .handler -}}
+{{- with .probe.scheme }}{{ $handler = merge (dict "httpGet" (dict "scheme" .)) $handler }}{{ end -}}
 {{- with .probe.command }}{{ $handler = dict "exec" (dict "command" .) }}{{ end -}}
 {{ toYaml (merge (deepCopy $timing) $handler) }}
 {{- end }}
