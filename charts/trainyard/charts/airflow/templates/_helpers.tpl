@@ -58,7 +58,7 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 {{/* A container's environment. Of variables with the same name the last one stays: a user's own wins.
      Params: root, name, component (its values), secrets */}}
 {{- define "airflow.env" -}}
-{{- $own := concat (include "common.list" (dict "template" "airflow.ownEnv" "params" .) | fromJsonArray) (include "common.list" (dict "template" "airflow.platformEnv" "params" .) | fromJsonArray) }}
+{{- $own := include "common.list" (dict "templates" (list "airflow.ownEnv" "airflow.platformEnv") "params" .) | fromJsonArray }}
 {{- $extra := list }}
 {{- with .root.Values.extraEnv }}
 {{- $extra = tpl . $.root | fromYamlArray }}

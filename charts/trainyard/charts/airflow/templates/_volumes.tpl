@@ -23,7 +23,7 @@
 {{/* Volumes of a component's pods: the chart's, the platform's and the user's. Returns {items, problems}.
      Params: root, name, key (of its values), component (its values) */}}
 {{- define "airflow.mergedVolumes" -}}
-{{- $own := concat (include "common.list" (dict "template" "airflow.ownVolumes" "params" .) | fromJsonArray) (include "common.list" (dict "template" "airflow.platformVolumes" "params" .) | fromJsonArray) }}
+{{- $own := include "common.list" (dict "templates" (list "airflow.ownVolumes" "airflow.platformVolumes") "params" .) | fromJsonArray }}
 {{- include "airflow.mergeLists" (dict "identity" "name" "what" "volume" "lists" (list
     (dict "items" $own)
     (dict "key" "airflow.volumes" "items" .root.Values.volumes)
@@ -32,7 +32,7 @@
 
 {{/* Mounts of a component's container, in the same way. */}}
 {{- define "airflow.mergedVolumeMounts" -}}
-{{- $own := concat (include "common.list" (dict "template" "airflow.ownVolumeMounts" "params" .) | fromJsonArray) (include "common.list" (dict "template" "airflow.platformVolumeMounts" "params" .) | fromJsonArray) }}
+{{- $own := include "common.list" (dict "templates" (list "airflow.ownVolumeMounts" "airflow.platformVolumeMounts") "params" .) | fromJsonArray }}
 {{- include "airflow.mergeLists" (dict "identity" "mountPath" "what" "mountPath" "lists" (list
     (dict "items" $own)
     (dict "key" "airflow.volumeMounts" "items" .root.Values.volumeMounts)

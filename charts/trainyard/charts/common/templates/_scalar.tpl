@@ -5,11 +5,17 @@
 {{- if regexMatch "^[-\\w./][-\\w./:@= ]*$" $plain }}{{ $plain }}{{ else }}{{ toJson . }}{{ end -}}
 {{- end }}
 
-{{/* A list that a template makes. JSON; what does not parse stops the render. Params: template (its name), params */}}
+{{/* The lists that templates make, as one. JSON; what does not parse stops the render. Params: templates (their names),
+     params (of each) */}}
 {{- define "common.list" -}}
-{{- $list := include .template .params | fromYamlArray }}
-{{- if and $list (kindIs "string" (first $list)) }}{{ fail (printf "%s: %s" .template (first $list)) }}{{ end }}
-{{- toJson $list }}
+{{- $params := .params }}
+{{- $all := list }}
+{{- range $template := .templates }}
+{{- $list := include $template $params | fromYamlArray }}
+{{- if and $list (kindIs "string" (first $list)) }}{{ fail (printf "%s: %s" $template (first $list)) }}{{ end }}
+{{- $all = concat $all $list }}
+{{- end }}
+{{- toJson $all }}
 {{- end }}
 
 {{/* A value as text, for arguments and files: what YAML reads as a number or a switch is written as it was.
