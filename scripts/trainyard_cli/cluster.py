@@ -55,6 +55,10 @@ class Cluster:
     kubeconfig: Path
     nodes: dict[str, list[str]] = field(default_factory=dict)
 
+    def kubectl(self, tools: toolchain.Tools) -> list[str | Path]:
+        """Return the words that a kubectl command for this cluster begins with."""
+        return [tools.kubectl, "--kubeconfig", self.kubeconfig]
+
 
 def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = (), *, remake: bool = False) -> Cluster:
     """Return the cluster that values and ``ports`` ask for: as it runs, started again, or made.
@@ -263,7 +267,7 @@ def _wait_until_healthy(stage: Stage, tools: toolchain.Tools, cluster: Cluster, 
 
 
 def _problem(tools: toolchain.Tools, cluster: Cluster) -> str:
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", cluster.kubeconfig, "--request-timeout=5s"]
+    kubectl = [*cluster.kubectl(tools), "--request-timeout=5s"]
     answers = []
     for what in (["nodes"], ["leases", "-n", "kube-node-lease"], ["pods", "-n", "kube-system", *DNS_PODS]):
         result = run([*kubectl, "get", *what, "-o", "json"], check=False)

@@ -84,7 +84,7 @@ def give_back(
         stage.update(f"removing Application {application['metadata']['name']}; what it deployed stays")
         _remove(kube, application)
     stage.update("making the platform what Helm will install")
-    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    kubectl = made.kubectl(tools)
     # As Argo CD does, which has noted on each object what it applied last.
     run([*kubectl, "apply", "-f", "-"], input=wanted)
     deployed = {each for application in found for each in applications.resources(application)}
@@ -153,7 +153,7 @@ def _wait_until_gone(kube: Kube, path: str) -> None:
 def start(stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str]) -> None:
     """Start Argo CD and the git server, and return when both are ready."""
     kube = Kube(made.kubeconfig)
-    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    kubectl = made.kubectl(tools)
     apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f"]
     definitions = argocd_build.crds(stage)
     stage.update("Argo CD and the git server")
@@ -241,7 +241,7 @@ def release_from_git(
     of the release included.
     """
     kube = Kube(made.kubeconfig)
-    kubectl: Kubectl = [tools.kubectl, "--kubeconfig", made.kubeconfig]
+    kubectl = made.kubectl(tools)
     release.make_shared_volumes(made, tools)
     stage.update("committing the working tree")
     given = chart.read_values((*chart.VALUES, *files))

@@ -109,8 +109,7 @@ def install(
     """
     kube = Kube(made.kubeconfig)
     stage.update("namespaces and shared volumes")
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
-    run([*kubectl, "apply", "--server-side", "-f", "-"], input=yaml.safe_dump(_namespace()))
+    run([*made.kubectl(tools), "apply", "--server-side", "-f", "-"], input=yaml.safe_dump(_namespace()))
     make_shared_volumes(made, tools)
     _recover(kube, stage)
     stage.update("helm upgrade --install")
@@ -122,8 +121,7 @@ def install(
 
 def make_shared_volumes(made: cluster.Cluster, tools: Tools) -> None:
     """Make the volumes that pods on several nodes share, for claims that need not exist yet."""
-    kubectl: list[str | Path] = [tools.kubectl, "--kubeconfig", made.kubeconfig]
-    run([*kubectl, "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
+    run([*made.kubectl(tools), "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
     _rebind_volumes(Kube(made.kubeconfig))
 
 
