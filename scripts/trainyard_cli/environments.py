@@ -81,18 +81,24 @@ def exists(tree: Tree, name: str) -> bool:
 def check_exists(name: str, *trees: Tree) -> None:
     """Raise CliError where none of the trees has such an environment."""
     if not any(exists(tree, name) for tree in trees):
-        known = names(*trees)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        places = " or ".join(tree.name for tree in trees)
-        cure = f"{hint}the environments: {', '.join(known) or 'none'}"
-        raise CliError(f"there is no environment {name} in {places}", cure)
+        raise _missing(name, *trees)
+
+
+def _missing(name: str, *trees: Tree) -> CliError:
+    known = names(*trees)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    places = " or ".join(tree.name for tree in trees)
+    cure = f"{hint}the environments: {', '.join(known) or 'none'}"
+    return CliError(f"there is no environment {name} in {places}", cure)
 
 
 def read(repository: Repository, tree: Tree, name: str) -> Environment:
     """Return an environment; CliError with everything that is wrong with its files."""
-    check_exists(name, tree)
-    fields = _checked(name, tree.read(file(name)) or "")
+    text = tree.read(file(name))
+    if text is None:
+        raise _missing(name, tree)
+    fields = _checked(name, text)
     environment = Environment(
         name=name,
         server=fields["server"],
