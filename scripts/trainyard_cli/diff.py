@@ -24,7 +24,7 @@ Json = dict[str, Any]
 HASH = re.compile(r"-[0-9a-f]{8,10}$")
 SECRET_FIELDS = ("data", "stringData")
 # A comment of GitHub holds 65,536 characters, GitLab's holds more; .ci/comment adds a line of its own.
-COMMENT_SIZE = 65_000
+COMMENT_SIZE = 60_000
 
 
 @dataclass(frozen=True)
