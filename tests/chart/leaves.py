@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from render import CHART, ChartError, Object, render_text
 from test_values import CHARTS, Schema
+from trainyard_cli.chart import merge
 
 Path = tuple[str, ...]
 Value = str | int | float | bool | None
@@ -53,7 +54,7 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     for key in prefix:
         values = values[key]
-    values = merged(values, ON if not prefix else ON.get(chart, {}))
+    values = merge(values, ON if not prefix else ON.get(chart, {}))
 
     def children(node: Object, path: Path, here: Any) -> Iterator[tuple[Path, Object]]:
         """The leaves below a key; a list has one entry, a map those of the values or one of the test's."""
@@ -80,15 +81,6 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
         yield from children(node, path, here.get(path[-1]) if isinstance(here, dict) else None)
 
     yield from children(schema.root, (), values)
-
-
-def merged(one: Object, other: Object) -> Object:
-    """Values with other values on top of them."""
-    new = copy.deepcopy(one)
-    for key, value in other.items():
-        both = isinstance(value, dict) and isinstance(new.get(key), dict)
-        new[key] = merged(new[key], value) if both else value
-    return new
 
 
 def values_of(chosen: dict[Path, Value]) -> Object:

@@ -91,15 +91,9 @@ def replaced(node: Any, marker: re.Pattern[str], new: dict[str, str]) -> Any:
 
 # Keys that tell the entries of a list or of a map apart.
 ONCE = {
-    "name",
-    "mountPath",
-    "envName",
-    "allowedHosts",
-    "secretName",
-    "metadataSecretName",
-    "fernetKeySecretName",
+    *("name", "mountPath", "envName", "allowedHosts", "secretName", "host", "fullnameOverride"),
+    *("metadataSecretName", "fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"),
 }
-ONCE |= {"apiSecretKeySecretName", "jwtSecretName", "host", "fullnameOverride"}
 
 
 @functools.cache
