@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trainyard_contract import DEVICES
+
+from trainyard.pod_settings import PodSettings
 
 DEFAULT_PATH = "/opt/airflow/platform/platform.json"
 T = TypeVar("T")
@@ -49,6 +51,8 @@ class GpuPool:
     cost_per_gpu_hour: float
     node_selector: Mapping[str, str]
     tolerations: tuple[Mapping[str, Any], ...]
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    pod: PodSettings = field(default_factory=PodSettings)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Training:
     checkpoints: Volume
     keep_failed_pods: bool
     more_volumes: Mapping[str, Volume] = field(default_factory=dict)
+    pod: PodSettings = field(default_factory=PodSettings)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class Serving:
     port: int
     priority_class_name: str
     resources: Mapping[str, Any]
+    pod: PodSettings = field(default_factory=PodSettings)
+    disruption_budget: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +251,7 @@ def _training(training: _Section) -> Training:
             for name in volumes.data
             if name not in ("datasets", "checkpoints")
         },
+        pod=_pod_settings(training),
     )
 
 
@@ -265,6 +273,8 @@ def _serving(serving: _Section) -> Serving:
         port=serving.get("port", int),
         priority_class_name=serving.get("priorityClassName", str),
         resources=serving.get("resources", dict),
+        pod=_pod_settings(serving),
+        disruption_budget=serving.get("podDisruptionBudget", dict, {}) or None,
     )
 
 
@@ -283,4 +293,26 @@ def _pool(name: str, pool: _Section) -> GpuPool:
         cost_per_gpu_hour=pool.get("costPerGpuHour", float, 0.0),
         node_selector=pool.get("nodeSelector", dict),
         tolerations=tuple(pool.get("tolerations", list)),
+        resources=pool.get("resources", dict, {}),
+        pod=_pod_settings(pool),
     )
+
+
+def _pod_settings(owner: _Section) -> PodSettings:
+    """The key `pod` of a section, whose keys are the fields of PodSettings in camelCase."""
+    if "pod" not in owner.data:
+        return PodSettings()
+    section, default = owner.section("pod"), PodSettings()
+    values: dict[str, Any] = {}
+    for each in fields(PodSettings):
+        empty = getattr(default, each.name)
+        if isinstance(empty, tuple):
+            values[each.name] = tuple(section.get(_camel_case(each.name), list, []))
+        else:
+            values[each.name] = section.get(_camel_case(each.name), type(empty), empty)
+    return PodSettings(**values)
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(part.capitalize() for part in others)

@@ -303,6 +303,7 @@ WHOLE = {
     "waitForMigrationsResources",
     "cpu",
     "gpu",
+    "pod",
 }
 
 

@@ -12,7 +12,7 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
      Params: the root context */}}
 {{- define "trainyard.platform" -}}
 {{- $training := pick .Values.training "namespace" "serviceAccountName" "imagePullSecrets" "trackingUiUrl" "gpuDevice"
-    "priorityClassName" "spotPriorityClassName" "checkpointFreq" "keepFailedPods" "resources" "podSecurityContext"
+    "priorityClassName" "spotPriorityClassName" "checkpointFreq" "keepFailedPods" "resources" "pod" "podSecurityContext"
     "containerSecurityContext" }}
 {{- $volumes := dict }}
 {{- range $name, $volume := .Values.training.volumes }}
@@ -27,7 +27,13 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
     "defaultSpotPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultSpotPool" "spot" true) | default nil) }}
 {{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson) }}
 {{- if .Values.serving.enabled }}
-{{- $_ := set $platform "serving" (pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources") }}
+{{- $serving := pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" "pod" }}
+{{- with .Values.serving.podDisruptionBudget }}
+{{- /* Kubernetes takes one of the two, and maxUnavailable has a default. */}}
+{{- $config := ternary (omit .config "maxUnavailable") .config (hasKey .config "minAvailable") }}
+{{- if .enabled }}{{ $_ := set $serving "podDisruptionBudget" $config }}{{ end }}
+{{- end }}
+{{- $_ := set $platform "serving" $serving }}
 {{- end }}
 {{- with include "trainyard.maintenance" . }}
 {{- $_ := set $platform "maintenance" (fromJson .) }}

@@ -37,7 +37,7 @@ gpu-{{ .name }}
 {{- range $taints }}
 {{- $tolerations = append $tolerations (merge (dict "operator" "Equal") .) }}
 {{- end }}
-{{- dict
+{{- merge (pick .pool "resources" "pod") (dict
     "airflowPool" (include "trainyard.airflowPoolName" .)
     "resourceName" .pool.resourceName
     "gpusPerNode" (int .pool.gpusPerNode)
@@ -48,7 +48,7 @@ gpu-{{ .name }}
     "tolerations" $tolerations
     "nodeLabels" (merge (include "trainyard.derivedLabels" . | fromJson) $own)
     "taints" $taints
-    "kindNodes" (int (ternary .pool.kindNodes 1 (hasKey .pool "kindNodes"))) | toJson }}
+    "kindNodes" (int (ternary .pool.kindNodes 1 (hasKey .pool "kindNodes")))) | toJson }}
 {{- end }}
 
 {{/* All pools, by name. Params: the root context */}}

@@ -144,6 +144,8 @@ def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
         step_params={**model, **features, **{name: f"{{{{ params.{name} }}}}" for name in spec.train.params}},
         deadline=spec.train.deadline,
         container_resources=spec.train.resources,
+        scratch_size=spec.train.scratch_size,
+        shared_memory_size=spec.train.shared_memory_size,
         **_gpus(spec, platform),
     )
     return _step(

@@ -45,6 +45,8 @@ class TrainSettings:
     fallback_after: timedelta
     escalate_to: str | None
     resources: Mapping[str, Mapping[str, str]]
+    scratch_size: str | None
+    shared_memory_size: str | None
     deadline: timedelta
     params: Mapping[str, int | float]
 
@@ -221,6 +223,8 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
                 kind: {resource: str(quantity) for resource, quantity in quantities.items()}
                 for kind, quantities in train["resources"].items()
             },
+            scratch_size=train["scratch_size"],
+            shared_memory_size=train["shared_memory_size"],
             deadline=duration(train["deadline"]),
             params=train["params"],
         ),

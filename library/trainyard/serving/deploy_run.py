@@ -126,6 +126,10 @@ class DeployRun:
         )
         await self._apply(self.spec, record)
         await self.kube.apply(manifests.build_service(self.platform, self.request.model))
+        if budget := manifests.build_disruption_budget(self.platform, self.request.model):
+            await self.kube.apply(budget)
+        else:
+            await self.kube.remove("PodDisruptionBudget", self.name)
         await self._await_roll_out(record, float(record.deploy_started) + self.timeout_seconds)
         self.log.info("version %s is rolled out", self.request.version)
 
@@ -217,8 +221,8 @@ class DeployRun:
     async def _restore(self, record: Record, failed: DeployFailed) -> Record | None:
         """Apply the verified spec again; without one, delete the server and return None."""
         if not record.verified_spec:
-            await self.kube.remove("Deployment", self.name)
-            await self.kube.remove("Service", self.name)
+            for kind in ("Deployment", "Service", "PodDisruptionBudget"):
+                await self.kube.remove(kind, self.name)
             return None
         failure = {"cause": failed.cause, "message": failed.message, "retry": failed.retry}
         restored = replace(

@@ -1,4 +1,4 @@
-"""The Kubernetes API calls of a deploy: Deployments and Services by server-side apply."""
+"""The Kubernetes API calls of a deploy: Deployments, Services and budgets by server-side apply."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from trainyard.serving.manifests import FIELD_MANAGER
 _PATHS = {
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "Service": "/api/v1/namespaces/{}/services",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
 }
 
 
 class ServingKube(Kube):
-    """Client for the Deployments, Services and pods of the serving namespace."""
+    """Client for the Deployments, Services, PodDisruptionBudgets and pods of the serving namespace."""
 
     async def deployment(self, name: str) -> dict[str, Any] | None:
         """The Deployment, or None if it does not exist."""

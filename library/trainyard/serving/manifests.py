@@ -142,10 +142,29 @@ def build_service(platform: Platform, model: str) -> dict[str, Any]:
     }
 
 
+def build_disruption_budget(platform: Platform, model: str) -> dict[str, Any] | None:
+    """Return the manifest of a model's PodDisruptionBudget; None if the platform makes none."""
+    budget = serving_of(platform).disruption_budget
+    if budget is None:
+        return None
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(platform, model),
+        "spec": {**budget, "selector": {"matchLabels": _selector_labels(model)}},
+    }
+
+
 def build_spec(platform: Platform, request: DeployRequest) -> dict[str, Any]:
     """Return the spec of the Deployment that serves `request`."""
     serving, training = serving_of(platform), platform.training
     labels = _selector_labels(request.model)
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": labels},
+    }
     return {
         "replicas": request.replicas or serving.replicas,
         "revisionHistoryLimit": 3,
@@ -154,8 +173,13 @@ def build_spec(platform: Platform, request: DeployRequest) -> dict[str, Any]:
         "selector": {"matchLabels": labels},
         "template": {
             "metadata": {
-                "labels": {**_labels(request.model), _VERSION_LABEL: label_safe(request.version)},
+                "labels": {
+                    **serving.pod.labels,
+                    **_labels(request.model),
+                    _VERSION_LABEL: label_safe(request.version),
+                },
                 "annotations": {
+                    **serving.pod.annotations,
                     _annotation("model"): request.model,
                     _annotation("model_version"): request.version,
                 },
@@ -168,16 +192,10 @@ def build_spec(platform: Platform, request: DeployRequest) -> dict[str, Any]:
                 "terminationGracePeriodSeconds": GRACE_SECONDS,
                 "imagePullSecrets": [dict(secret) for secret in training.image_pull_secrets],
                 "securityContext": dict(training.pod_security_context),
-                "topologySpreadConstraints": [
-                    {
-                        "maxSkew": 1,
-                        "topologyKey": "kubernetes.io/hostname",
-                        "whenUnsatisfiable": "ScheduleAnyway",
-                        "labelSelector": {"matchLabels": labels},
-                    }
-                ],
+                "topologySpreadConstraints": [spread],
+                **serving.pod.placement(),
                 "containers": [_container(platform, request)],
-                "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}}],
+                "volumes": serving.pod.volumes(),
             },
         },
     }
@@ -289,7 +307,7 @@ def _container(platform: Platform, request: DeployRequest) -> dict[str, Any]:
         "image": request.image or training.image,
         "imagePullPolicy": training.image_pull_policy,
         "args": ["python", "-m", "trainyard_serving"],
-        "env": [{"name": name, "value": value} for name, value in env.items()],
+        **serving.pod.environment(env, {}),
         "ports": [{"name": "http", "containerPort": serving.port, "protocol": "TCP"}],
         "resources": dict(serving.resources),
         "securityContext": dict(training.container_security_context),
@@ -298,7 +316,7 @@ def _container(platform: Platform, request: DeployRequest) -> dict[str, Any]:
         "startupProbe": _probe(ServingPath.READY, periodSeconds=1, failureThreshold=600),
         "readinessProbe": _probe(ServingPath.READY, periodSeconds=5, failureThreshold=2),
         "livenessProbe": _probe(ServingPath.PING, periodSeconds=20, failureThreshold=3),
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": serving.pod.volume_mounts(),
     }
 
 

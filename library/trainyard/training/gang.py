@@ -72,7 +72,7 @@ def build_job(
                 "spec": {
                     **spec,
                     "subdomain": name,
-                    "affinity": _spread_over_nodes(name),
+                    "affinity": _spread_over_nodes(spec.get("affinity", {}), name),
                     "containers": [{**container, "env": [*container["env"], *env]}],
                 },
             },
@@ -203,8 +203,13 @@ def _has_succeeded(pod: Pod) -> bool:
     return bool(terminated) and terminated.get("exitCode") == 0
 
 
-def _spread_over_nodes(name: str) -> dict[str, Any]:
-    """Prefer a node of its own for each pod, even if one node has room for several."""
+def _spread_over_nodes(affinity: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Add to `affinity` that each pod prefers a node of its own, even if one node has room for several."""
     term = {"labelSelector": {"matchLabels": {_JOB_NAME: name}}, "topologyKey": "kubernetes.io/hostname"}
     weighted = {"weight": 100, "podAffinityTerm": term}
-    return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [weighted]}}
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    others = affinity.get("podAntiAffinity", {})
+    return {
+        **affinity,
+        "podAntiAffinity": {**others, preferred: [*others.get(preferred, []), weighted]},
+    }

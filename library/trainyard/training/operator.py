@@ -27,6 +27,8 @@ DEFAULTS: Mapping[str, Any] = {
     "image": None,
     "env_vars": {},
     "container_resources": {},
+    "scratch_size": None,
+    "shared_memory_size": None,
     "deadline": timedelta(hours=2),
     "queue_timeout": timedelta(days=1),
     "startup_timeout": timedelta(hours=1),
@@ -74,6 +76,8 @@ class TrainingPodOperator(TriggererOperator):
         image: another image that implements the trainer contract.
         env_vars: more environment variables, or other values for those of the contract.
         container_resources: `requests` and `limits` that replace the platform's defaults by key.
+        scratch_size: limit of /tmp, such as 20Gi, if not the platform's (`training.pod.scratchSize`).
+        shared_memory_size: limit of /dev/shm, if not the platform's (`training.pod.sharedMemorySize`).
         deadline: how long one attempt may run.
         queue_timeout: how long it may wait for the namespace's quota, which is where tasks queue.
         startup_timeout: how long a created pod may wait for its node, image and volumes. With several
@@ -92,6 +96,7 @@ class TrainingPodOperator(TriggererOperator):
 
     template_fields = (
         *("dataset", "output_uri", "step_params", "gpu_pool", "image", "env_vars", "container_resources"),
+        *("scratch_size", "shared_memory_size"),
         *("nodes", "run_key", "parent_run_key", "on_oom", "fallback", "escalate_to"),
     )
     template_fields_renderers = {  # noqa: RUF012
@@ -113,6 +118,8 @@ class TrainingPodOperator(TriggererOperator):
         image: str | None = None,
         env_vars: Mapping[str, str] | None = None,
         container_resources: Mapping[str, Mapping[str, str]] | None = None,
+        scratch_size: str | None = None,
+        shared_memory_size: str | None = None,
         deadline: timedelta = DEFAULTS["deadline"],
         queue_timeout: timedelta = DEFAULTS["queue_timeout"],
         startup_timeout: timedelta = DEFAULTS["startup_timeout"],
@@ -137,6 +144,8 @@ class TrainingPodOperator(TriggererOperator):
         self.image = image
         self.env_vars = env_vars or {}
         self.container_resources = container_resources or {}
+        self.scratch_size = scratch_size
+        self.shared_memory_size = shared_memory_size
         self.deadline = deadline
         self.queue_timeout = queue_timeout
         self.startup_timeout = startup_timeout

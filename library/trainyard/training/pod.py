@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainyard_contract import (
@@ -26,12 +26,11 @@ from trainyard_contract import (
 
 from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
 from trainyard.platform import GpuPool, Platform, Training, Volume
+from trainyard.pod_settings import PodSettings
 from trainyard.training import gang
 from trainyard.training.attempt import ANNOTATION, Attempt
 
 GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
-SCRATCH_LIMIT = "4Gi"
-SHARED_MEMORY_LIMIT = "1Gi"
 _UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
     f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
 }
@@ -61,6 +60,8 @@ class TrainingRequest:
     image: str | None = None
     env_vars: Mapping[str, str] = field(default_factory=dict)
     container_resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    scratch_size: str | None = None
+    shared_memory_size: str | None = None
     run_key: str | None = None
     parent_run_key: str | None = None
 
@@ -75,6 +76,9 @@ class TrainingRequest:
         for name in ("step_params", "env_vars", "container_resources"):
             if not isinstance(getattr(self, name), Mapping):
                 raise RequestError(f"{name} must be an object, got {getattr(self, name)!r}")
+        for name in ("scratch_size", "shared_memory_size"):
+            if (size := getattr(self, name)) is not None:
+                _parse_quantity(name, size)
         for name in ("gpus", "nodes"):
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -103,12 +107,14 @@ def build_pod(
     pool = platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
     if pool and not 1 <= request.gpus <= pool.gpus_per_node:
         raise RequestError(f"gpus={request.gpus}: a node of pool {pool.name} has {pool.gpus_per_node}")
+    settings = _settings(platform, pool, request)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(training.namespace, request, task, attempt),
+        "metadata": _metadata(training.namespace, settings, request, task, attempt),
         "spec": {
-            **_placement(platform, pool),
+            "priorityClassName": _priority_class(training, pool),
+            **settings.placement(),
             "restartPolicy": "Never",
             "activeDeadlineSeconds": request.deadline_seconds,
             "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -117,15 +123,14 @@ def build_pod(
             "enableServiceLinks": False,
             "imagePullSecrets": [dict(secret) for secret in training.image_pull_secrets],
             "securityContext": dict(training.pod_security_context),
-            "containers": [_container(platform, pool, request, task, attempt)],
+            "containers": [_container(platform, pool, settings, request, task, attempt)],
             "volumes": [
                 {"name": "datasets", "persistentVolumeClaim": {"claimName": training.datasets.claim_name}},
                 {
                     "name": "checkpoints",
                     "persistentVolumeClaim": {"claimName": training.checkpoints.claim_name},
                 },
-                {"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_LIMIT}},
-                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_LIMIT}},
+                *settings.volumes(),
                 *(
                     {"name": name, "persistentVolumeClaim": {"claimName": volume.claim_name}}
                     for name, volume in _more_volumes(training)
@@ -147,13 +152,27 @@ def run_key_of(request: TrainingRequest, task: TaskIdentity) -> str:
     return request.run_key or task.run_key()
 
 
+def _settings(platform: Platform, pool: GpuPool | None, request: TrainingRequest) -> PodSettings:
+    """What the values say about all training pods, then about the pool's, and then what the task says."""
+    settings = platform.training.pod
+    if pool:
+        nodes = PodSettings(node_selector=pool.node_selector, tolerations=pool.tolerations)
+        settings = settings.merged(pool.pod).merged(nodes)
+    return replace(
+        settings,
+        scratch_size=request.scratch_size or settings.scratch_size,
+        shared_memory_size=request.shared_memory_size or settings.shared_memory_size,
+    )
+
+
 def _metadata(
-    namespace: str, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
+    namespace: str, settings: PodSettings, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
 ) -> dict[str, Any]:
     return {
         "name": task.pod_name(attempt.number),
         "namespace": namespace,
         "labels": {
+            **settings.labels,
             **task.labels(),
             "app.kubernetes.io/name": "trainer",
             "app.kubernetes.io/component": request.step,
@@ -162,41 +181,35 @@ def _metadata(
             f"{LABEL_PREFIX}/gpu-pool": attempt.gpu_pool or "none",
         },
         "annotations": {
+            # An autoscaler that evicts pods to remove a node would discard hours of training.
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+            **settings.annotations,
             f"{LABEL_PREFIX}/dag-id": task.dag_id,
             f"{LABEL_PREFIX}/run-id": task.run_id,
             f"{LABEL_PREFIX}/task-id": task.task_id,
             f"{LABEL_PREFIX}/run-key": run_key_of(request, task),
             ANNOTATION: attempt.annotation(),
-            # An autoscaler that evicts pods to remove a node would discard hours of training.
-            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-            "karpenter.sh/do-not-disrupt": "true",
         },
     }
 
 
-def _placement(platform: Platform, pool: GpuPool | None) -> dict[str, Any]:
-    if pool is None:
-        return {"priorityClassName": platform.training.priority_class_name}
-    priority = (
-        platform.training.spot_priority_class_name if pool.spot else platform.training.priority_class_name
-    )
-    return {
-        "priorityClassName": priority,
-        "nodeSelector": dict(pool.node_selector),
-        "tolerations": [dict(toleration) for toleration in pool.tolerations],
-    }
+def _priority_class(training: Training, pool: GpuPool | None) -> str:
+    return training.spot_priority_class_name if pool and pool.spot else training.priority_class_name
 
 
 def _container(
-    platform: Platform, pool: GpuPool | None, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
+    platform: Platform,
+    pool: GpuPool | None,
+    settings: PodSettings,
+    request: TrainingRequest,
+    task: TaskIdentity,
+    attempt: Attempt,
 ) -> dict[str, Any]:
     training = platform.training
     read_only_datasets = request.step not in STEPS_THAT_WRITE_DATASETS
-    env = {
-        **_environment(platform, pool, request, task, attempt),
-        **request.env_vars,
-        **_adaptations(attempt),
-    }
+    of_platform = _environment(platform, pool, request, task, attempt)
+    of_task = {**request.env_vars, **_adaptations(attempt)}
     return {
         "name": CONTAINER,
         "image": request.image or training.image,
@@ -206,7 +219,7 @@ def _container(
             *(DATASET_FLAG, request.dataset, OUTPUT_FLAG, request.output_uri),
             *(PARAMS_FLAG, json.dumps(dict(request.step_params), sort_keys=True), RESUME_FLAG),
         ],
-        "env": [{"name": name, "value": str(value)} for name, value in env.items()],
+        **settings.environment(of_platform, of_task),
         "resources": _resources(platform, pool, request, attempt),
         "securityContext": dict(training.container_security_context),
         # The kubelet returns the result as the container's termination message. A container that fails
@@ -216,8 +229,7 @@ def _container(
         "volumeMounts": [
             {"name": "datasets", "mountPath": training.datasets.mount_path, "readOnly": read_only_datasets},
             {"name": "checkpoints", "mountPath": training.checkpoints.mount_path},
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "shm", "mountPath": "/dev/shm"},
+            *settings.volume_mounts(),
             *({"name": name, "mountPath": volume.mount_path} for name, volume in _more_volumes(training)),
         ],
     }
@@ -263,13 +275,13 @@ def _adaptations(attempt: Attempt) -> dict[str, str]:
 def _resources(
     platform: Platform, pool: GpuPool | None, request: TrainingRequest, attempt: Attempt
 ) -> dict[str, dict[str, str]]:
-    defaults = platform.training.gpu_resources if pool else platform.training.cpu_resources
+    defaults = _default_resources(platform.training, pool)
     own = request.container_resources
-    limits = {**defaults.get("limits", {}), **own.get("limits", {})}
+    limits = {**defaults["limits"], **own.get("limits", {})}
     # A limit below the default request lowers the request too: the API server would refuse the pod.
     requests = {
         name: limits[name] if name in limits and _to_number(limits[name]) < _to_number(value) else value
-        for name, value in defaults.get("requests", {}).items()
+        for name, value in defaults["requests"].items()
     }
     resources = {"requests": {**requests, **own.get("requests", {})}, "limits": limits}
     for kind in resources.values():
@@ -280,19 +292,26 @@ def _resources(
     return resources
 
 
+def _default_resources(training: Training, pool: GpuPool | None) -> dict[str, dict[str, str]]:
+    """The values' resources: a pool's own replace those of all training pods by key."""
+    defaults = training.gpu_resources if pool else training.cpu_resources
+    own = pool.resources if pool else {}
+    return {kind: {**defaults.get(kind, {}), **own.get(kind, {})} for kind in ("requests", "limits")}
+
+
 def _multiply(quantity: str, factor: int) -> str:
     """Multiply a Kubernetes quantity such as 1.5Gi."""
-    number, unit = _parse_quantity(quantity)
+    number, unit = _parse_quantity("container_resources", quantity)
     return f"{number * factor:.15g}{unit}" if factor > 1 else str(quantity)
 
 
 def _to_number(quantity: str) -> float:
-    number, unit = _parse_quantity(quantity)
+    number, unit = _parse_quantity("container_resources", quantity)
     return number * _UNITS[unit]
 
 
-def _parse_quantity(quantity: str) -> tuple[float, str]:
+def _parse_quantity(argument: str, quantity: str) -> tuple[float, str]:
     match = _QUANTITY.fullmatch(str(quantity))
     if not match or match[2] not in _UNITS:
-        raise RequestError(f"container_resources: {quantity!r} is no quantity such as 4Gi or 500m")
+        raise RequestError(f"{argument}: {quantity!r} is no quantity such as 4Gi or 500m")
     return float(match[1]), match[2]

@@ -69,6 +69,7 @@ train:
   fallback_after: 10m
   escalate_to: ondemand
   resources: {requests: {cpu: 1, memory: 1Gi}, limits: {cpu: 500m}}
+  shared_memory_size: 8Gi
   deadline: 1d
   params: {epochs: 3, batch_size: 32, learning_rate: 1e-3, seed: 1, hidden: 8, dropout: 0, weight_decay: 0.1}
 gate: {metric: average_precision, minimum: 0.5, min_improvement: 0}
@@ -83,6 +84,7 @@ timeout: 2d
     assert (spec.name, spec.model, spec.asset) == ("churn", "fraud", "s3://incoming/transactions")
     assert spec.registered_as == "cards"
     assert spec.train.resources["requests"] == {"cpu": "1", "memory": "1Gi"}
+    assert (spec.train.shared_memory_size, spec.train.scratch_size) == ("8Gi", None)
     assert spec.train.params["learning_rate"] == 0.001
     assert spec.approval == ApprovalSettings(timedelta(hours=2), ("anna", "2"))
     assert (spec.deploy, spec.notify, spec.max_active_runs) == (DeploySettings(2), "always", 2)

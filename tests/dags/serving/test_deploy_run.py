@@ -112,7 +112,7 @@ def test_a_first_deploy(platform: Platform) -> None:
         "version": "1",
         "replaced_version": None,
     }
-    assert set(cluster.objects) == {"Deployment", "Service"}
+    assert set(cluster.objects) == {"Deployment", "Service", "PodDisruptionBudget"}
     assert cluster.record.verified_version == "1" and not cluster.record.deploy_started
 
 

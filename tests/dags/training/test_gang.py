@@ -26,6 +26,23 @@ def job(platform: Platform, request_for_train: TrainingRequest, identity: TaskId
     return gang.build_job(pod, name, nodes=2, gpus=4, startup_seconds=600)
 
 
+def test_an_affinity_of_the_values_stays(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    training = build_pod(platform, request_for_train, identity)
+    node = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+    training["spec"]["affinity"] = {
+        "nodeAffinity": node,
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": ["own"]},
+    }
+    job = gang.build_job(training, "job", nodes=2, gpus=4, startup_seconds=600)
+    affinity = job["spec"]["template"]["spec"]["affinity"]
+    assert affinity["nodeAffinity"] == node
+    assert affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] == ["own"]
+    (ours,) = affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert ours["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+
+
 def pod(
     rank: int,
     *,
