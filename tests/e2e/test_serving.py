@@ -78,6 +78,7 @@ def service(core: client.CoreV1Api, platform, served: str, model_name: str) -> I
     yield Service(core, namespace, model_name)
     client.AppsV1Api().delete_namespaced_deployment(model_name, namespace)
     core.delete_namespaced_service(model_name, namespace)
+    client.PolicyV1Api().delete_namespaced_pod_disruption_budget(model_name, namespace)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,15 @@ def test_a_deployed_model_answers_under_its_name(service: Service, served: str, 
     told, _ = service.ask("/version")
     assert (told["model"], told["version"]) == (model_name, served)
     assert service.ask("/ready")[0] == {"ready": True}
+
+
+def test_its_disruption_budget_covers_its_pods(
+    service: Service, platform, served: str, model_name: str
+) -> None:
+    serving = platform["serving"]
+    budget = client.PolicyV1Api().read_namespaced_pod_disruption_budget(model_name, serving["namespace"])
+    assert budget.spec.max_unavailable == serving["podDisruptionBudget"]["maxUnavailable"]
+    assert budget.status.expected_pods == serving["replicas"]
 
 
 def test_a_broken_version_is_rolled_back_and_no_request_fails(
