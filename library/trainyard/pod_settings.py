@@ -1,4 +1,4 @@
-"""What the values add to training pods and model servers: `training.pod`, `gpuPools.POOL.pod`, `serving.pod`."""
+"""What the values add to training pods and model servers (`training.pod`, `serving.pod`, a pool's `pod`)."""
 
 from __future__ import annotations
 

@@ -57,6 +57,9 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
         ("production.yaml", f"environments/{name}/values.yaml"): [*ALWAYS, *REAL_GPUS]
         for name in ("dev", "staging", "production")
     },
+    ("production.yaml", "eks.yaml"): [*ALWAYS, *REAL_GPUS],
+    ("production.yaml", "gke.yaml"): ALWAYS,
+    ("production.yaml", "aks.yaml"): [*ALWAYS, *REAL_GPUS],
     ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
 }
 EVERY = [(files, component) for files, components in VARIANTS.items() for component in components]

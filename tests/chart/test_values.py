@@ -304,6 +304,7 @@ WHOLE = {
     "cpu",
     "gpu",
     "pod",
+    "nodeClassRef",
 }
 
 
