@@ -66,7 +66,7 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
             for key, child in node["properties"].items():
                 if path or key not in ("global", "common", *(one.name for one in CHARTS)):
                     yield from below({**schema.resolve(child), **child}, (*path, key), here)
-        elif node.get("type") == "object":
+        elif "object" in node.get("type", ()):
             entries = list(here) if isinstance(others, dict) and isinstance(here, dict) else []
             for key in entries or (["name", "mountPath"] if path[-1] == "0" else ["odd"]):
                 yield from below(

@@ -250,7 +250,7 @@ class Schema:
                 yield from self.properties((*path, key))
 
 
-SCALAR = {"type": ["string", "number", "boolean"]}
+SCALAR = {"type": ["string", "number", "boolean", "null"]}
 
 
 def nodes(node: Any) -> Iterator[Object]:
@@ -311,7 +311,11 @@ def test_every_key_is_read(chart: Path) -> None:
     """By name in some template, or as a part of an object that goes to Kubernetes as it is."""
     folders = {chart, CHART, CHART / "charts/common"}
     files = [
-        file for folder in folders for part in ("templates", "files") for file in (folder / part).glob("*")
+        file
+        for folder in folders
+        for part in ("templates", "files")
+        for file in (folder / part).glob("*")
+        if file.is_file() and file.name != "defaults.yaml"
     ]
     text = "".join(file.read_text() for file in files)
     values = yaml.safe_load((chart / "values.yaml").read_text())

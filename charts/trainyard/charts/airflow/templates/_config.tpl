@@ -1,9 +1,11 @@
 {{/* airflow.cfg and the local settings. Params: the chart's root context */}}
 {{- define "airflow.configData" -}}
 airflow.cfg: |
-  {{- range $section, $options := .Values.config }}
+  {{- range $section, $options := merge (deepCopy .Values.config) (dict "dag_processor" dict) }}
   [{{ $section | include "common.scalar" }}]
   {{- range $option, $value := $options }}
+  {{- /* Null is Airflow's own default. */}}
+  {{- if kindIs "invalid" $value }}{{ continue }}{{ end }}
   {{ $option }} = {{ tpl (include "common.text" $value) $ | trim | replace "\n" "\n    " }}
   {{- end }}
   {{- if eq $section "dag_processor" }}
