@@ -33,7 +33,7 @@ DEFAULTS_HEAD = """# Written by docs/values.py from values.schema.json and value
 # may be missing: an entry of a map with names of the user's own, and what may be null by the schema.
 # yamllint disable rule:line-length rule:braces rule:commas
 """
-# What subcharts take from the umbrella, and what says nothing to a reader.
+# What subcharts take from the umbrella, where it has no keys, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
 NOT_SHOWN = {"additionalProperties", "definitions", "if", "pattern", "properties", "propertyNames", "then"}
 
@@ -110,7 +110,8 @@ def section(chart: Path) -> str:
     values = yaml.safe_load((chart / "values.yaml").read_text())
     shown = described(schema, values, schema["definitions"])
     for key in LEFT_OUT:
-        shown["properties"].pop(key)
+        if "properties" not in schema["properties"][key]:
+            shown["properties"].pop(key)
     text = jsonschema_markdown.generate(shown, footer=False, hide_empty_columns=True)
     table = text[text.index("| Property") :]
     return f"## {chart.name}\n\n{schema['description']}\n\n{table}"

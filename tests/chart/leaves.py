@@ -32,7 +32,7 @@ ON: Object = {
             "git": {"bundles": {"one": {"repo": "https://example.com/x.git"}}},
             "gitSync": {"enabled": True, "repo": "https://example.com/y.git"},
         },
-        "ingress": {"apiServer": {"enabled": True}},
+        "ingress": {"apiServer": {"enabled": True, "hosts": [{"name": "y.example.com"}]}},
     },
     "mlflow": {
         "ingress": {"enabled": True, "host": "x.example.com"},

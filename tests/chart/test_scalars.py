@@ -122,7 +122,7 @@ ELSEWHERE = re.compile(
     r"|^airflow\.apiServer\.service\.ports\.0\.port$"  # a number or a template
     r"|^airflow\.logs\.persistence\.storageClassName$"  # the claim is the umbrella's
     r"|^airflow\.dags\.gitSync\.(branch|rev)$|^airflow\.logs\.emptyDirConfig|simulator\.healthDirectory$"
-    r"|^airflow\.ingress\.apiServer\.hosts\.0\.tls\.secretName$"  # unless another key is set, or is not
+    r"|^airflow\.ingress\.apiServer\.(host|(hosts\.0\.)?tls\.secretName)$"  # by another key
 )
 
 

@@ -9,7 +9,7 @@
 
 {{/* The image of every pod; without a tag or digest, that of this chart's Airflow. Params: the chart's root context */}}
 {{- define "airflow.image" -}}
-{{- include "common.image" (dict "key" "airflow.images.airflow" "image" .Values.images.airflow "version" .Chart.AppVersion) -}}
+{{- include "common.image" (dict "root" . "key" "airflow.images.airflow" "image" .Values.images.airflow "version" .Chart.AppVersion) -}}
 {{- end }}
 
 {{/* Params: root, name (scheduler, ...), serviceAccount (its values) */}}
@@ -172,7 +172,7 @@ spec:
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ $component.terminationGracePeriodSeconds | include "common.scalar" }}
       securityContext: {{- include "airflow.podSecurityContext" . | nindent 8 }}
-      {{- with include "common.imagePullSecrets" $root.Values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
+      {{- with include "common.imagePullSecrets" (dict "root" $root "secrets" $root.Values.imagePullSecrets) | trim }}{{ . | nindent 6 }}{{ end }}
       {{- with include "airflow.scheduling" . | trim }}{{ . | nindent 6 }}{{ end }}
       initContainers:
         {{- if $component.waitForMigrations.enabled }}

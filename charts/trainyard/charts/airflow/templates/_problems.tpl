@@ -17,6 +17,9 @@
 {{- $problems = append $problems (printf "airflow.apiServer.service.ports.%d.port: %v is not the number of a port; give one, or a template that makes one" $index $port.port) }}
 {{- end }}
 {{- end }}
+{{- if and .Values.ingress.apiServer.enabled (not (include "airflow.ingressHosts" . | fromJsonArray)) }}
+{{- $problems = append $problems "airflow.ingress.apiServer.hosts: needed where airflow.ingress.apiServer.enabled is true; give the names under which people reach the pages" }}
+{{- end }}
 {{- with include "airflow.dagProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}
