@@ -23,10 +23,10 @@ CONNECTION = "AIRFLOW_CONN_TRAINYARD_S3"
 OFFICIAL_KEYS = """
     affinity airflowHome airflowLocalSettings airflowPodAnnotations airflowVersion apiSecretKeySecretName
     apiServer config createUserJob dagProcessor dags data databaseCleanup defaultAirflowRepository
-    defaultAirflowTag env executor extraEnv extraEnvFrom fernetKeySecretName fullnameOverride
-    imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob nodeSelector podTemplate
+    defaultAirflowTag env executor extraConfigMaps extraEnv extraEnvFrom extraSecrets fernetKeySecretName
+    fullnameOverride gid imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob nodeSelector podTemplate
     ports rbac scheduler secret securityContexts tolerations topologySpreadConstraints triggerer
-    volumeMounts volumes workers
+    uid volumeMounts volumes webserverSecretKeySecretName workers
 """
 OWN_KEYS = {
     "enabled": "the umbrella's switch",

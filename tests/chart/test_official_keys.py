@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from components import VARIANTS
 from render import (
@@ -9,8 +11,10 @@ from render import (
     ChartError,
     Object,
     containers,
+    environment,
     find,
     platform,
+    pod_metadata,
     pod_spec,
     render_chart,
     render_text,
@@ -111,3 +115,93 @@ def test_pull_secrets_are_names_or_objects_and_those_of_all_are_everywhere() -> 
 def test_a_name_of_a_pull_secret_that_cannot_be_is_refused() -> None:
     with pytest.raises(ChartError, match="imagePullSecrets/0"):
         render_text(values={"airflow": {"imagePullSecrets": ["A b"]}})
+
+
+def test_pods_have_the_user_and_group_of_the_chart_unless_they_have_their_own() -> None:
+    objects = render_chart(
+        values={
+            "airflow": {
+                "uid": 1000680000,
+                "gid": 0,
+                "securityContexts": {"pod": {"fsGroup": 7, "runAsGroup": None}},
+                "scheduler": {"securityContexts": {"pod": {"runAsNonRoot": True}}},
+            }
+        }
+    )
+    expected = {"runAsUser": 1000680000, "fsGroup": 7}
+    for one in (
+        find(objects, "Deployment", "trainyard-api-server"),
+        find(objects, "Job", "trainyard-migrate-database"),
+        find(objects, "Job", "trainyard-bootstrap-secrets"),
+        worker_pod(objects),
+    ):
+        context = pod_spec(one)["securityContext"]
+        assert {key: value for key, value in context.items() if "User" in key or key == "fsGroup"} == expected
+        assert "runAsGroup" not in context
+    assert pod_spec(find(objects, "Deployment", "trainyard-scheduler"))["securityContext"] == {
+        "runAsNonRoot": True
+    }
+
+
+def test_objects_of_the_user_hold_what_they_say() -> None:
+    objects = render_chart(
+        values={
+            "airflow": {
+                "extraConfigMaps": {
+                    "{{ .Release.Name }}-variables": {
+                        "labels": {"team": "a"},
+                        "data": "AIRFLOW_VAR_A: '{{ .Release.Namespace }}'\nAIRFLOW_VAR_B: 10485760\n",
+                    }
+                },
+                "extraSecrets": {
+                    "connections": {
+                        "useHelmHooks": False,
+                        "annotations": {"a": "b"},
+                        "type": "Opaque",
+                        "data": {"AIRFLOW_CONN_A": "aHR0cDovLw=="},
+                        "stringData": {"AIRFLOW_CONN_B": "one\ntwo"},
+                    }
+                },
+            }
+        }
+    )
+    variables = find(objects, "ConfigMap", "trainyard-variables")
+    assert variables["data"] == {"AIRFLOW_VAR_A": "trainyard", "AIRFLOW_VAR_B": "10485760"}
+    assert variables["metadata"]["labels"]["team"] == "a"
+    secret = find(objects, "Secret", "connections")
+    assert secret["data"] == {"AIRFLOW_CONN_A": "aHR0cDovLw=="}
+    assert secret["stringData"] == {"AIRFLOW_CONN_B": "one\ntwo"}
+    assert (secret["type"], secret["metadata"]["annotations"]) == ("Opaque", {"a": "b"})
+
+
+def test_a_changed_object_of_the_user_restarts_the_components() -> None:
+    checksums = set()
+    for value in ("1", "2"):
+        objects = render_chart(values={"airflow": {"extraConfigMaps": {"a": {"data": {"b": value}}}}})
+        scheduler = find(objects, "Deployment", "trainyard-scheduler")
+        checksums.add(pod_metadata(scheduler)["annotations"]["checksum/extra"])
+    assert len(checksums) == 2
+
+
+def test_an_object_that_holds_no_map_is_refused() -> None:
+    with pytest.raises(ChartError, match=r"airflow\.extraSecrets\.a\.stringData: is not YAML with a text"):
+        render_text(values={"airflow": {"extraSecrets": {"a": {"stringData": "just text"}}}})
+
+
+def test_the_old_name_of_the_api_servers_key() -> None:
+    objects = render_chart(values={"airflow": {"webserverSecretKeySecretName": "old"}})
+    server = containers(find(objects, "Deployment", "trainyard-api-server"))[-1]
+    source = environment(server)["AIRFLOW__API__SECRET_KEY"]
+    assert source == {"secretKeyRef": {"name": "old", "key": "webserver-secret-key"}}
+    bootstrap = containers(find(objects, "Job", "trainyard-bootstrap-secrets"))[0]
+    wanted = json.loads(environment(bootstrap)["SECRETS"])
+    assert wanted["old"] == {"webserver-secret-key": {"generate": "password"}}
+    assert "trainyard-api-secret-key" not in wanted
+
+
+@pytest.mark.parametrize("key", ["enabled", "defaultUser"])
+def test_the_first_user_can_be_left_out(key: str) -> None:
+    values = {"enabled": False} if key == "enabled" else {"defaultUser": {"enabled": False}}
+    objects = render_chart(values={"airflow": {"createUserJob": values}})
+    migration = containers(find(objects, "Job", "trainyard-migrate-database"))[0]
+    assert not [name for name in environment(migration) if name.startswith("ADMIN_")]

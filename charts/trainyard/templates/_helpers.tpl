@@ -107,7 +107,7 @@ spec:
 {{- if .Values.airflow.enabled }}
 {{- $airflow := .Subcharts.airflow }}
 {{- $runtime = merge (dict "image" (include "airflow.image" $airflow) "pullPolicy" $airflow.Values.images.airflow.pullPolicy
-    "podSecurityContext" $airflow.Values.securityContexts.pod "securityContext" $airflow.Values.securityContexts.containers)
+    "podSecurityContext" (include "airflow.podSecurityContext" (dict "root" $airflow) | fromYaml) "securityContext" $airflow.Values.securityContexts.containers)
     (pick $airflow.Values "imagePullSecrets" "nodeSelector" "tolerations") }}
 {{- else if .Values.mlflow.enabled }}
 {{- $mlflow := .Subcharts.mlflow.Values }}

@@ -10,7 +10,8 @@
 {{- $airflow := .Values.airflow }}
 {{- $_ := set $wanted $airflow.fernetKeySecretName (dict "fernet-key" (dict "generate" "fernet")) }}
 {{- $_ := set $wanted $airflow.jwtSecretName (dict "jwt-secret" $password) }}
-{{- $_ := set $wanted $airflow.apiSecretKeySecretName (dict "api-secret-key" $password) }}
+{{- $api := include "airflow.apiSecret" .Subcharts.airflow | fromJson }}
+{{- $_ := set $wanted $api.secret (dict $api.key $password) }}
 {{- with .Values.secrets.admin }}
 {{- $_ := set $wanted .secretName (dict "username" (dict "value" .username) "password" $password) }}
 {{- end }}

@@ -51,7 +51,16 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API_AUTH__JWT_SECRET" "secret" $values.jwtSecretName "key" "jwt-secret") }}
 {{- end }}
 {{- if has "api" .secrets }}
-{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API__SECRET_KEY" "secret" $values.apiSecretKeySecretName "key" "api-secret-key") }}
+{{ include "airflow.secretEnv" (merge (dict "name" "AIRFLOW__API__SECRET_KEY") (include "airflow.apiSecret" .root | fromJson)) }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret with the key of the api-server's sessions, as JSON {secret, key}. Params: the chart's root context */}}
+{{- define "airflow.apiSecret" -}}
+{{- with .Values.webserverSecretKeySecretName }}
+{{- dict "secret" . "key" "webserver-secret-key" | toJson }}
+{{- else }}
+{{- dict "secret" .Values.apiSecretKeySecretName "key" "api-secret-key" | toJson }}
 {{- end }}
 {{- end }}
 
@@ -95,9 +104,15 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Security contexts: the component's own, else the chart's. Params: root, component (values) */}}
+{{/* Security contexts: the component's own, else the chart's; that of pods has `uid` and `gid` where it says nothing.
+     Params: root, component (values) */}}
 {{- define "airflow.podSecurityContext" -}}
-{{ toYaml (((.component).securityContexts).pod | default .root.Values.securityContexts.pod) }}
+{{- $values := .root.Values }}
+{{- $ids := dict "runAsUser" (int64 $values.uid) "runAsGroup" (int64 $values.gid) "fsGroup" (int64 $values.gid) }}
+{{- range $field, $value := $values.securityContexts.pod }}
+{{- if kindIs "invalid" $value }}{{ $_ := unset $ids $field }}{{ else }}{{ $_ := set $ids $field $value }}{{ end }}
+{{- end }}
+{{- toYaml (((.component).securityContexts).pod | default $ids) }}
 {{- end }}
 
 {{- define "airflow.containerSecurityContext" -}}
@@ -162,6 +177,10 @@ spec:
         checksum/scripts: {{ include "airflow.scriptsData" $root | sha256sum }}
         {{- if eq .name "scheduler" }}
         checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root | include "common.scalar" }}
+        {{- end }}
+        {{- if or $root.Values.extraConfigMaps $root.Values.extraSecrets }}
+        {{- /* Who reads them as variables would not see a change. */}}
+        checksum/extra: {{ include "airflow.extraObjects" $root | sha256sum }}
         {{- end }}
         {{- range list $root.Values.airflowPodAnnotations $component.podAnnotations }}
         {{- with . }}{{ toYaml . | nindent 8 }}{{ end }}

@@ -25,7 +25,7 @@ spec:
       env:
         {{- include "airflow.env" $pod | nindent 8 }}
         {{- with $user.defaultUser }}
-        {{- if .enabled }}
+        {{- if and .enabled $user.enabled }}
         - {name: ADMIN_ROLE, value: {{ .role | quote }}}
         - {name: ADMIN_EMAIL, value: {{ .email | quote }}}
         - {name: ADMIN_FIRST_NAME, value: {{ .firstName | quote }}}

@@ -20,6 +20,9 @@
 {{- if and .Values.ingress.apiServer.enabled (not (include "airflow.ingressHosts" . | fromJsonArray)) }}
 {{- $problems = append $problems "airflow.ingress.apiServer.hosts: needed where airflow.ingress.apiServer.enabled is true; give the names under which people reach the pages" }}
 {{- end }}
+{{- with include "airflow.extraProblems" . }}
+{{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
 {{- with include "airflow.dagProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}
