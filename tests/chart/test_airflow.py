@@ -24,9 +24,9 @@ OFFICIAL_KEYS = """
     affinity airflowHome airflowLocalSettings airflowPodAnnotations airflowVersion apiSecretKeySecretName
     apiServer config createUserJob dagProcessor dags data databaseCleanup defaultAirflowRepository
     defaultAirflowTag env executor extraConfigMaps extraEnv extraEnvFrom extraSecrets fernetKeySecretName
-    fullnameOverride gid imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob nodeSelector podTemplate
-    ports rbac scheduler secret securityContexts tolerations topologySpreadConstraints triggerer
-    uid volumeMounts volumes webserverSecretKeySecretName workers
+    fullnameOverride gid imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob
+    nodeSelector podTemplate ports rbac scheduler secret securityContexts tolerations
+    topologySpreadConstraints triggerer uid volumeMounts volumes webserverSecretKeySecretName workers
 """
 OWN_KEYS = {
     "enabled": "the umbrella's switch",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
+import asyncpg
 import pytest
+import sqlalchemy
 from components import VARIANTS
+from psycopg2.extensions import make_dsn, parse_dsn
 from render import (
     POD_KINDS,
     ChartError,
@@ -205,3 +209,95 @@ def test_the_first_user_can_be_left_out(key: str) -> None:
     objects = render_chart(values={"airflow": {"createUserJob": values}})
     migration = containers(find(objects, "Job", "trainyard-migrate-database"))[0]
     assert not [name for name in environment(migration) if name.startswith("ADMIN_")]
+
+
+def test_the_api_server_reads_webserver_config() -> None:
+    objects = render_chart(
+        values={
+            "airflow": {"apiServer": {"apiServerConfig": "AUTH_TYPE = 4\nNAME = '{{ .Release.Name }}'\n"}}
+        }
+    )
+    config = find(objects, "ConfigMap", "trainyard-api-server-config")
+    assert config["data"]["webserver_config.py"].strip() == "AUTH_TYPE = 4\nNAME = 'trainyard'"
+    for component in ("api-server", "scheduler"):
+        deployment = find(objects, "Deployment", f"trainyard-{component}")
+        mounts = {mount["mountPath"] for mount in containers(deployment)[-1]["volumeMounts"]}
+        reads = component == "api-server"
+        assert ("/opt/airflow/webserver_config.py" in mounts) == reads
+        assert ("checksum/api-server-config" in pod_metadata(deployment)["annotations"]) == reads
+
+
+def test_webserver_config_may_be_a_config_map_of_the_user() -> None:
+    objects = render_chart(values={"airflow": {"apiServer": {"apiServerConfigConfigMapName": "mine"}}})
+    volumes = pod_spec(find(objects, "Deployment", "trainyard-api-server"))["volumes"]
+    assert {"name": "api-server-config", "configMap": {"name": "mine"}} in volumes
+    both = {"apiServerConfig": "A = 1", "apiServerConfigConfigMapName": "mine"}
+    with pytest.raises(ChartError, match=r"airflow\.apiServer\.apiServerConfigConfigMapName: .* leave one"):
+        render_text(values={"airflow": {"apiServer": both}})
+
+
+def test_an_autoscaler_sets_the_replicas_of_the_api_server() -> None:
+    hpa = {"enabled": True, "minReplicaCount": 2, "maxReplicaCount": 4, "behavior": {"scaleDown": {}}}
+    objects = render_chart(values={"airflow": {"apiServer": {"replicas": 3, "hpa": hpa}}})
+    scaler = find(objects, "HorizontalPodAutoscaler", "trainyard-api-server")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"], scaler["behavior"]) == (2, 4, {"scaleDown": {}})
+    deployment = find(objects, "Deployment", scaler["scaleTargetRef"]["name"])
+    assert "replicas" not in deployment["spec"]
+    with pytest.raises(ChartError, match=r"airflow\.apiServer\.hpa\.minReplicaCount: 9 is over .* lower"):
+        render_text(values={"airflow": {"apiServer": {"hpa": {"minReplicaCount": 9}}}})
+
+
+CONNECTION = {"user": "air flow", "pass": "p@s/s:+%$", "host": "db.example.com", "db": "meta"}
+
+
+@pytest.mark.parametrize("sslmode", ["", "require", "verify-full"])
+def test_the_database_by_its_parts_makes_urls_that_each_driver_takes(sslmode: str) -> None:
+    connection = {**CONNECTION, "sslmode": sslmode}
+    objects = render_chart(values={"airflow": {"data": {"metadataConnection": connection}}})
+    urls = find(objects, "Secret", "trainyard-metadata")["stringData"]
+    expected = {"user": "air flow", "password": "p@s/s:+%$", "host": "db.example.com", "port": 5432}
+
+    url = sqlalchemy.make_url(urls["connection"])
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    dsn = parse_dsn(make_dsn(**arguments))
+    assert dsn == {
+        **{key: str(value) for key, value in expected.items()},
+        "dbname": "meta",
+        **({"sslmode": sslmode} if sslmode else {}),
+    }
+
+    url = sqlalchemy.make_url(urls["connection-async"])
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    assert arguments == {**expected, "database": "meta", **({"ssl": sslmode} if sslmode else {})}
+    assert arguments.keys() <= inspect.signature(asyncpg.connect).parameters.keys()
+
+
+def test_the_database_by_its_parts_is_what_components_connect_to() -> None:
+    objects = render_chart(values={"airflow": {"data": {"metadataConnection": CONNECTION}}})
+    for kind, name in (
+        ("Deployment", "trainyard-scheduler"),
+        ("Job", "trainyard-migrate-database"),
+        ("CronJob", "trainyard-database-cleanup"),
+    ):
+        for container in containers(find(objects, kind, name)):
+            variables = environment(container)
+            for variable, key in (
+                ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "connection"),
+                ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC", "connection-async"),
+            ):
+                reference = variables[variable]["secretKeyRef"]
+                assert (reference["name"], reference["key"]) == ("trainyard-metadata", key)
+    bootstrap = containers(find(objects, "Job", "trainyard-bootstrap-secrets"))[0]
+    assert "trainyard-airflow-metadata" not in json.loads(environment(bootstrap)["SECRETS"])
+    assert "SQL_ALCHEMY" not in json.dumps(worker_pod(objects))
+
+
+def test_a_secret_may_hold_the_asynchronous_url() -> None:
+    """Components start without the key, too."""
+    server = containers(find(render_chart(), "Deployment", "trainyard-api-server"))[-1]
+    reference = environment(server)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"]["secretKeyRef"]
+    assert reference == {
+        "name": "trainyard-airflow-metadata",
+        "key": "connection-async",
+        "optional": True,
+    }

@@ -35,7 +35,7 @@
 {{- end }}
 {{- $_ := set $wanted $secret $passwords }}
 {{- $url := "postgresql+psycopg2://%[1]s:{%[2]s/%[1]s-password}@%[3]s/%[1]s" }}
-{{- if .Values.airflow.enabled }}
+{{- if and .Values.airflow.enabled (not ((.Values.airflow.data).metadataConnection).host) }}
 {{- $_ := set $wanted .Values.airflow.data.metadataSecretName (dict "connection" (dict "template" (printf $url "airflow" $secret $address))) }}
 {{- end }}
 {{- if .Values.mlflow.enabled }}

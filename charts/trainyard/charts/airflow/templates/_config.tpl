@@ -19,6 +19,16 @@ airflow.cfg: |
 {{- end }}
 {{- end }}
 
+{{/* webserver_config.py. Params: the chart's root context */}}
+{{- define "airflow.apiServerConfig" -}}
+{{ tpl .Values.apiServer.apiServerConfig . }}
+{{- end }}
+
+{{/* The ConfigMap with it; nothing where there is none. Params: the chart's root context */}}
+{{- define "airflow.apiServerConfigName" -}}
+{{- if .Values.apiServer.apiServerConfig }}{{ include "airflow.fullname" . }}-api-server-config{{ else }}{{ .Values.apiServer.apiServerConfigConfigMapName }}{{ end }}
+{{- end }}
+
 {{/* Scripts the chart's own pods run. Params: the chart's root context */}}
 {{- define "airflow.scriptsData" -}}
 {{ (.Files.Glob "files/*.py").AsConfig }}

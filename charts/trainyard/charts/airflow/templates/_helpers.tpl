@@ -31,18 +31,20 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 {{- end }}
 {{- end }}
 
-{{/* One environment variable from a Secret. Params: name, secret, key */}}
+{{/* One environment variable from a Secret. Params: name, secret, key, optional (may the key be missing?) */}}
 {{- define "airflow.secretEnv" -}}
 - name: {{ .name | include "common.scalar" }}
   valueFrom:
-    secretKeyRef: {name: {{ .secret | include "common.scalar" }}, key: {{ .key | include "common.scalar" }}}
+    secretKeyRef: {name: {{ .secret | include "common.scalar" }}, key: {{ .key | include "common.scalar" }}{{ if .optional }}, optional: true{{ end }}}
 {{- end }}
 
 {{/* The built-in secrets a component holds. Params: root, secrets (names, each given only where needed) */}}
 {{- define "airflow.builtInSecrets" -}}
 {{- $values := .root.Values }}
 {{- if has "database" .secrets }}
-{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $values.data.metadataSecretName "key" "connection") }}
+{{- $secret := include "airflow.metadataSecretName" .root }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $secret "key" "connection") }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC" "secret" $secret "key" "connection-async" "optional" true) }}
 {{- end }}
 {{- if has "fernet" .secrets }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" $values.fernetKeySecretName "key" "fernet-key") }}
@@ -164,7 +166,9 @@ metadata:
   namespace: {{ $root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" $labels | nindent 4 }}
 spec:
+  {{- if not ($component.hpa).enabled }}
   replicas: {{ $component.replicas | include "common.scalar" }}
+  {{- end }}
   revisionHistoryLimit: 3
   strategy: {{- toYaml $component.strategy | nindent 4 }}
   selector:
@@ -177,6 +181,12 @@ spec:
         checksum/scripts: {{ include "airflow.scriptsData" $root | sha256sum }}
         {{- if eq .name "scheduler" }}
         checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root | include "common.scalar" }}
+        {{- end }}
+        {{- if and (eq .name "api-server") $component.apiServerConfig }}
+        checksum/api-server-config: {{ include "airflow.apiServerConfig" $root | sha256sum }}
+        {{- end }}
+        {{- if $root.Values.data.metadataConnection.host }}
+        checksum/metadata: {{ include "airflow.metadataUrls" $root | sha256sum }}
         {{- end }}
         {{- if or $root.Values.extraConfigMaps $root.Values.extraSecrets }}
         {{- /* Who reads them as variables would not see a change. */}}

@@ -20,6 +20,14 @@
 {{- if and .Values.ingress.apiServer.enabled (not (include "airflow.ingressHosts" . | fromJsonArray)) }}
 {{- $problems = append $problems "airflow.ingress.apiServer.hosts: needed where airflow.ingress.apiServer.enabled is true; give the names under which people reach the pages" }}
 {{- end }}
+{{- with .Values.apiServer }}
+{{- if and .apiServerConfig .apiServerConfigConfigMapName }}
+{{- $problems = append $problems "airflow.apiServer.apiServerConfigConfigMapName: apiServerConfig makes a ConfigMap of its own; leave one of them empty" }}
+{{- end }}
+{{- if gt (int .hpa.minReplicaCount) (int .hpa.maxReplicaCount) }}
+{{- $problems = append $problems (printf "airflow.apiServer.hpa.minReplicaCount: %v is over maxReplicaCount %v; lower it" .hpa.minReplicaCount .hpa.maxReplicaCount) }}
+{{- end }}
+{{- end }}
 {{- with include "airflow.extraProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}

@@ -77,6 +77,12 @@
 - name: scripts
   configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
 {{- end }}
+{{- if eq .name "api-server" }}
+{{- with include "airflow.apiServerConfigName" .root }}
+- name: api-server-config
+  configMap: {name: {{ . | include "common.scalar" }}}
+{{- end }}
+{{- end }}
 {{- if eq .name "scheduler" }}
 - name: pod-template
   configMap: {name: {{ include "airflow.fullname" .root }}-pod-template}
@@ -94,6 +100,9 @@
 - {name: config, mountPath: {{ $home }}/airflow.cfg, subPath: airflow.cfg, readOnly: true}
 {{- if .root.Values.airflowLocalSettings }}
 - {name: config, mountPath: {{ $home }}/config/airflow_local_settings.py, subPath: airflow_local_settings.py, readOnly: true}
+{{- end }}
+{{- if and (eq .name "api-server") (include "airflow.apiServerConfigName" .root) }}
+- {name: api-server-config, mountPath: {{ $home }}/webserver_config.py, subPath: webserver_config.py, readOnly: true}
 {{- end }}
 {{- if eq .name "scheduler" }}
 - {name: pod-template, mountPath: {{ $home }}/pod_templates, readOnly: true}
