@@ -301,3 +301,43 @@ def test_a_secret_may_hold_the_asynchronous_url() -> None:
         "key": "connection-async",
         "optional": True,
     }
+
+
+def test_what_kubernetes_workers_set_replaces_what_workers_set() -> None:
+    workers = {
+        "resources": {"requests": {"cpu": "1"}},
+        "nodeSelector": {"a": "b"},
+        "labels": {"team": "one"},
+        "serviceAccount": {"annotations": {"role": "one"}},
+        "kubernetes": {
+            "resources": {"limits": {"memory": "1Gi"}},
+            "nodeSelector": {"c": "d"},
+            "tolerations": [],
+            "labels": None,
+            "serviceAccount": {"name": "tasks"},
+            "terminationGracePeriodSeconds": 0,
+        },
+    }
+    objects = render_chart(values={"airflow": {"workers": workers}})
+    pod = worker_pod(objects)
+    assert pod["spec"]["containers"][0]["resources"] == {"limits": {"memory": "1Gi"}}
+    assert pod["spec"]["nodeSelector"] == {"c": "d"}
+    assert pod["metadata"]["labels"]["team"] == "one"
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 0
+    assert pod["spec"]["serviceAccountName"] == "tasks"
+    account = find(objects, "ServiceAccount", "tasks")
+    assert account["metadata"]["annotations"] == {"role": "one"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("resource", {}, "additional properties 'resource'"),
+        ("tolerations", "x", "workers/kubernetes/tolerations"),
+        ("command", ["x"], r"airflow\.workers\.kubernetes\.command: KubernetesExecutor says"),
+        ("priorityClassName", "none", r"airflow\.workers\.kubernetes\.priorityClassName: there is no none"),
+    ],
+)
+def test_keys_of_kubernetes_workers_are_checked(key: str, value: object, said: str) -> None:
+    with pytest.raises(ChartError, match=said):
+        render_text(values={"airflow": {"workers": {"kubernetes": {key: value}}}})

@@ -121,6 +121,22 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{ toYaml (((.component).securityContexts).container | default .root.Values.securityContexts.containers) }}
 {{- end }}
 
+{{/* The values of worker pods: those of workers.kubernetes go before those of workers. JSON.
+     Params: the chart's root context */}}
+{{- define "airflow.workers" -}}
+{{- $workers := omit .Values.workers "kubernetes" }}
+{{- range $key, $value := .Values.workers.kubernetes }}
+{{- if eq $key "serviceAccount" }}
+{{- $account := merge dict $workers.serviceAccount }}
+{{- range $field, $own := $value }}{{ if not (kindIs "invalid" $own) }}{{ $_ := set $account $field $own }}{{ end }}{{ end }}
+{{- $_ := set $workers $key $account }}
+{{- else if or $value (kindIs "float64" $value) }}
+{{- $_ := set $workers $key $value }}
+{{- end }}
+{{- end }}
+{{- toJson $workers }}
+{{- end }}
+
 {{/* The component's scheduling values over the chart's. Params: root, component (values) */}}
 {{- define "airflow.scheduling" -}}
 {{- $merged := dict "priorityClassName" .component.priorityClassName }}

@@ -50,9 +50,10 @@
 {{/* Volumes and mounts of the user that clash with others, one line each. Params: the chart's root context */}}
 {{- define "airflow.volumeProblems" -}}
 {{- $root := . }}
+{{- $workers := include "airflow.workers" . | fromJson }}
 {{- $problems := list }}
 {{- range $key, $name := dict "apiServer" "api-server" "scheduler" "scheduler" "dagProcessor" "dag-processor" "triggerer" "triggerer" "workers" "worker" }}
-{{- $params := dict "root" $root "name" $name "key" $key "component" (index $root.Values $key) }}
+{{- $params := dict "root" $root "name" $name "key" $key "component" (ternary $workers (index $root.Values $key) (eq $key "workers")) }}
 {{- range list "airflow.mergedVolumes" "airflow.mergedVolumeMounts" }}
 {{- $problems = concat $problems (include . $params | fromYaml).problems }}
 {{- end }}
