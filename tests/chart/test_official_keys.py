@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 import asyncpg
 import pytest
@@ -341,3 +342,20 @@ def test_what_kubernetes_workers_set_replaces_what_workers_set() -> None:
 def test_keys_of_kubernetes_workers_are_checked(key: str, value: object, said: str) -> None:
     with pytest.raises(ChartError, match=said):
         render_text(values={"airflow": {"workers": {"kubernetes": {key: value}}}})
+
+
+@pytest.mark.parametrize("component", ["scheduler", "dagProcessor", "triggerer"])
+def test_old_logs_are_deleted_beside_a_component(component: str) -> None:
+    name = re.sub("([A-Z])", r"-\1", component).lower()
+    values = {"enabled": True, "retentionDays": 7, "frequencyMinutes": 60}
+    objects = render_chart(values={"airflow": {component: {"logGroomerSidecar": values}}})
+    groomer = containers(find(objects, "Deployment", f"trainyard-{name}"))[-1]
+    assert groomer["name"] == f"{name}-log-groomer"
+    assert groomer["args"] == ["bash", "/clean-logs"]
+    assert environment(groomer) == {
+        "AIRFLOW_HOME": "/opt/airflow",
+        "AIRFLOW__LOG_RETENTION_DAYS": "7",
+        "AIRFLOW__LOG_CLEANUP_FREQUENCY_MINUTES": "60",
+    }
+    assert groomer["volumeMounts"] == [{"name": "logs", "mountPath": "/opt/airflow/logs"}]
+    assert groomer["securityContext"]["readOnlyRootFilesystem"] and groomer["resources"]["limits"]

@@ -130,7 +130,7 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{- $account := merge dict $workers.serviceAccount }}
 {{- range $field, $own := $value }}{{ if not (kindIs "invalid" $own) }}{{ $_ := set $account $field $own }}{{ end }}{{ end }}
 {{- $_ := set $workers $key $account }}
-{{- else if or $value (kindIs "float64" $value) }}
+{{- else if or $value (not (has (kindOf $value) (list "invalid" "string" "slice" "map"))) }}
 {{- $_ := set $workers $key $value }}
 {{- end }}
 {{- end }}
@@ -248,8 +248,32 @@ spec:
           readinessProbe: {{- include "airflow.probe" (dict "probe" . "handler" $.probe) | nindent 12 }}
           {{- end }}
           volumeMounts: {{- include "airflow.volumeMounts" . | nindent 12 }}
+        {{- if ($component.logGroomerSidecar).enabled }}
+        {{- include "airflow.logGroomer" . | nindent 8 }}
+        {{- end }}
         {{- with $component.extraContainers }}{{ toYaml . | nindent 8 }}{{ end }}
       volumes: {{- include "airflow.volumes" . | nindent 8 }}
+{{- end }}
+
+{{/* The container that deletes old logs. It holds no Secret. Params: root, name, component (its values) */}}
+{{- define "airflow.logGroomer" -}}
+{{- $groomer := .component.logGroomerSidecar -}}
+- name: {{ .name }}-log-groomer
+  image: {{ include "airflow.image" .root | include "common.scalar" }}
+  imagePullPolicy: {{ .root.Values.images.airflow.pullPolicy | include "common.scalar" }}
+  {{- with $groomer.command }}
+  command: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  args: {{- toYaml $groomer.args | nindent 4 }}
+  securityContext: {{- include "airflow.containerSecurityContext" . | nindent 4 }}
+  resources: {{- toYaml $groomer.resources | nindent 4 }}
+  env:
+    - {name: AIRFLOW_HOME, value: {{ .root.Values.airflowHome | include "common.scalar" }}}
+    - {name: AIRFLOW__LOG_RETENTION_DAYS, value: {{ toJson $groomer.retentionDays | quote }}}
+    - {name: AIRFLOW__LOG_CLEANUP_FREQUENCY_MINUTES, value: {{ toJson $groomer.frequencyMinutes | quote }}}
+    {{- with $groomer.env }}{{ toYaml . | nindent 4 }}{{ end }}
+  volumeMounts:
+    - {name: logs, mountPath: {{ .root.Values.airflowHome }}/logs}
 {{- end }}
 
 {{/* What stands beside a component's Deployment: ServiceAccount and PodDisruptionBudget. Params: as above */}}
