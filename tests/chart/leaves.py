@@ -21,7 +21,7 @@ ON: Object = {
     "gpuPools": {"spot": {"taints": [{"key": "a", "effect": "NoExecute"}]}},
     "airflow": {
         **{
-            component: {"podDisruptionBudget": {"enabled": True}}
+            component: {"podDisruptionBudget": {"enabled": True}, "logGroomerSidecar": {"enabled": True}}
             for component in ("scheduler", "dagProcessor", "triggerer")
         },
         "apiServer": {

@@ -15,6 +15,7 @@ import yaml
 from render import CHART, Object, containers, environment, find, identity, pod_spec, render_chart, worker_pod
 
 DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+DATABASE_ASYNC = f"{DATABASE}_ASYNC"
 FERNET = "AIRFLOW__CORE__FERNET_KEY"
 JWT = "AIRFLOW__API_AUTH__JWT_SECRET"
 API = "AIRFLOW__API__SECRET_KEY"
@@ -51,10 +52,10 @@ print(json.dumps(stored))
 @pytest.mark.parametrize(
     ("name", "secrets"),
     [
-        ("trainyard-api-server", {DATABASE, FERNET, JWT, API, CONNECTION}),
-        ("trainyard-scheduler", {DATABASE, FERNET, JWT}),
-        ("trainyard-dag-processor", {DATABASE, FERNET}),
-        ("trainyard-triggerer", {DATABASE, FERNET, CONNECTION}),
+        ("trainyard-api-server", {DATABASE, DATABASE_ASYNC, FERNET, JWT, API, CONNECTION}),
+        ("trainyard-scheduler", {DATABASE, DATABASE_ASYNC, FERNET, JWT}),
+        ("trainyard-dag-processor", {DATABASE, DATABASE_ASYNC, FERNET}),
+        ("trainyard-triggerer", {DATABASE, DATABASE_ASYNC, FERNET, CONNECTION}),
     ],
 )
 def test_a_component_holds_the_secrets_it_needs(name: str, secrets: set[str]) -> None:
