@@ -1,4 +1,4 @@
-"""Write docs/values.md: every key of the charts, from their schemas, with its default from values.yaml.
+"""Write what the charts' schemas and values.yaml say: docs/values.md, and each chart's files/defaults.yaml.
 
 ./scripts/_python --dev python docs/values.py
 """
@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema_markdown
 import yaml
+from trainyard_cli.chart import merge
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts/trainyard"
@@ -21,35 +23,104 @@ Written by `docs/values.py` from `values.schema.json` and `values.yaml` of each 
 The umbrella's own keys come first. A subchart's keys are set under its name in the umbrella's values. Its
 table shows its own defaults; what the umbrella sets otherwise stands in the umbrella's table. A key that is
 not listed is refused.
+
+Null means the default, unless the table has `null` among the types. In a map with names of your own
+(`gpuPools`, `priorityClasses`, options of `airflow.config.core`, `resources.limits`), it removes the entry.
 """
-# What subcharts take from the umbrella, and what says nothing to a reader.
+# Helm drops a key that is null, and templates cannot read values.yaml: they read this.
+DEFAULTS_HEAD = """# Written by docs/values.py from values.schema.json and values.yaml: change it there.
+# What a key is that was set to null; templates/_defaults.tpl of the chart common reads it. What ends with ?
+# may be missing: an entry of a map with names of the user's own, and what may be null by the schema.
+# yamllint disable rule:line-length rule:braces rule:commas
+"""
+# What subcharts take from the umbrella, where it has no keys, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
 NOT_SHOWN = {"additionalProperties", "definitions", "if", "pattern", "properties", "propertyNames", "then"}
 
 Schema = dict[str, Any]
+Names = tuple[str, ...]
 
 
 def main() -> None:
-    """Write the file."""
+    """Write the files."""
     FILE.write_text(page())
+    for chart in charts():
+        (chart / "files").mkdir(exist_ok=True)
+        (chart / "files/defaults.yaml").write_text(defaults(chart))
+
+
+def charts() -> list[Path]:
+    """Return the umbrella and its subcharts with values."""
+    return [CHART, *sorted(schema.parent for schema in CHART.glob("charts/*/values.schema.json"))]
 
 
 def page() -> str:
     """Return the text of docs/values.md."""
-    charts = [CHART, *sorted(schema.parent for schema in CHART.glob("charts/*/values.schema.json"))]
-    return "\n".join([HEAD, *map(section, charts)])
+    return "\n".join([HEAD, *map(section, charts())])
+
+
+def defaults(chart: Path) -> str:
+    """Return the text of a chart's files/defaults.yaml; the umbrella's has the keys of its subcharts, too."""
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    lines = dict(keys(read_schema(chart), values, ()))
+    if chart == CHART:
+        for subchart in charts()[1:]:
+            own = yaml.safe_load((subchart / "values.yaml").read_text())
+            merged = merge(own, values.get(subchart.name, {}))
+            lines.pop((subchart.name,), None)
+            lines |= dict(keys(read_schema(subchart), merged, (subchart.name,)))
+    return DEFAULTS_HEAD + "".join(
+        f"{'.'.join(path)}: {json.dumps(value)}\n" for path, value in lines.items()
+    )
+
+
+def keys(schema: Schema, values: object, path: Names) -> Iterator[tuple[Names, object]]:
+    """Yield the path and the default of each key that the schema names, a map before what is in it."""
+    definitions = schema["definitions"]
+
+    def below(node: Schema, value: object, path: Names) -> Iterator[tuple[Names, object]]:
+        node = resolved(node, definitions)
+        named = node.get("properties", {})
+        entry = resolved(node.get("additionalProperties") or {}, definitions)
+        if named and isinstance(value, dict):
+            here = (*path[:-1], f"{path[-1]}?") if may_be_null(node) else path
+            children = {
+                key: child for key, child in named.items() if key in value and "deprecated" not in child
+            }
+            if path and any(value[key] is not None and may_be_null(child) for key, child in children.items()):
+                yield path, value
+            for key, child in children.items():
+                yield from below(child, value[key], (*here, key))
+            return
+        if value is not None and not may_be_null(node):
+            yield path, value
+        if "properties" in entry and isinstance(value, dict):
+            for key, child in value.items():
+                yield from below(entry, child, (*path, f"{key}?"))
+
+    def may_be_null(node: Schema) -> bool:
+        return "null" in resolved(node, definitions).get("type", ())
+
+    yield from below(schema, values, path)
 
 
 def section(chart: Path) -> str:
     """Return the heading and the table of one chart."""
-    schema = json.loads((chart / "values.schema.json").read_text())
+    schema = read_schema(chart)
     values = yaml.safe_load((chart / "values.yaml").read_text())
     shown = described(schema, values, schema["definitions"])
     for key in LEFT_OUT:
-        shown["properties"].pop(key)
+        if "properties" not in schema["properties"][key]:
+            shown["properties"].pop(key)
     text = jsonschema_markdown.generate(shown, footer=False, hide_empty_columns=True)
     table = text[text.index("| Property") :]
     return f"## {chart.name}\n\n{schema['description']}\n\n{table}"
+
+
+def read_schema(chart: Path) -> Schema:
+    """Return a chart's values.schema.json."""
+    schema: Schema = json.loads((chart / "values.schema.json").read_text())
+    return schema
 
 
 def described(node: Schema, value: object, definitions: Schema) -> Schema:

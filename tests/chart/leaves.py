@@ -21,7 +21,7 @@ ON: Object = {
     "gpuPools": {"spot": {"taints": [{"key": "a", "effect": "NoExecute"}]}},
     "airflow": {
         **{
-            component: {"podDisruptionBudget": {"enabled": True}}
+            component: {"podDisruptionBudget": {"enabled": True}, "logGroomerSidecar": {"enabled": True}}
             for component in ("scheduler", "dagProcessor", "triggerer")
         },
         "apiServer": {
@@ -32,7 +32,7 @@ ON: Object = {
             "git": {"bundles": {"one": {"repo": "https://example.com/x.git"}}},
             "gitSync": {"enabled": True, "repo": "https://example.com/y.git"},
         },
-        "ingress": {"apiServer": {"enabled": True}},
+        "ingress": {"apiServer": {"enabled": True, "hosts": [{"name": "y.example.com"}]}},
     },
     "mlflow": {
         "ingress": {"enabled": True, "host": "x.example.com"},
@@ -66,7 +66,7 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
             for key, child in node["properties"].items():
                 if path or key not in ("global", "common", *(one.name for one in CHARTS)):
                     yield from below({**schema.resolve(child), **child}, (*path, key), here)
-        elif node.get("type") == "object":
+        elif "object" in node.get("type", ()):
             entries = list(here) if isinstance(others, dict) and isinstance(here, dict) else []
             for key in entries or (["name", "mountPath"] if path[-1] == "0" else ["odd"]):
                 yield from below(

@@ -15,6 +15,7 @@ import yaml
 from render import CHART, Object, containers, environment, find, identity, pod_spec, render_chart, worker_pod
 
 DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+DATABASE_ASYNC = f"{DATABASE}_ASYNC"
 FERNET = "AIRFLOW__CORE__FERNET_KEY"
 JWT = "AIRFLOW__API_AUTH__JWT_SECRET"
 API = "AIRFLOW__API__SECRET_KEY"
@@ -23,10 +24,10 @@ CONNECTION = "AIRFLOW_CONN_TRAINYARD_S3"
 OFFICIAL_KEYS = """
     affinity airflowHome airflowLocalSettings airflowPodAnnotations airflowVersion apiSecretKeySecretName
     apiServer config createUserJob dagProcessor dags data databaseCleanup defaultAirflowRepository
-    defaultAirflowTag env executor extraEnv extraEnvFrom fernetKeySecretName fullnameOverride
-    imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob nodeSelector podTemplate
-    ports rbac scheduler secret securityContexts tolerations topologySpreadConstraints triggerer
-    volumeMounts volumes workers
+    defaultAirflowTag env executor extraConfigMaps extraEnv extraEnvFrom extraSecrets fernetKeySecretName
+    fullnameOverride gid imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob
+    nodeSelector podTemplate ports rbac scheduler secret securityContexts tolerations
+    topologySpreadConstraints triggerer uid volumeMounts volumes webserverSecretKeySecretName workers
 """
 OWN_KEYS = {
     "enabled": "the umbrella's switch",
@@ -51,10 +52,10 @@ print(json.dumps(stored))
 @pytest.mark.parametrize(
     ("name", "secrets"),
     [
-        ("trainyard-api-server", {DATABASE, FERNET, JWT, API, CONNECTION}),
-        ("trainyard-scheduler", {DATABASE, FERNET, JWT}),
-        ("trainyard-dag-processor", {DATABASE, FERNET}),
-        ("trainyard-triggerer", {DATABASE, FERNET, CONNECTION}),
+        ("trainyard-api-server", {DATABASE, DATABASE_ASYNC, FERNET, JWT, API, CONNECTION}),
+        ("trainyard-scheduler", {DATABASE, DATABASE_ASYNC, FERNET, JWT}),
+        ("trainyard-dag-processor", {DATABASE, DATABASE_ASYNC, FERNET}),
+        ("trainyard-triggerer", {DATABASE, DATABASE_ASYNC, FERNET, CONNECTION}),
     ],
 )
 def test_a_component_holds_the_secrets_it_needs(name: str, secrets: set[str]) -> None:

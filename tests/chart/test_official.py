@@ -120,6 +120,7 @@ def test_a_cure_names_keys_that_there_are() -> None:
 
 FINE = {
     "airflowVersion": "3.1.0",
+    "data.metadataConnection.protocol": "postgresql",
     "otelCollector": {"tracesEnabled": False, "metricsEnabled": False},
 }
 

@@ -7,6 +7,7 @@ import functools
 import json
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -75,6 +76,8 @@ def comparable(node: Any, key: str = "") -> Any:
             parser = configparser.RawConfigParser()
             parser.read_string(node)
             return comparable({section: dict(parser[section]) for section in parser.sections()})
+        if node.startswith("postgresql+"):
+            return [unquote(part) for part in re.split("[:/@?]", node)]
         if node[:2] in ('{"', "[{") or key.endswith(".json"):
             return comparable(json.loads(node))
     return node
@@ -118,11 +121,12 @@ ELSEWHERE = re.compile(
     r"|^training\.volumes\.datasets\.claimName$|^postgresql\.auth\.databases"
     r"|^gpuPools\.ondemand\.taints"  # an effect is needed, too
     r"|^(externalAirflow|secrets\.external)\b"  # only without an Airflow here; what is left out
+    r"|^airflow\.apiServer\.hpa\."  # in place of replicas
     r"|^airflow\.(extraEnv|extraEnvFrom|podTemplate)$"  # YAML
     r"|^airflow\.apiServer\.service\.ports\.0\.port$"  # a number or a template
     r"|^airflow\.logs\.persistence\.storageClassName$"  # the claim is the umbrella's
     r"|^airflow\.dags\.gitSync\.(branch|rev)$|^airflow\.logs\.emptyDirConfig|simulator\.healthDirectory$"
-    r"|^airflow\.ingress\.apiServer\.hosts\.0\.tls\.secretName$"  # unless another key is set, or is not
+    r"|^airflow\.ingress\.apiServer\.(host|(hosts\.0\.)?tls\.secretName)$"  # by another key
 )
 
 
@@ -155,6 +159,9 @@ def test_a_number_arrives_as_it_was_written() -> None:
     assert not re.search(r"\de[+]\d", text)
     missing = {".".join(path) for path in taken if not re.search(rf"\b{numbers[path]}\b", text)}
     assert missing == {
+        "airflow.apiServer.hpa.minReplicaCount",  # in place of replicas
+        "airflow.apiServer.hpa.maxReplicaCount",
+        "airflow.workers.terminationGracePeriodSeconds",  # that of workers.kubernetes is there
         "airflow.dags.git.alertAfterMinutes",  # in seconds
         "airflow.dags.git.period",  # each bundle has its own
         "gpuPools.ondemand.nodes.max",  # times the GPUs of a node

@@ -11,7 +11,7 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{/* platform.json: what the DAG library knows of the cluster, and the only place it knows it from.
      Params: the root context */}}
 {{- define "trainyard.platform" -}}
-{{- $training := pick .Values.training "namespace" "serviceAccountName" "imagePullSecrets" "trackingUiUrl" "gpuDevice"
+{{- $training := pick .Values.training "namespace" "serviceAccountName" "trackingUiUrl" "gpuDevice"
     "priorityClassName" "spotPriorityClassName" "checkpointFreq" "keepFailedPods" "resources" "pod" "podSecurityContext"
     "containerSecurityContext" }}
 {{- $volumes := dict }}
@@ -19,8 +19,9 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- $_ := set $volumes $name (pick $volume "claimName" "mountPath") }}
 {{- end }}
 {{- $derived := dict
-    "image" (include "common.image" (dict "key" "training.image" "image" .Values.training.image))
+    "image" (include "common.image" (dict "root" . "key" "training.image" "image" .Values.training.image))
     "imagePullPolicy" .Values.training.image.pullPolicy
+    "imagePullSecrets" (include "common.pullSecrets" (dict "root" . "secrets" .Values.training.imagePullSecrets) | fromJsonArray)
     "trackingUri" (include "trainyard.trackingUri" .)
     "volumes" $volumes
     "defaultPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultPool" "spot" false) | default nil)
@@ -86,7 +87,7 @@ spec:
   automountServiceAccountToken: {{ .token | include "common.scalar" }}
   enableServiceLinks: false
   securityContext: {{- toYaml $runtime.podSecurityContext | nindent 4 }}
-  {{- with include "common.imagePullSecrets" $runtime.imagePullSecrets | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- with include "common.imagePullSecrets" (dict "root" .root "secrets" $runtime.imagePullSecrets) | trim }}{{ . | nindent 2 }}{{ end }}
   {{- with include "common.scheduling" (dict "priorityClassName" .root.Values.scriptJobs.priorityClassName
       "nodeSelector" $runtime.nodeSelector "tolerations" $runtime.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
@@ -112,7 +113,7 @@ spec:
 {{- if .Values.airflow.enabled }}
 {{- $airflow := .Subcharts.airflow }}
 {{- $runtime = merge (dict "image" (include "airflow.image" $airflow) "pullPolicy" $airflow.Values.images.airflow.pullPolicy
-    "podSecurityContext" $airflow.Values.securityContexts.pod "securityContext" $airflow.Values.securityContexts.containers)
+    "podSecurityContext" (include "airflow.podSecurityContext" (dict "root" $airflow) | fromYaml) "securityContext" $airflow.Values.securityContexts.containers)
     (pick $airflow.Values "imagePullSecrets" "nodeSelector" "tolerations") }}
 {{- else if .Values.mlflow.enabled }}
 {{- $mlflow := .Subcharts.mlflow.Values }}
@@ -120,13 +121,13 @@ spec:
     (pick $mlflow "podSecurityContext" "securityContext" "imagePullSecrets" "nodeSelector" "tolerations") }}
 {{- else }}
 {{- $training := .Values.training }}
-{{- $runtime = dict "image" (include "common.image" (dict "key" "training.image" "image" $training.image)) "pullPolicy" $training.image.pullPolicy
+{{- $runtime = dict "image" (include "common.image" (dict "root" . "key" "training.image" "image" $training.image)) "pullPolicy" $training.image.pullPolicy
     "podSecurityContext" $training.podSecurityContext "securityContext" $training.containerSecurityContext
     "imagePullSecrets" $training.imagePullSecrets }}
 {{- end }}
 {{- with .Values.scriptJobs.image }}
 {{- if .repository }}
-{{- $_ := set $runtime "image" (include "common.image" (dict "key" "scriptJobs.image" "image" .)) }}
+{{- $_ := set $runtime "image" (include "common.image" (dict "root" $ "key" "scriptJobs.image" "image" .)) }}
 {{- $_ := set $runtime "pullPolicy" .pullPolicy }}
 {{- end }}
 {{- end }}

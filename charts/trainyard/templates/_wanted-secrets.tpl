@@ -10,7 +10,8 @@
 {{- $airflow := .Values.airflow }}
 {{- $_ := set $wanted $airflow.fernetKeySecretName (dict "fernet-key" (dict "generate" "fernet")) }}
 {{- $_ := set $wanted $airflow.jwtSecretName (dict "jwt-secret" $password) }}
-{{- $_ := set $wanted $airflow.apiSecretKeySecretName (dict "api-secret-key" $password) }}
+{{- $api := include "airflow.apiSecret" .Subcharts.airflow | fromJson }}
+{{- $_ := set $wanted $api.secret (dict $api.key $password) }}
 {{- with .Values.secrets.admin }}
 {{- $_ := set $wanted .secretName (dict "username" (dict "value" .username) "password" $password) }}
 {{- end }}
@@ -34,7 +35,7 @@
 {{- end }}
 {{- $_ := set $wanted $secret $passwords }}
 {{- $url := "postgresql+psycopg2://%[1]s:{%[2]s/%[1]s-password}@%[3]s/%[1]s" }}
-{{- if .Values.airflow.enabled }}
+{{- if and .Values.airflow.enabled (not ((.Values.airflow.data).metadataConnection).host) }}
 {{- $_ := set $wanted .Values.airflow.data.metadataSecretName (dict "connection" (dict "template" (printf $url "airflow" $secret $address))) }}
 {{- end }}
 {{- if .Values.mlflow.enabled }}

@@ -1,9 +1,11 @@
 {{/* airflow.cfg and the local settings. Params: the chart's root context */}}
 {{- define "airflow.configData" -}}
 airflow.cfg: |
-  {{- range $section, $options := .Values.config }}
+  {{- range $section, $options := merge (deepCopy .Values.config) (dict "dag_processor" dict) }}
   [{{ $section | include "common.scalar" }}]
   {{- range $option, $value := $options }}
+  {{- /* Null is Airflow's own default. */}}
+  {{- if kindIs "invalid" $value }}{{ continue }}{{ end }}
   {{ $option }} = {{ tpl (include "common.text" $value) $ | trim | replace "\n" "\n    " }}
   {{- end }}
   {{- if eq $section "dag_processor" }}
@@ -15,6 +17,16 @@ airflow.cfg: |
 {{- with .Values.airflowLocalSettings }}
 {{ dict "airflow_local_settings.py" (tpl . $) | toYaml }}
 {{- end }}
+{{- end }}
+
+{{/* webserver_config.py. Params: the chart's root context */}}
+{{- define "airflow.apiServerConfig" -}}
+{{ tpl .Values.apiServer.apiServerConfig . }}
+{{- end }}
+
+{{/* The ConfigMap with it; nothing where there is none. Params: the chart's root context */}}
+{{- define "airflow.apiServerConfigName" -}}
+{{- if .Values.apiServer.apiServerConfig }}{{ include "airflow.fullname" . }}-api-server-config{{ else }}{{ .Values.apiServer.apiServerConfigConfigMapName }}{{ end }}
 {{- end }}
 
 {{/* Scripts the chart's own pods run. Params: the chart's root context */}}

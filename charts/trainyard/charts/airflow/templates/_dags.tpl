@@ -18,7 +18,7 @@ git-sync
 
 {{/* The DAG image's reference, which is also the version of its bundle. Params: the chart's root context */}}
 {{- define "airflow.dagsImage" -}}
-{{- include "common.image" (dict "key" "airflow.dags.image" "image" .Values.dags.image) -}}
+{{- include "common.image" (dict "root" . "key" "airflow.dags.image" "image" .Values.dags.image) -}}
 {{- end }}
 
 {{/* git bundles by name: those of dags.git.bundles, and that of dags.gitSync. Params: the chart's root context */}}

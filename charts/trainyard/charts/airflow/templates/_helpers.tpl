@@ -9,7 +9,7 @@
 
 {{/* The image of every pod; without a tag or digest, that of this chart's Airflow. Params: the chart's root context */}}
 {{- define "airflow.image" -}}
-{{- include "common.image" (dict "key" "airflow.images.airflow" "image" .Values.images.airflow "version" .Chart.AppVersion) -}}
+{{- include "common.image" (dict "root" . "key" "airflow.images.airflow" "image" .Values.images.airflow "version" .Chart.AppVersion) -}}
 {{- end }}
 
 {{/* Params: root, name (scheduler, ...), serviceAccount (its values) */}}
@@ -31,18 +31,20 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 {{- end }}
 {{- end }}
 
-{{/* One environment variable from a Secret. Params: name, secret, key */}}
+{{/* One environment variable from a Secret. Params: name, secret, key, optional (may the key be missing?) */}}
 {{- define "airflow.secretEnv" -}}
 - name: {{ .name | include "common.scalar" }}
   valueFrom:
-    secretKeyRef: {name: {{ .secret | include "common.scalar" }}, key: {{ .key | include "common.scalar" }}}
+    secretKeyRef: {name: {{ .secret | include "common.scalar" }}, key: {{ .key | include "common.scalar" }}{{ if .optional }}, optional: true{{ end }}}
 {{- end }}
 
 {{/* The built-in secrets a component holds. Params: root, secrets (names, each given only where needed) */}}
 {{- define "airflow.builtInSecrets" -}}
 {{- $values := .root.Values }}
 {{- if has "database" .secrets }}
-{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $values.data.metadataSecretName "key" "connection") }}
+{{- $secret := include "airflow.metadataSecretName" .root }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $secret "key" "connection") }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC" "secret" $secret "key" "connection-async" "optional" true) }}
 {{- end }}
 {{- if has "fernet" .secrets }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" $values.fernetKeySecretName "key" "fernet-key") }}
@@ -51,7 +53,16 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API_AUTH__JWT_SECRET" "secret" $values.jwtSecretName "key" "jwt-secret") }}
 {{- end }}
 {{- if has "api" .secrets }}
-{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API__SECRET_KEY" "secret" $values.apiSecretKeySecretName "key" "api-secret-key") }}
+{{ include "airflow.secretEnv" (merge (dict "name" "AIRFLOW__API__SECRET_KEY") (include "airflow.apiSecret" .root | fromJson)) }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret with the key of the api-server's sessions, as JSON {secret, key}. Params: the chart's root context */}}
+{{- define "airflow.apiSecret" -}}
+{{- with .Values.webserverSecretKeySecretName }}
+{{- dict "secret" . "key" "webserver-secret-key" | toJson }}
+{{- else }}
+{{- dict "secret" .Values.apiSecretKeySecretName "key" "api-secret-key" | toJson }}
 {{- end }}
 {{- end }}
 
@@ -95,13 +106,35 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Security contexts: the component's own, else the chart's. Params: root, component (values) */}}
+{{/* Security contexts: the component's own, else the chart's; that of pods has `uid` and `gid` where it says nothing.
+     Params: root, component (values) */}}
 {{- define "airflow.podSecurityContext" -}}
-{{ toYaml (((.component).securityContexts).pod | default .root.Values.securityContexts.pod) }}
+{{- $values := .root.Values }}
+{{- $ids := dict "runAsUser" (int64 $values.uid) "runAsGroup" (int64 $values.gid) "fsGroup" (int64 $values.gid) }}
+{{- range $field, $value := $values.securityContexts.pod }}
+{{- if kindIs "invalid" $value }}{{ $_ := unset $ids $field }}{{ else }}{{ $_ := set $ids $field $value }}{{ end }}
+{{- end }}
+{{- toYaml (((.component).securityContexts).pod | default $ids) }}
 {{- end }}
 
 {{- define "airflow.containerSecurityContext" -}}
 {{ toYaml (((.component).securityContexts).container | default .root.Values.securityContexts.containers) }}
+{{- end }}
+
+{{/* The values of worker pods: those of workers.kubernetes go before those of workers. JSON.
+     Params: the chart's root context */}}
+{{- define "airflow.workers" -}}
+{{- $workers := omit .Values.workers "kubernetes" }}
+{{- range $key, $value := .Values.workers.kubernetes }}
+{{- if eq $key "serviceAccount" }}
+{{- $account := merge dict $workers.serviceAccount }}
+{{- range $field, $own := $value }}{{ if not (kindIs "invalid" $own) }}{{ $_ := set $account $field $own }}{{ end }}{{ end }}
+{{- $_ := set $workers $key $account }}
+{{- else if or $value (not (has (kindOf $value) (list "invalid" "string" "slice" "map"))) }}
+{{- $_ := set $workers $key $value }}
+{{- end }}
+{{- end }}
+{{- toJson $workers }}
 {{- end }}
 
 {{/* The component's scheduling values over the chart's. Params: root, component (values) */}}
@@ -149,7 +182,9 @@ metadata:
   namespace: {{ $root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" $labels | nindent 4 }}
 spec:
+  {{- if not ($component.hpa).enabled }}
   replicas: {{ $component.replicas | include "common.scalar" }}
+  {{- end }}
   revisionHistoryLimit: 3
   strategy: {{- toYaml $component.strategy | nindent 4 }}
   selector:
@@ -163,6 +198,16 @@ spec:
         {{- if eq .name "scheduler" }}
         checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root | include "common.scalar" }}
         {{- end }}
+        {{- if and (eq .name "api-server") $component.apiServerConfig }}
+        checksum/api-server-config: {{ include "airflow.apiServerConfig" $root | sha256sum }}
+        {{- end }}
+        {{- if $root.Values.data.metadataConnection.host }}
+        checksum/metadata: {{ include "airflow.metadataUrls" $root | sha256sum }}
+        {{- end }}
+        {{- if or $root.Values.extraConfigMaps $root.Values.extraSecrets }}
+        {{- /* Who reads them as variables would not see a change. */}}
+        checksum/extra: {{ include "airflow.extraObjects" $root | sha256sum }}
+        {{- end }}
         {{- range list $root.Values.airflowPodAnnotations $component.podAnnotations }}
         {{- with . }}{{ toYaml . | nindent 8 }}{{ end }}
         {{- end }}
@@ -172,7 +217,7 @@ spec:
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ $component.terminationGracePeriodSeconds | include "common.scalar" }}
       securityContext: {{- include "airflow.podSecurityContext" . | nindent 8 }}
-      {{- with include "common.imagePullSecrets" $root.Values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
+      {{- with include "common.imagePullSecrets" (dict "root" $root "secrets" $root.Values.imagePullSecrets) | trim }}{{ . | nindent 6 }}{{ end }}
       {{- with include "airflow.scheduling" . | trim }}{{ . | nindent 6 }}{{ end }}
       initContainers:
         {{- if $component.waitForMigrations.enabled }}
@@ -203,8 +248,32 @@ spec:
           readinessProbe: {{- include "airflow.probe" (dict "probe" . "handler" $.probe) | nindent 12 }}
           {{- end }}
           volumeMounts: {{- include "airflow.volumeMounts" . | nindent 12 }}
+        {{- if ($component.logGroomerSidecar).enabled }}
+        {{- include "airflow.logGroomer" . | nindent 8 }}
+        {{- end }}
         {{- with $component.extraContainers }}{{ toYaml . | nindent 8 }}{{ end }}
       volumes: {{- include "airflow.volumes" . | nindent 8 }}
+{{- end }}
+
+{{/* The container that deletes old logs. It holds no Secret. Params: root, name, component (its values) */}}
+{{- define "airflow.logGroomer" -}}
+{{- $groomer := .component.logGroomerSidecar -}}
+- name: {{ .name }}-log-groomer
+  image: {{ include "airflow.image" .root | include "common.scalar" }}
+  imagePullPolicy: {{ .root.Values.images.airflow.pullPolicy | include "common.scalar" }}
+  {{- with $groomer.command }}
+  command: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  args: {{- toYaml $groomer.args | nindent 4 }}
+  securityContext: {{- include "airflow.containerSecurityContext" . | nindent 4 }}
+  resources: {{- toYaml $groomer.resources | nindent 4 }}
+  env:
+    - {name: AIRFLOW_HOME, value: {{ .root.Values.airflowHome | include "common.scalar" }}}
+    - {name: AIRFLOW__LOG_RETENTION_DAYS, value: {{ toJson $groomer.retentionDays | quote }}}
+    - {name: AIRFLOW__LOG_CLEANUP_FREQUENCY_MINUTES, value: {{ toJson $groomer.frequencyMinutes | quote }}}
+    {{- with $groomer.env }}{{ toYaml . | nindent 4 }}{{ end }}
+  volumeMounts:
+    - {name: logs, mountPath: {{ .root.Values.airflowHome }}/logs}
 {{- end }}
 
 {{/* What stands beside a component's Deployment: ServiceAccount and PodDisruptionBudget. Params: as above */}}

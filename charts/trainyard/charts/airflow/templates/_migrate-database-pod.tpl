@@ -13,7 +13,7 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   securityContext: {{- include "airflow.podSecurityContext" . | nindent 4 }}
-  {{- with include "common.imagePullSecrets" $root.Values.imagePullSecrets | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- with include "common.imagePullSecrets" (dict "root" $root "secrets" $root.Values.imagePullSecrets) | trim }}{{ . | nindent 2 }}{{ end }}
   {{- with include "airflow.scheduling" . | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: migrate-database
@@ -25,7 +25,7 @@ spec:
       env:
         {{- include "airflow.env" $pod | nindent 8 }}
         {{- with $user.defaultUser }}
-        {{- if .enabled }}
+        {{- if and .enabled $user.enabled }}
         - {name: ADMIN_ROLE, value: {{ .role | quote }}}
         - {name: ADMIN_EMAIL, value: {{ .email | quote }}}
         - {name: ADMIN_FIRST_NAME, value: {{ .firstName | quote }}}

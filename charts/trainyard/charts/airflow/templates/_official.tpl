@@ -45,7 +45,7 @@
 {{- $values := .root.Values }}
 {{- $variables := .variables }}
 {{- $problems := list }}
-{{- range $place := list "env" "apiServer.env" "scheduler.env" "dagProcessor.env" "triggerer.env" "workers.env" "migrateDatabaseJob.env" "databaseCleanup.env" }}
+{{- range $place := list "env" "apiServer.env" "scheduler.env" "dagProcessor.env" "triggerer.env" "workers.env" "workers.kubernetes.env" "migrateDatabaseJob.env" "databaseCleanup.env" }}
 {{- range (include "airflow.valueAt" (dict "values" $values "path" $place) | fromJson).is }}
 {{- if hasKey $variables .name }}
 {{- $problems = append $problems (printf "airflow.%s: %s: %s" $place .name (get $variables .name)) }}

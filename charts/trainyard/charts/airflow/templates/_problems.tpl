@@ -17,6 +17,20 @@
 {{- $problems = append $problems (printf "airflow.apiServer.service.ports.%d.port: %v is not the number of a port; give one, or a template that makes one" $index $port.port) }}
 {{- end }}
 {{- end }}
+{{- if and .Values.ingress.apiServer.enabled (not (include "airflow.ingressHosts" . | fromJsonArray)) }}
+{{- $problems = append $problems "airflow.ingress.apiServer.hosts: needed where airflow.ingress.apiServer.enabled is true; give the names under which people reach the pages" }}
+{{- end }}
+{{- with .Values.apiServer }}
+{{- if and .apiServerConfig .apiServerConfigConfigMapName }}
+{{- $problems = append $problems "airflow.apiServer.apiServerConfigConfigMapName: apiServerConfig makes a ConfigMap of its own; leave one of them empty" }}
+{{- end }}
+{{- if gt (int .hpa.minReplicaCount) (int .hpa.maxReplicaCount) }}
+{{- $problems = append $problems (printf "airflow.apiServer.hpa.minReplicaCount: %v is over maxReplicaCount %v; lower it" .hpa.minReplicaCount .hpa.maxReplicaCount) }}
+{{- end }}
+{{- end }}
+{{- with include "airflow.extraProblems" . }}
+{{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
 {{- with include "airflow.dagProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}

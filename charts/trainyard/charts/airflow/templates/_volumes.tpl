@@ -50,9 +50,10 @@
 {{/* Volumes and mounts of the user that clash with others, one line each. Params: the chart's root context */}}
 {{- define "airflow.volumeProblems" -}}
 {{- $root := . }}
+{{- $workers := include "airflow.workers" . | fromJson }}
 {{- $problems := list }}
 {{- range $key, $name := dict "apiServer" "api-server" "scheduler" "scheduler" "dagProcessor" "dag-processor" "triggerer" "triggerer" "workers" "worker" }}
-{{- $params := dict "root" $root "name" $name "key" $key "component" (index $root.Values $key) }}
+{{- $params := dict "root" $root "name" $name "key" $key "component" (ternary $workers (index $root.Values $key) (eq $key "workers")) }}
 {{- range list "airflow.mergedVolumes" "airflow.mergedVolumeMounts" }}
 {{- $problems = concat $problems (include . $params | fromYaml).problems }}
 {{- end }}
@@ -77,6 +78,12 @@
 - name: scripts
   configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
 {{- end }}
+{{- if eq .name "api-server" }}
+{{- with include "airflow.apiServerConfigName" .root }}
+- name: api-server-config
+  configMap: {name: {{ . | include "common.scalar" }}}
+{{- end }}
+{{- end }}
 {{- if eq .name "scheduler" }}
 - name: pod-template
   configMap: {name: {{ include "airflow.fullname" .root }}-pod-template}
@@ -94,6 +101,9 @@
 - {name: config, mountPath: {{ $home }}/airflow.cfg, subPath: airflow.cfg, readOnly: true}
 {{- if .root.Values.airflowLocalSettings }}
 - {name: config, mountPath: {{ $home }}/config/airflow_local_settings.py, subPath: airflow_local_settings.py, readOnly: true}
+{{- end }}
+{{- if and (eq .name "api-server") (include "airflow.apiServerConfigName" .root) }}
+- {name: api-server-config, mountPath: {{ $home }}/webserver_config.py, subPath: webserver_config.py, readOnly: true}
 {{- end }}
 {{- if eq .name "scheduler" }}
 - {name: pod-template, mountPath: {{ $home }}/pod_templates, readOnly: true}

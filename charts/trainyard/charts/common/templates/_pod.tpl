@@ -1,10 +1,18 @@
-{{/* An image reference. Params: key (the values key, for the error), image {repository, tag, digest},
-     version (the tag where there is neither a tag nor a digest; optional) */}}
+{{/* An image reference. What global.imageRegistry says takes the place of the registry in it, which is a first part
+     with a dot or a port. Params: root (whose values have `global`), key (the values key, for the error),
+     image {repository, tag, digest}, version (the tag where there is neither a tag nor a digest; optional) */}}
 {{- define "common.image" -}}
 {{- $tag := .image.tag -}}
 {{- if not .image.digest }}{{ $tag = $tag | default .version }}{{ end -}}
 {{- if not (or $tag .image.digest) }}{{ fail (printf "%s: set a tag or a digest" .key) }}{{ end -}}
-{{ .image.repository }}{{ with $tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}
+{{- $repository := .image.repository -}}
+{{- with (.root.Values.global).imageRegistry -}}
+{{- $registry := trimSuffix "/" . -}}
+{{- if not (hasPrefix (printf "%s/" $registry) $repository) -}}
+{{- $repository = printf "%s/%s" $registry (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
+{{- end -}}
+{{- end -}}
+{{ $repository }}{{ with $tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{/* Where a pod may run. Params: a dict with any of priorityClassName, nodeSelector, affinity, ... */}}
@@ -19,11 +27,21 @@ priorityClassName: {{ . | include "common.scalar" }}
 {{- end }}
 {{- end }}
 
-{{/* Pull secrets. Params: a list of {name} */}}
+{{/* Pull secrets of a pod. Params: root, secrets (a list) */}}
 {{- define "common.imagePullSecrets" -}}
-{{- with . }}
+{{- with include "common.pullSecrets" . | fromJsonArray }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* Pull secrets as a list of {name}, those of `global` after those given; values have names or {name}. JSON.
+     Params: root, secrets (a list) */}}
+{{- define "common.pullSecrets" -}}
+{{- $all := list }}
+{{- range concat (.secrets | default list) ((.root.Values.global).imagePullSecrets | default list) }}
+{{- $all = append $all (ternary (dict "name" .) . (kindIs "string" .)) }}
+{{- end }}
+{{- uniq $all | toJson }}
 {{- end }}
 
 {{/* A ServiceAccount. Params: root, component, name, annotations, token (mount one by default?) */}}

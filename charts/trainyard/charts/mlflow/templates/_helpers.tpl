@@ -4,7 +4,7 @@
 
 {{/* The image; without a tag or digest, that of this chart's MLflow. Params: the chart's root context */}}
 {{- define "mlflow.image" -}}
-{{- include "common.image" (dict "key" "mlflow.image" "image" .Values.image "version" .Chart.AppVersion) -}}
+{{- include "common.image" (dict "root" . "key" "mlflow.image" "image" .Values.image "version" .Chart.AppVersion) -}}
 {{- end }}
 
 {{/* The CronJob that the DAG `maintenance` starts. Params: the chart's root context */}}

@@ -36,12 +36,12 @@ spec:
       runtimeClassName: {{ . | include "common.scalar" }}
       {{- end }}
       securityContext: {{- toYaml $values.podSecurityContext | nindent 8 }}
-      {{- with include "common.imagePullSecrets" $values.imagePullSecrets | trim }}{{ . | nindent 6 }}{{ end }}
+      {{- with include "common.imagePullSecrets" (dict "root" .root "secrets" $values.imagePullSecrets) | trim }}{{ . | nindent 6 }}{{ end }}
       {{- $selector := merge (deepCopy (.nodeSelector | default dict)) $values.nodeSelector }}
       {{- with include "common.scheduling" (merge (dict "nodeSelector" $selector) $values) | trim }}{{ . | nindent 6 }}{{ end }}
       containers:
         - name: device-plugin
-          image: {{ include "common.image" (dict "key" "nvidia-device-plugin.image" "image" $values.image "version" (printf "v%s" .root.Chart.AppVersion)) | include "common.scalar" }}
+          image: {{ include "common.image" (dict "root" .root "key" "nvidia-device-plugin.image" "image" $values.image "version" (printf "v%s" .root.Chart.AppVersion)) | include "common.scalar" }}
           imagePullPolicy: {{ $values.image.pullPolicy | include "common.scalar" }}
           {{- with $values.command }}
           command: {{- toYaml . | nindent 12 }}

@@ -1,0 +1,24 @@
+{{/* The Secret with the metadata database's URL. Params: the chart's root context */}}
+{{- define "airflow.metadataSecretName" -}}
+{{- if .Values.data.metadataConnection.host }}{{ include "airflow.fullname" . }}-metadata{{ else }}{{ .Values.data.metadataSecretName }}{{ end }}
+{{- end }}
+
+{{/* The URLs that data.metadataConnection makes. Airflow makes the asynchronous one of the other by changing the driver,
+     but asyncpg knows no `sslmode`: it calls the same `ssl`. JSON. Params: the chart's root context */}}
+{{- define "airflow.metadataUrls" -}}
+{{- $connection := .Values.data.metadataConnection }}
+{{- $login := printf "%s:%s" (include "airflow.urlPart" $connection.user) (include "airflow.urlPart" $connection.pass) }}
+{{- $address := printf "%s@%s:%d/%s" $login $connection.host (int $connection.port) (include "airflow.urlPart" $connection.db) }}
+{{- $urls := dict }}
+{{- range $key, $driver := dict "connection" (list "psycopg2" "sslmode") "connection-async" (list "asyncpg" "ssl") }}
+{{- $query := "" }}
+{{- with $connection.sslmode }}{{ $query = printf "?%s=%s" (last $driver) . }}{{ end }}
+{{- $_ := set $urls $key (printf "postgresql+%s://%s%s" (first $driver) $address $query) }}
+{{- end }}
+{{- toJson $urls }}
+{{- end }}
+
+{{/* A text as a part of a URL. Params: the text */}}
+{{- define "airflow.urlPart" -}}
+{{ urlquery . | replace "+" "%20" }}
+{{- end }}
