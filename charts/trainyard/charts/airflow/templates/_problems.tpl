@@ -17,6 +17,12 @@
 {{- $problems = append $problems (printf "airflow.apiServer.service.ports.%d.port: %v is not the number of a port; give one, or a template that makes one" $index $port.port) }}
 {{- end }}
 {{- end }}
+{{- if not .Values.apiServer.service.ports }}
+{{- $problems = append $problems "airflow.apiServer.service.ports: is empty, and workers need the api-server; add {name: api-server, port: 8080}" }}
+{{- end }}
+{{- if gt (int .Values.scheduler.replicas) 1 }}
+{{- $problems = append $problems (printf "airflow.scheduler.replicas: %v schedulers with KubernetesExecutor leave stale worker pods (apache/airflow#69760); set 1" .Values.scheduler.replicas) }}
+{{- end }}
 {{- with include "airflow.dagProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}
