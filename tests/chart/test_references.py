@@ -200,8 +200,19 @@ def test_one_key_cannot_hold_two_things() -> None:
         "airflow": {"data": {"metadataSecretName": "all"}},
         "mlflow": {"backendStore": {"secretName": "all"}},
     }
-    said = r"mlflow\.backendStore\.secretName: the key connection of the Secret all is that of airflow\.data\.met"
+    said = r"mlflow\.backendStore\.secretName: the key connection of the Secret all is that of airflow\.data"
     with pytest.raises(ChartError, match=said):
         render_chart(values=values)
     # Where it comes from elsewhere, it is as the user wants it.
     render_chart(values={**values, "secrets": {"external": ["all"]}})
+
+
+@pytest.mark.parametrize("namespace", ["", "elsewhere"])
+def test_an_airflow_from_elsewhere_finds_all_that_it_needs(namespace: str) -> None:
+    airflow = {"namespace": namespace, "serviceAccounts": ["triggerer"]}
+    objects = render_chart(values={"airflow": {"enabled": False}, "externalAirflow": airflow})
+    space = namespace or "trainyard"
+    references = References(objects, {("ServiceAccount", space, "triggerer")})
+    assert references.check() == []
+    assert (space, "trainyard-s3-connection", "connection") in references.secrets
+    assert ("ConfigMap", space, "trainyard-platform") in references.places

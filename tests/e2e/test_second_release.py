@@ -1,4 +1,4 @@
-"""A second release beside the first: the API server takes all of it, and it owns nothing of the first one's."""
+"""A second release beside the first: the API server takes all of it, and none of it is the first one's."""
 
 from __future__ import annotations
 
