@@ -30,6 +30,7 @@ ALWAYS = [
     Component("Job", "trainyard-migrate-database", "airflow"),
     Component("Job", "trainyard-bootstrap-secrets", "secrets", token=True),
     Component("Job", "trainyard-airflow-pools", "airflow"),
+    Component("Job", "trainyard-training-volumes", "training", namespace="ml-training"),
     Component("CronJob", "trainyard-database-cleanup", "airflow"),
     Component("CronJob", "trainyard-mlflow-garbage-collection", "mlflow"),
     Component("Deployment", "trainyard-versitygw", "versitygw", namespace="ml-training"),

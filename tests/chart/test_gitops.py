@@ -18,7 +18,8 @@ from trainyard_cli.images import IMAGES
 from trainyard_cli.objects import Identity
 from trainyard_cli.rendering import Renderer
 
-VALUES_FILES = sorted(file.name for file in (ROOT / "values").glob("*.yaml"))
+# A second release needs a project of its own.
+VALUES_FILES = sorted({file.name for file in (ROOT / "values").glob("*.yaml")} - {"second-release.yaml"})
 CLUSTER_KINDS = {"Namespace", "PriorityClass"}
 
 

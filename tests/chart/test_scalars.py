@@ -124,7 +124,6 @@ ELSEWHERE = re.compile(
     r"|^airflow\.apiServer\.hpa\."  # in place of replicas
     r"|^airflow\.(extraEnv|extraEnvFrom|podTemplate)$"  # YAML
     r"|^airflow\.apiServer\.service\.ports\.0\.port$"  # a number or a template
-    r"|^airflow\.logs\.persistence\.storageClassName$"  # the claim is the umbrella's
     r"|^airflow\.dags\.gitSync\.(branch|rev)$|^airflow\.logs\.emptyDirConfig|simulator\.healthDirectory$"
     r"|^airflow\.ingress\.apiServer\.(host|(hosts\.0\.)?tls\.secretName)$"  # by another key
 )
@@ -149,6 +148,9 @@ def test_a_text_arrives_as_it_was_written_or_is_refused_by_name(odd: str) -> Non
         assert parsed(text) == replaced(parsed(plain), re.compile("|".join(map(re.escape, new))), new)
 
 
+BUDGETS = ("apiServer", "scheduler", "dagProcessor", "triggerer")
+
+
 def test_a_number_arrives_as_it_was_written() -> None:
     """Large ones, which Helm holds as floats: 10485760 is not 1.048576e+07."""
     numbers: dict[Path, int] = {}
@@ -162,6 +164,9 @@ def test_a_number_arrives_as_it_was_written() -> None:
         "airflow.apiServer.hpa.minReplicaCount",  # in place of replicas
         "airflow.apiServer.hpa.maxReplicaCount",
         "airflow.workers.terminationGracePeriodSeconds",  # that of workers.kubernetes is there
+        # minAvailable goes before it.
+        *(f"airflow.{component}.podDisruptionBudget.config.maxUnavailable" for component in BUDGETS),
+        "mlflow.podDisruptionBudget.config.maxUnavailable",
         "airflow.dags.git.alertAfterMinutes",  # in seconds
         "airflow.dags.git.period",  # each bundle has its own
         "gpuPools.ondemand.nodes.max",  # times the GPUs of a node

@@ -6,7 +6,7 @@ import base64
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import airflow
 import pytest
@@ -51,9 +51,43 @@ def test_secrets_are_long_and_different() -> None:
         make_value({"generate": "pasword"}, None)
 
 
+class Stored(dict[str, dict[str, str]]):
+    """Secrets by full name, as the bootstrap script sees the cluster's."""
+
+    read = dict.__getitem__
+
+    def create(self, name: str, values: dict[str, str]) -> bool:
+        return self.setdefault(name, values) is values
+
+
 def test_a_secret_is_composed_of_secrets_of_other_namespaces() -> None:
     make_value = load("files/bootstrap_secrets.py").make_value
-    stored = {"team/keys": {"id": "a", "key": "b"}, "own": {"key": "c"}}
-    cluster = SimpleNamespace(read=stored.__getitem__)
+    stored = Stored({"team/keys": {"id": "a", "key": "b"}, "own": {"key": "c"}})
     recipe = {"template": '{"login": "{team/keys/id}", "password": "{team/keys/key}", "x": "{own/key}"}'}
-    assert make_value(recipe, cluster) == '{"login": "a", "password": "b", "x": "c"}'
+    assert make_value(recipe, stored.read) == '{"login": "a", "password": "b", "x": "c"}'
+
+
+def test_a_secret_is_made_after_those_that_it_is_composed_of() -> None:
+    """Whatever their names are, and also where it holds their keys itself."""
+    script = load("files/bootstrap_secrets.py")
+    wanted = {
+        "a": {"url": {"template": "a:{all/password}"}},
+        "all": {"copy": {"template": "all:{all/password}"}, "password": {"generate": "password"}},
+        "b": {"copy": {"template": "{there/key}"}},
+    }
+    stored = Stored({"there": {"key": "c"}})
+    done: set[str] = set()
+    for name in wanted:
+        script.make_secret(name, wanted, stored, done)
+    password = stored["all"]["password"]
+    assert (stored["a"], stored["b"]) == ({"url": f"a:{password}"}, {"copy": "c"})
+    assert stored["all"] == {"password": password, "copy": f"all:{password}"}
+
+
+def test_a_secret_that_is_there_is_kept() -> None:
+    script = load("files/bootstrap_secrets.py")
+    stored = Stored({"there": {"key": "old"}})
+    wanted = {"there": {"key": {"generate": "password"}}, "url": {"key": {"template": "{there/key}"}}}
+    for name in wanted:
+        script.make_secret(name, wanted, stored, set())
+    assert stored == {"there": {"key": "old"}, "url": {"key": "old"}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from components import VARIANTS
-from render import identity, render_chart
+from render import find, identity, platform, render_chart
 
 SUBCHARTS = ("airflow", "mlflow", "nvidia-device-plugin", "postgresql", "versitygw")
 # Without its own MLflow the chart must be told of another.
@@ -26,6 +26,7 @@ def test_everything_off_leaves_the_training_namespace() -> None:
     kinds = {one["kind"] for one in render_chart(values={**off, **NEEDED["mlflow"]})}
     assert kinds == {
         "ConfigMap",
+        "Job",
         "LimitRange",
         "Namespace",
         "PersistentVolumeClaim",
@@ -55,3 +56,28 @@ def test_everything_off_leaves_the_training_namespace() -> None:
 def test_a_single_object_can_be_switched_off(values: dict, gone: tuple[str, str]) -> None:
     assert gone in {identity(one) for one in render_chart()}
     assert gone not in {identity(one) for one in render_chart(values=values)}
+
+
+@pytest.mark.parametrize(
+    ("config", "budget"),
+    [
+        ({}, {"maxUnavailable": 1}),
+        ({"maxUnavailable": "50%"}, {"maxUnavailable": "50%"}),
+        ({"minAvailable": 1}, {"minAvailable": 1}),
+        ({"minAvailable": 0, "maxUnavailable": 1}, {"minAvailable": 0}),
+    ],
+)
+def test_a_budget_says_one_of_the_two(config: dict, budget: dict) -> None:
+    """Kubernetes refuses both; the default of one of them stays where the other is set."""
+    values = {"podDisruptionBudget": {"enabled": True, "config": config}}
+    objects = render_chart(values={"airflow": {"apiServer": values}, "mlflow": values})
+    budgets = [one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"]
+    assert len(budgets) == 2
+    assert all({key: one[key] for key in one if key != "selector"} == budget for one in budgets)
+
+
+def test_a_pool_may_be_closed() -> None:
+    objects = render_chart(values={"gpuPools": {"spot": {"nodes": {"max": 0}}}})
+    assert platform(objects)["pools"]["spot"]["kindNodes"] == 0
+    quota = find(objects, "ResourceQuota", "trainyard-training")
+    assert quota["spec"]["hard"]["requests.nvidia.com/gpu"] == "1"

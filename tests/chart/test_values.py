@@ -87,6 +87,20 @@ BAD: list[tuple[Object, str]] = [
     ({"airflow": {"scheduler": {"replica": 2}}}, "scheduler.*replica"),
     ({"airflow": {"scheduler": {"priorityClassName": "high"}}}, r"airflow\.scheduler\.priorityClassName"),
     ({"airflow": {"extraEnv": "A: 1"}}, r"airflow\.extraEnv: not a list"),
+    ({"airflowLogs": {"size": "1Gi"}}, r"airflowLogs\.size: is gone; set airflow\.logs\.persistence\.size"),
+    ({"airflowLogs": {"storageClassName": ""}}, r"set airflow\.logs\.persistence\.storageClassName"),
+    (
+        {"airflow": {"scheduler": {"replicas": 2}}},
+        r"airflow\.scheduler\.replicas: 2 .*apache/airflow#69760\); set 1",
+    ),
+    (
+        {"airflow": {"apiServer": {"service": {"ports": []}}}},
+        r"airflow\.apiServer\.service\.ports: is empty.*add ",
+    ),
+    (
+        {"nvidia-device-plugin": {"namespaceOverride": "ml-training"}},
+        r"nvidia-device-plugin\.namespaceOverride: .*another namespace",
+    ),
     ({"airflowLogs": {"claimName": "x"}}, r"airflowLogs\.claimName: is gone.*airflow\.logs\.persistence"),
     ({"secrets": {"objectStore": {}}}, r"secrets\.objectStore: is gone.*airflow\.apiServer\.env"),
     ({"airflow": {"logs": {"persistence": {"enabled": False}}}}, r"common\.io\.xcom_objectstorage_path"),
@@ -159,7 +173,7 @@ def test_the_schema_describes_every_key(chart: Path) -> None:
 
 # Keys that have no default, with the reason.
 NO_DEFAULT = {
-    "minAvailable": "the default is maxUnavailable, and there can be one of them only",
+    "minAvailable": "the default is maxUnavailable, and this goes before it",
     "pod": "a component's own, in place of the chart's",
     "container": "a component's own, in place of the chart's",
 }

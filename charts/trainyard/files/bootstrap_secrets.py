@@ -18,12 +18,15 @@ import secrets
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 REFERENCE = re.compile(r"\{((?:[\w.-]+/)?[\w.-]+)/([\w.-]+)\}")
 ALREADY_EXISTS = 409
+
+Recipes = dict[str, dict[str, str]]
 
 
 class Cluster:
@@ -72,8 +75,8 @@ class Cluster:
         return True
 
 
-def make_value(recipe: dict[str, str], cluster: Cluster) -> str:
-    """Return the value of one key. Raises ValueError for an unknown recipe."""
+def make_value(recipe: dict[str, str], read: Callable[[str], dict[str, str]]) -> str:
+    """Return the value of one key; `read` gives a Secret's values. Raises ValueError for an unknown recipe."""
     match recipe:
         case {"generate": "password"}:
             return secrets.token_urlsafe(64)
@@ -82,21 +85,40 @@ def make_value(recipe: dict[str, str], cluster: Cluster) -> str:
         case {"value": text}:
             return text
         case {"template": text}:
-            return REFERENCE.sub(lambda match: cluster.read(match[1])[match[2]], text)
+            return REFERENCE.sub(lambda match: read(match[1])[match[2]], text)
     raise ValueError(f"unknown recipe for a secret: {recipe}")
 
 
+def make_secret(name: str, wanted: dict[str, Recipes], cluster: Cluster, done: set[str]) -> None:
+    """Create a Secret, after those that it is composed of. One may be composed of keys of its own."""
+    if name in done:
+        return
+    done.add(name)
+    recipes = wanted[name]
+    templates = {key: recipe for key, recipe in recipes.items() if "template" in recipe}
+    values = {
+        key: make_value(recipe, cluster.read) for key, recipe in recipes.items() if key not in templates
+    }
+    for other in {
+        match[0] for recipe in templates.values() for match in REFERENCE.findall(recipe["template"])
+    }:
+        if other in wanted:
+            make_secret(other, wanted, cluster, done)
+
+    def read(other: str) -> dict[str, str]:
+        return values if other == name else cluster.read(other)
+
+    values |= {key: make_value(recipe, read) for key, recipe in templates.items()}
+    print(f"{name}: {'created' if cluster.create(name, values) else 'exists already'}", flush=True)
+
+
 def main() -> None:
-    """Create each Secret of SECRETS; those with templates last, because they refer to others."""
+    """Create each Secret of SECRETS."""
     wanted = json.loads(os.environ["SECRETS"])
     cluster = Cluster()
-
-    def has_template(name: str) -> bool:
-        return any("template" in recipe for recipe in wanted[name].values())
-
-    for name in sorted(wanted, key=has_template):
-        values = {key: make_value(recipe, cluster) for key, recipe in wanted[name].items()}
-        print(f"{name}: {'created' if cluster.create(name, values) else 'exists already'}", flush=True)
+    done: set[str] = set()
+    for name in sorted(wanted):
+        make_secret(name, wanted, cluster, done)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@
 {{- if has .name (list "api-server" "triggerer") }}
 - name: AIRFLOW_CONN_TRAINYARD_S3
   valueFrom:
-    secretKeyRef: {name: {{ include "trainyard.s3ConnectionSecretName" . | include "common.scalar" }}, key: connection}
+    secretKeyRef: {name: {{ include "trainyard.s3ConnectionSecretName" .root | include "common.scalar" }}, key: connection}
 {{- end }}
 {{- end }}
 
 {{- define "airflow.platformVolumes" -}}
 - name: platform
-  configMap: {name: {{ include "trainyard.platformConfigMapName" . | include "common.scalar" }}}
+  configMap: {name: {{ include "trainyard.platformConfigMapName" .root | include "common.scalar" }}}
 {{- if include "trainyard.sendsAlerts" . }}
 - name: alerts
-  secret: {secretName: trainyard-alerts, optional: true}
+  secret: {secretName: {{ include "trainyard.alertsSecretName" .root | include "common.scalar" }}, optional: true}
 {{- end }}
 {{- end }}
 
@@ -28,18 +28,8 @@
 {{- end }}
 {{- end }}
 
-{{/* Who sends alerts: the Secret trainyard-alerts, which is the user's, says to whom. It may come, change and go at
+{{/* Who sends alerts: the Secret <release>-alerts, which is the user's, says to whom. It may come, change and go at
      any time. Its keys: slack-webhook-url, pagerduty-routing-key (and pagerduty-url), webhook-url. Params: name */}}
 {{- define "trainyard.sendsAlerts" -}}
 {{- if has .name (list "dag-processor" "triggerer") }}true{{ end }}
-{{- end }}
-
-{{/* The ConfigMap with platform.json. */}}
-{{- define "trainyard.platformConfigMapName" -}}
-trainyard-platform
-{{- end }}
-
-{{/* The Secret whose key `connection` is Airflow's connection trainyard_s3. */}}
-{{- define "trainyard.s3ConnectionSecretName" -}}
-trainyard-s3-connection
 {{- end }}

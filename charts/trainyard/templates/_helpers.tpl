@@ -61,7 +61,7 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- end }}
 
 {{/* A small Job of the platform that runs one script, named after all that it runs.
-     Params: root, name, script (in files/), env (a list), serviceAccountName, token (mount it?) */}}
+     Params: root, name, component, script (in files/), env (a list), serviceAccountName, token (mount it?) */}}
 {{- define "trainyard.scriptJob" -}}
 {{- $root := .root -}}
 {{- $script := $root.Files.Get (printf "files/%s" .script) -}}
@@ -71,7 +71,7 @@ kind: Job
 metadata:
   name: {{ .name }}-{{ printf "%s%s" $pod $script | sha256sum | trunc 8 }}
   namespace: {{ $root.Release.Namespace | include "common.scalar" }}
-  labels: {{- include "common.labels" (dict "root" $root "component" .name) | nindent 4 }}
+  labels: {{- include "common.labels" (dict "root" $root "component" .component) | nindent 4 }}
 spec:
   backoffLimit: 6
   template: {{- $pod | nindent 4 }}
@@ -80,7 +80,7 @@ spec:
 {{- define "trainyard.scriptPod" -}}
 {{- $runtime := include "trainyard.scriptRuntime" .root | fromJson -}}
 metadata:
-  labels: {{- include "common.podLabels" (dict "root" .root "component" .name) | nindent 4 }}
+  labels: {{- include "common.podLabels" (dict "root" .root "component" .component) | nindent 4 }}
 spec:
   restartPolicy: OnFailure
   serviceAccountName: {{ .serviceAccountName | include "common.scalar" }}
@@ -102,7 +102,7 @@ spec:
         - {name: scripts, mountPath: /scripts, readOnly: true}
   volumes:
     - name: scripts
-      configMap: {name: trainyard-platform-scripts}
+      configMap: {name: {{ include "trainyard.fullname" .root }}-platform-scripts}
 {{- end }}
 
 {{/* With what the script Jobs run, which need no more than Python's standard library: Airflow's image and settings,

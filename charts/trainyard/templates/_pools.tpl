@@ -48,7 +48,7 @@ gpu-{{ .name }}
     "tolerations" $tolerations
     "nodeLabels" (merge (include "trainyard.derivedLabels" . | fromJson) $own)
     "taints" $taints
-    "kindNodes" (int (ternary .pool.kindNodes 1 (hasKey .pool "kindNodes")))) | toJson }}
+    "kindNodes" (min (ternary .pool.kindNodes 1 (hasKey .pool "kindNodes")) .pool.nodes.max)) | toJson }}
 {{- end }}
 
 {{/* All pools, by name. Params: the root context */}}

@@ -4,65 +4,99 @@
      Params: the root context */}}
 {{- define "trainyard.wantedSecrets" -}}
 {{- $wanted := dict }}
-{{- $password := dict "generate" "password" }}
-{{- if .Values.secrets.bootstrap.enabled }}
-{{- if .Values.airflow.enabled }}
-{{- $airflow := .Values.airflow }}
-{{- $_ := set $wanted $airflow.fernetKeySecretName (dict "fernet-key" (dict "generate" "fernet")) }}
-{{- $_ := set $wanted $airflow.jwtSecretName (dict "jwt-secret" $password) }}
-{{- $api := include "airflow.apiSecret" .Subcharts.airflow | fromJson }}
-{{- $_ := set $wanted $api.secret (dict $api.key $password) }}
-{{- with .Values.secrets.admin }}
-{{- $_ := set $wanted .secretName (dict "username" (dict "value" .username) "password" $password) }}
-{{- end }}
-{{- end }}
-{{- $wanted = merge $wanted (include "trainyard.wantedDatabaseSecrets" . | fromJson) (include "trainyard.wantedObjectStoreSecrets" . | fromJson) }}
-{{- range .Values.secrets.external }}{{ $wanted = omit $wanted . }}{{ end }}
+{{- range include "trainyard.wantedKeys" . | fromJsonArray }}
+{{- $_ := set $wanted .secret (set (get $wanted .secret | default dict) .key .recipe) }}
 {{- end }}
 {{- toJson $wanted }}
+{{- end }}
+
+{{/* The same as a list of {secret, key, recipe, by}: `by` is the values key that names the Secret. JSON.
+     Params: the root context */}}
+{{- define "trainyard.wantedKeys" -}}
+{{- $kept := list }}
+{{- if .Values.secrets.bootstrap.enabled }}
+{{- range include "common.list" (dict "params" . "templates" (list
+    "trainyard.wantedAirflowKeys" "trainyard.wantedDatabaseKeys" "trainyard.wantedObjectStoreKeys")) | fromJsonArray }}
+{{- if not (has .secret $.Values.secrets.external) }}{{ $kept = append $kept . }}{{ end }}
+{{- end }}
+{{- end }}
+{{- toJson $kept }}
+{{- end }}
+
+{{/* Where two things are to be the same key of the same Secret, one line each. Params: the root context */}}
+{{- define "trainyard.wantedSecretProblems" -}}
+{{- $problems := list }}
+{{- $taken := dict }}
+{{- range include "trainyard.wantedKeys" . | fromJsonArray }}
+{{- $place := printf "%s/%s" .secret .key }}
+{{- if hasKey $taken $place }}
+{{- $problems = append $problems (printf "%s: the key %s of the Secret %s is that of %s already; name another Secret" .by .key .secret (get $taken $place)) }}
+{{- end }}
+{{- $_ := set $taken $place .by }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* Airflow's keys, and its first user. */}}
+{{- define "trainyard.wantedAirflowKeys" -}}
+{{- $keys := list }}
+{{- if .Values.airflow.enabled }}
+{{- $airflow := .Subcharts.airflow }}
+{{- $password := dict "generate" "password" }}
+{{- $admin := include "trainyard.adminSecretName" . }}
+{{- $api := include "airflow.apiSecret" $airflow | fromJson }}
+{{- $keys = list
+    (dict "by" "airflow.fernetKeySecretName" "secret" (include "airflow.fernetKeySecretName" $airflow) "key" "fernet-key" "recipe" (dict "generate" "fernet"))
+    (dict "by" "airflow.jwtSecretName" "secret" (include "airflow.jwtSecretName" $airflow) "key" "jwt-secret" "recipe" $password)
+    (dict "by" "airflow.apiSecretKeySecretName" "secret" $api.secret "key" $api.key "recipe" $password)
+    (dict "by" "secrets.admin.secretName" "secret" $admin "key" "username" "recipe" (dict "value" .Values.secrets.admin.username))
+    (dict "by" "secrets.admin.secretName" "secret" $admin "key" "password" "recipe" $password) }}
+{{- end }}
+{{- toJson $keys }}
 {{- end }}
 
 {{/* Of the embedded database: its passwords, and the URLs of those who use it. */}}
-{{- define "trainyard.wantedDatabaseSecrets" -}}
-{{- $wanted := dict }}
+{{- define "trainyard.wantedDatabaseKeys" -}}
+{{- $keys := list }}
 {{- if .Values.postgresql.enabled }}
 {{- $postgresql := .Subcharts.postgresql }}
-{{- $secret := $postgresql.Values.auth.secretName }}
-{{- $address := printf "%s.%s.svc:5432" (include "postgresql.fullname" $postgresql) .Release.Namespace }}
-{{- $passwords := dict }}
+{{- $secret := include "postgresql.secretName" $postgresql }}
 {{- range prepend $postgresql.Values.auth.databases "postgres" }}
-{{- $_ := set $passwords (printf "%s-password" .) (dict "generate" "password") }}
+{{- $keys = append $keys (dict "by" "postgresql.auth.secretName" "secret" $secret "key" (printf "%s-password" .) "recipe" (dict "generate" "password")) }}
 {{- end }}
-{{- $_ := set $wanted $secret $passwords }}
+{{- $address := printf "%s.%s.svc:5432" (include "postgresql.fullname" $postgresql) .Release.Namespace }}
 {{- $url := "postgresql+psycopg2://%[1]s:{%[2]s/%[1]s-password}@%[3]s/%[1]s" }}
 {{- if and .Values.airflow.enabled (not ((.Values.airflow.data).metadataConnection).host) }}
-{{- $_ := set $wanted .Values.airflow.data.metadataSecretName (dict "connection" (dict "template" (printf $url "airflow" $secret $address))) }}
+{{- $keys = append $keys (dict "by" "airflow.data.metadataSecretName" "secret" (include "airflow.metadataSecretName" .Subcharts.airflow) "key" "connection" "recipe" (dict "template" (printf $url "airflow" $secret $address))) }}
 {{- end }}
 {{- if .Values.mlflow.enabled }}
-{{- $store := .Values.mlflow.backendStore }}
-{{- $_ := set $wanted $store.secretName (dict $store.secretKey (dict "template" (printf $url "mlflow" $secret $address))) }}
+{{- $mlflow := .Subcharts.mlflow }}
+{{- $keys = append $keys (dict "by" "mlflow.backendStore.secretName" "secret" (include "mlflow.backendSecretName" $mlflow) "key" $mlflow.Values.backendStore.secretKey "recipe" (dict "template" (printf $url "mlflow" $secret $address))) }}
 {{- end }}
 {{- end }}
-{{- toJson $wanted }}
+{{- toJson $keys }}
 {{- end }}
 
 {{/* Of the embedded object store: its account, and Airflow's connection to it, in Airflow's namespace. */}}
-{{- define "trainyard.wantedObjectStoreSecrets" -}}
-{{- $wanted := dict }}
+{{- define "trainyard.wantedObjectStoreKeys" -}}
+{{- $keys := list }}
 {{- if .Values.versitygw.enabled }}
 {{- $versitygw := .Subcharts.versitygw }}
-{{- $secret := printf "%s/%s" (include "versitygw.namespace" $versitygw) $versitygw.Values.auth.secretName }}
-{{- $_ := set $wanted $secret (dict "access-key" (dict "value" "trainyard") "secret-key" (dict "generate" "password")) }}
+{{- $store := include "trainyard.versitygwNamespace" . }}
+{{- $secret := printf "%s/%s" $store (include "versitygw.secretName" $versitygw) }}
 {{- $connection := dict "conn_type" "aws"
     "login" (printf "{%s/access-key}" $secret)
     "password" (printf "{%s/secret-key}" $secret)
-    "extra" (dict "endpoint_url" (include "versitygw.url" $versitygw) "region_name" "us-east-1") }}
+    "extra" (dict "endpoint_url" (include "versitygw.url" (dict "root" $versitygw "namespace" $store)) "region_name" "us-east-1") }}
 {{- $name := include "trainyard.s3ConnectionSecretName" . }}
 {{- $namespace := include "trainyard.airflowNamespace" . }}
 {{- if ne $namespace .Release.Namespace }}{{ $name = printf "%s/%s" $namespace $name }}{{ end }}
-{{- $_ := set $wanted $name (dict "connection" (dict "template" (toJson $connection))) }}
+{{- $keys = list
+    (dict "by" "versitygw.auth.secretName" "secret" $secret "key" "access-key" "recipe" (dict "value" "trainyard"))
+    (dict "by" "versitygw.auth.secretName" "secret" $secret "key" "secret-key" "recipe" (dict "generate" "password"))
+    (dict "by" "versitygw.enabled" "secret" $name "key" "connection" "recipe" (dict "template" (toJson $connection))) }}
 {{- end }}
-{{- toJson $wanted }}
+{{- toJson $keys }}
 {{- end }}
 
 {{/* Where Secrets are made: namespace -> the names of those that others are composed of, which are read. JSON.

@@ -1,5 +1,41 @@
 {{- define "airflow.fullname" -}}
-{{ .Values.fullnameOverride | default .Release.Name }}
+{{ include "common.fullname" (dict "root" . "max" 33) }}
+{{- end }}
+
+{{/* Names of Secrets: those of the values, else the chart's own. Params: the chart's root context */}}
+{{- define "airflow.fernetKeySecretName" -}}
+{{ .Values.fernetKeySecretName | default (printf "%s-fernet-key" (include "airflow.fullname" .)) }}
+{{- end }}
+
+{{- define "airflow.apiSecretKeySecretName" -}}
+{{ .Values.apiSecretKeySecretName | default (printf "%s-api-secret-key" (include "airflow.fullname" .)) }}
+{{- end }}
+
+{{- define "airflow.jwtSecretName" -}}
+{{ .Values.jwtSecretName | default (printf "%s-jwt-secret" (include "airflow.fullname" .)) }}
+{{- end }}
+
+{{/* The port of the api-server's Service that clients in the cluster use, as JSON {name, port}: one that leads to the
+     api-server itself, else the first. Params: the chart's root context */}}
+{{- define "airflow.apiServerServicePort" -}}
+{{- $root := . }}
+{{- $direct := list }}
+{{- $others := list }}
+{{- range .Values.apiServer.service.ports }}
+{{- $port := dict "name" .name "port" (tpl (include "common.text" .port) $root | int) }}
+{{- $target := tpl (.targetPort | default "api-server" | include "common.text") $root }}
+{{- if has $target (list "api-server" (include "common.text" $root.Values.ports.apiServer)) }}
+{{- $direct = append $direct $port }}
+{{- else }}
+{{- $others = append $others $port }}
+{{- end }}
+{{- end }}
+{{- concat $direct $others | first | toJson }}
+{{- end }}
+
+{{/* Where clients in the cluster find the api-server. Params: the chart's root context */}}
+{{- define "airflow.apiServerUrl" -}}
+http://{{ include "airflow.fullname" . }}-api-server.{{ .Release.Namespace }}.svc:{{ (include "airflow.apiServerServicePort" . | fromJson).port }}
 {{- end }}
 
 {{/* The CronJob that the DAG `maintenance` starts. Params: the chart's root context */}}
@@ -40,17 +76,16 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 
 {{/* The built-in secrets a component holds. Params: root, secrets (names, each given only where needed) */}}
 {{- define "airflow.builtInSecrets" -}}
-{{- $values := .root.Values }}
 {{- if has "database" .secrets }}
 {{- $secret := include "airflow.metadataSecretName" .root }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $secret "key" "connection") }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC" "secret" $secret "key" "connection-async" "optional" true) }}
 {{- end }}
 {{- if has "fernet" .secrets }}
-{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" $values.fernetKeySecretName "key" "fernet-key") }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" (include "airflow.fernetKeySecretName" .root) "key" "fernet-key") }}
 {{- end }}
 {{- if has "jwt" .secrets }}
-{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API_AUTH__JWT_SECRET" "secret" $values.jwtSecretName "key" "jwt-secret") }}
+{{ include "airflow.secretEnv" (dict "name" "AIRFLOW__API_AUTH__JWT_SECRET" "secret" (include "airflow.jwtSecretName" .root) "key" "jwt-secret") }}
 {{- end }}
 {{- if has "api" .secrets }}
 {{ include "airflow.secretEnv" (merge (dict "name" "AIRFLOW__API__SECRET_KEY") (include "airflow.apiSecret" .root | fromJson)) }}
@@ -62,7 +97,7 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 {{- with .Values.webserverSecretKeySecretName }}
 {{- dict "secret" . "key" "webserver-secret-key" | toJson }}
 {{- else }}
-{{- dict "secret" .Values.apiSecretKeySecretName "key" "api-secret-key" | toJson }}
+{{- dict "secret" (include "airflow.apiSecretKeySecretName" .) "key" "api-secret-key" | toJson }}
 {{- end }}
 {{- end }}
 

@@ -1,6 +1,6 @@
 {{/* The Secret with the metadata database's URL. Params: the chart's root context */}}
 {{- define "airflow.metadataSecretName" -}}
-{{- if .Values.data.metadataConnection.host }}{{ include "airflow.fullname" . }}-metadata{{ else }}{{ .Values.data.metadataSecretName }}{{ end }}
+{{- if .Values.data.metadataConnection.host }}{{ include "airflow.fullname" . }}-metadata{{ else }}{{ .Values.data.metadataSecretName | default (printf "%s-airflow-metadata" (include "airflow.fullname" .)) }}{{ end }}
 {{- end }}
 
 {{/* The URLs that data.metadataConnection makes. Airflow makes the asynchronous one of the other by changing the driver,

@@ -58,7 +58,8 @@ metadata:
 automountServiceAccountToken: {{ .token | default false | include "common.scalar" }}
 {{- end }}
 
-{{/* A PodDisruptionBudget. Params: root, component, name, config {minAvailable or maxUnavailable} */}}
+{{/* A PodDisruptionBudget. The API takes minAvailable or maxUnavailable: minAvailable goes before the default of the other.
+     Params: root, component, name, config {minAvailable, maxUnavailable} */}}
 {{- define "common.podDisruptionBudget" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -67,7 +68,11 @@ metadata:
   namespace: {{ .root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" . | nindent 4 }}
 spec:
-  {{- toYaml .config | nindent 2 }}
+  {{- if kindIs "invalid" .config.minAvailable }}
+  {{- pick .config "maxUnavailable" | toYaml | nindent 2 }}
+  {{- else }}
+  {{- pick .config "minAvailable" | toYaml | nindent 2 }}
+  {{- end }}
   selector:
     matchLabels: {{- include "common.selectorLabels" . | nindent 6 }}
 {{- end }}
@@ -78,4 +83,12 @@ spec:
 helm.sh/resource-policy: keep
 argocd.argoproj.io/sync-options: Prune=false,Delete=false
 argocd.argoproj.io/compare-options: IgnoreExtraneous
+{{- end }}
+
+{{/* The StorageClass of a claim: none said where the value is empty, and with - none at all, so that only a volume that
+     is there already is bound. Params: the value */}}
+{{- define "common.storageClass" -}}
+{{- with . }}
+storageClassName: {{ ternary "" . (eq . "-") | include "common.scalar" }}
+{{- end }}
 {{- end }}

@@ -1,5 +1,10 @@
 {{- define "mlflow.fullname" -}}
-{{ .Values.fullnameOverride | default (printf "%s-mlflow" .Release.Name) }}
+{{ include "common.fullname" (dict "root" . "suffix" "-mlflow" "max" 33) }}
+{{- end }}
+
+{{/* The Secret with the database's URL. Params: the chart's root context */}}
+{{- define "mlflow.backendSecretName" -}}
+{{ .Values.backendStore.secretName | default (printf "%s-backend" (include "mlflow.fullname" .)) }}
 {{- end }}
 
 {{/* The image; without a tag or digest, that of this chart's MLflow. Params: the chart's root context */}}

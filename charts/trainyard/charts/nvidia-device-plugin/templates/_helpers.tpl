@@ -1,5 +1,5 @@
 {{- define "nvidia-device-plugin.fullname" -}}
-{{ .Values.fullnameOverride | default (printf "%s-nvidia-device-plugin" .Release.Name) }}
+{{ include "common.fullname" (dict "root" . "suffix" "-nvidia-device-plugin" "max" 63) }}
 {{- end }}
 
 {{- define "nvidia-device-plugin.namespace" -}}
@@ -14,7 +14,7 @@
 apiVersion: apps/v1
 kind: DaemonSet
 metadata:
-  name: {{ list (include "nvidia-device-plugin.fullname" .root) .pool | compact | join "-" | include "common.scalar" }}
+  name: {{ include "common.cut" (dict "name" (list (include "nvidia-device-plugin.fullname" .root) .pool | compact | join "-") "max" 63) | include "common.scalar" }}
   namespace: {{ include "nvidia-device-plugin.namespace" .root | include "common.scalar" }}
   labels: {{- include "common.labels" $labels | nindent 4 }}
 spec:

@@ -1,12 +1,13 @@
 {{- define "versitygw.fullname" -}}
-{{ .Values.fullnameOverride | default (printf "%s-versitygw" .Release.Name) }}
+{{ include "common.fullname" (dict "root" . "suffix" "-versitygw" "max" 63) }}
 {{- end }}
 
-{{- define "versitygw.namespace" -}}
-{{ .Values.namespace | default .Release.Namespace }}
+{{/* The Secret with the account's keys. Params: the chart's root context */}}
+{{- define "versitygw.secretName" -}}
+{{ .Values.auth.secretName | default (include "versitygw.fullname" .) }}
 {{- end }}
 
-{{/* Where clients in the cluster find it. Params: the chart's root context */}}
+{{/* Where clients in the cluster find it. Params: root, namespace */}}
 {{- define "versitygw.url" -}}
-http://{{ include "versitygw.fullname" . }}.{{ include "versitygw.namespace" . }}.svc:{{ .Values.service.port }}
+http://{{ include "versitygw.fullname" .root }}.{{ .namespace }}.svc:{{ .root.Values.service.port }}
 {{- end }}

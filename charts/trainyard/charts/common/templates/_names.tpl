@@ -1,0 +1,31 @@
+{{/* A name of at most `max` characters. What is cut off is followed by a hash of all of it, so that no two names become
+     one. Params: name, max */}}
+{{- define "common.cut" -}}
+{{- if le (len .name) (int .max) -}}
+{{ .name }}
+{{- else -}}
+{{ trunc (sub .max 9 | int) .name | trimSuffix "-" }}-{{ sha256sum .name | trunc 8 }}
+{{- end -}}
+{{- end }}
+
+{{/* What the names of a chart's objects start with: fullnameOverride, else the release's name and the suffix. It leaves
+     room for what the chart appends: a Service, a Job and a label take 63 characters, a CronJob and a StatefulSet 52.
+     Params: root, suffix (optional), max */}}
+{{- define "common.fullname" -}}
+{{- $suffix := .suffix | default "" -}}
+{{- with .root.Values.fullnameOverride -}}
+{{ . }}
+{{- else -}}
+{{- /* A release may have dots in its name and start with a digit, a Service may not. */ -}}
+{{- $release := replace "." "-" .root.Release.Name -}}
+{{- if regexMatch "^[0-9]" $release }}{{ $release = printf "r-%s" $release }}{{ end -}}
+{{ include "common.cut" (dict "name" $release "max" (sub .max (len $suffix))) }}{{ $suffix }}
+{{- end -}}
+{{- end }}
+
+{{/* Whether a namespace may be one of the chart's own objects: the release's namespace is there before the release, and
+     Kubernetes has some. Params: root, name */}}
+{{- define "common.ownsNamespace" -}}
+{{- $isForeign := or (eq .name .root.Release.Namespace) (eq .name "default") (hasPrefix "kube-" .name) -}}
+{{- if not $isForeign }}true{{ end -}}
+{{- end }}

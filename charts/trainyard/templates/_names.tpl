@@ -1,0 +1,34 @@
+{{/* What the names of the platform's own objects start with. Templates that Airflow's chart includes get its context, so
+     this takes nothing but the release. Params: a root context, of any chart here */}}
+{{- define "trainyard.fullname" -}}
+{{ include "common.fullname" (dict "root" (dict "Values" dict "Release" .Release) "max" 33) }}
+{{- end }}
+
+{{/* The ConfigMap with platform.json. */}}
+{{- define "trainyard.platformConfigMapName" -}}
+{{ include "trainyard.fullname" . }}-platform
+{{- end }}
+
+{{/* The Secret whose key `connection` is Airflow's connection trainyard_s3. */}}
+{{- define "trainyard.s3ConnectionSecretName" -}}
+{{ include "trainyard.fullname" . }}-s3-connection
+{{- end }}
+
+{{/* The Secret that says who gets alerts, which is the user's. */}}
+{{- define "trainyard.alertsSecretName" -}}
+{{ include "trainyard.fullname" . }}-alerts
+{{- end }}
+
+{{/* The Secret of Airflow's first user. Params: the root context */}}
+{{- define "trainyard.adminSecretName" -}}
+{{ .Values.secrets.admin.secretName | default (printf "%s-admin" (include "trainyard.fullname" .)) }}
+{{- end }}
+
+{{/* Where the object store runs: beside the claim that it serves. Params: the root context */}}
+{{- define "trainyard.versitygwNamespace" -}}
+{{ .Values.versitygw.namespace | default .Values.training.namespace }}
+{{- end }}
+
+{{- define "trainyard.versitygwClaim" -}}
+{{ .Values.versitygw.persistence.existingClaim | default .Values.training.volumes.datasets.claimName }}
+{{- end }}
