@@ -12,6 +12,7 @@ from render import (
     containers,
     find,
     identity,
+    platform,
     pod_metadata,
     pod_spec,
     render_chart,
@@ -179,6 +180,19 @@ def test_long_running_pods_have_a_liveness_probe(workload: Object, component: Co
 def test_priority(workload: Object, component: Component) -> None:
     expected = "system-node-critical" if component.namespace in ROOT_ALLOWED else "trainyard-critical"
     assert pod_spec(workload)["priorityClassName"] == expected
+
+
+@each_variant
+def test_worker_pods_give_way_to_models_and_not_to_training(files: tuple[str, ...]) -> None:
+    objects = render_chart(files=files)
+    of_platform = platform(objects)
+    classes = [
+        of_platform["training"]["priorityClassName"],
+        pod_spec(worker_pod(objects))["priorityClassName"],
+        of_platform["serving"]["priorityClassName"],
+    ]
+    values = [find(objects, "PriorityClass", name)["value"] for name in classes]
+    assert values == sorted(set(values)), classes
 
 
 @each_workload
