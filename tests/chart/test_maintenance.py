@@ -47,7 +47,8 @@ def test_the_options_of_airflow_db_clean() -> None:
     assert container["args"] == ["--batch-size=500", "--tables=xcom,log"]
     assert environment(container)["RETENTION_DAYS"] == "7"
     secrets = {key for key, value in environment(container).items() if isinstance(value, dict)}
-    assert secrets == {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"}
+    database = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+    assert secrets == {database, f"{database}_ASYNC"}
     assert "clean_database.py" in find(objects, "ConfigMap", "trainyard-scripts")["data"]
 
 
