@@ -3,6 +3,13 @@
      another namespace than the release's is namespace/name. JSON.
      Params: the root context */}}
 {{- define "trainyard.wantedSecrets" -}}
+{{- $wanted := include "trainyard.ownSecrets" . | fromJson }}
+{{- range .Values.secrets.external }}{{ $wanted = omit $wanted . }}{{ end }}
+{{- toJson $wanted }}
+{{- end }}
+
+{{/* The same with those that come from elsewhere. */}}
+{{- define "trainyard.ownSecrets" -}}
 {{- $wanted := dict }}
 {{- $password := dict "generate" "password" }}
 {{- if .Values.secrets.bootstrap.enabled }}
@@ -16,7 +23,6 @@
 {{- end }}
 {{- end }}
 {{- $wanted = merge $wanted (include "trainyard.wantedDatabaseSecrets" . | fromJson) (include "trainyard.wantedObjectStoreSecrets" . | fromJson) }}
-{{- range .Values.secrets.external }}{{ $wanted = omit $wanted . }}{{ end }}
 {{- end }}
 {{- toJson $wanted }}
 {{- end }}
