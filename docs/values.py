@@ -24,7 +24,10 @@ not listed is refused.
 """
 # What subcharts take from the umbrella, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
-NOT_SHOWN = {"additionalProperties", "definitions", "if", "pattern", "patternProperties", "properties", "then"}
+NOT_SHOWN = {
+    *("additionalProperties", "definitions", "pattern", "patternProperties", "properties"),
+    *("if", "then"),
+}
 
 Schema = dict[str, Any]
 

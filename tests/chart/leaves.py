@@ -57,8 +57,9 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
     values = merge(values, ON if not prefix else ON.get(chart, {}))
 
     def children(node: Object, path: Path, here: Any) -> Iterator[tuple[Path, Object]]:
-        """The leaves below a key; a list has one entry, a map those of the values or one of the test's. What is closed
-        without a list of its keys goes to Kubernetes as it is."""
+        """The leaves below a key; a list has one entry, a map those of the values or one of the test's.
+
+        What is closed without a list of its keys goes to Kubernetes as it is."""
         node = schema.resolve(node)
         if "deprecated" in node or (not path and "properties" not in node):
             return

@@ -1,8 +1,8 @@
-"""Wrong values, kept in bad/, are refused before anything is applied, by name and with the cure; those beside them
-that are right render.
+"""Wrong values, kept in bad/, are refused before anything is applied, by name and with the cure; those beside
+them that are right render.
 
-Helm reports all that a schema refuses at once, and the chart all that its templates find. So values that do not
-touch each other share a render: helm says of each what it would say of it alone.
+Helm reports all that a schema refuses at once, and the chart all that its templates find. So values that do
+not touch each other share a render: helm says of each what it would say of it alone.
 """
 
 from __future__ import annotations
@@ -39,29 +39,34 @@ def entries() -> list[Entry]:
     return [Entry(**one) for file in sorted(BAD.glob("*.yaml")) for one in yaml.safe_load(file.read_text())]
 
 
-def paths(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What values set, by path; a list is one value."""
+def paths(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths that values set; a list is one value."""
     if isinstance(values, dict) and values:
         for key, value in values.items():
             yield from paths(value, (*path, key))
     else:
-        yield path, values
+        yield path
 
 
 def together(all_values: list[Object]) -> list[list[int]]:
-    """Put values into as few groups as possible, by their numbers, none of which sets what another one sets."""
-    groups: list[tuple[list[int], dict[tuple[str, ...], Any]]] = []
+    """Put values into few groups, by their numbers; in a group none sets what another one sets."""
+    groups: list[list[int]] = []
+    taken: list[set[tuple[str, ...]]] = []  # by each group
     for number, values in enumerate(all_values):
-        own = dict(paths(values))
-        for members, taken in groups:
-            if not any(a[: len(b)] == b[: len(a)] for a in own for b in taken):
-                break
-        else:
-            members, taken = [], {}
-            groups.append((members, taken))
-        members.append(number)
-        taken |= own
-    return [members for members, _ in groups]
+        own = set(paths(values))
+        free = (n for n, theirs in enumerate(taken) if not overlap(own, theirs))
+        group = next(free, len(groups))
+        if group == len(groups):
+            groups.append([])
+            taken.append(set())
+        groups[group].append(number)
+        taken[group] |= own
+    return groups
+
+
+def overlap(some: set[tuple[str, ...]], others: set[tuple[str, ...]]) -> bool:
+    """Whether a path of one side is one of the other, or lies below it."""
+    return any(a[: len(b)] == b[: len(a)] for a in some for b in others)
 
 
 def batches() -> list[list[Entry]]:
@@ -75,7 +80,10 @@ def batches() -> list[list[Entry]]:
 
 def merged(all_values: list[Object]) -> Object:
     """Values on top of each other."""
-    return functools.reduce(functools.partial(merge, keep_null=True), all_values, {})
+    result: Object = {}
+    for values in all_values:
+        result = merge(result, values, keep_null=True)
+    return result
 
 
 @pytest.mark.parametrize("batch", batches(), ids=lambda batch: f"{batch[0].says[0]}+{len(batch) - 1}")

@@ -120,7 +120,8 @@ ELSEWHERE = re.compile(
     r"|^training\.volumes\.datasets\.claimName$|^postgresql\.auth\.databases"
     r"|^gpuPools\.ondemand\.taints"  # an effect is needed, too
     r"|^(externalAirflow|secrets\.external)\b"  # only without an Airflow here; what is left out
-    r"|\.schedule$|^mlflow\.artifacts\.(destination|persistence\.mountPath)$"  # a schedule; one lies in the other
+    r"|\.schedule$"
+    r"|^mlflow\.artifacts\.(destination|persistence\.mountPath)$"  # one lies in the other
     r"|\b(resources|\w+Resources|limitRange|quota)\."  # amounts
     r"|^airflow\.(extraEnv|extraEnvFrom|podTemplate)$"  # YAML
     r"|^airflow\.apiServer\.service\.ports\.0\.port$"  # a number or a template
