@@ -24,10 +24,8 @@
 tier: airflow
 component: {{ .component | include "common.scalar" }}
 release: {{ .root.Release.Name | include "common.scalar" }}
-{{- range list .root.Values.labels .labels }}
-{{- with . }}
+{{- with merge dict (.labels | default dict) (.root.Values.labels | default dict) }}
 {{ toYaml . }}
-{{- end }}
 {{- end }}
 {{- end }}
 
@@ -163,8 +161,8 @@ spec:
         {{- if eq .name "scheduler" }}
         checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root | include "common.scalar" }}
         {{- end }}
-        {{- range list $root.Values.airflowPodAnnotations $component.podAnnotations }}
-        {{- with . }}{{ toYaml . | nindent 8 }}{{ end }}
+        {{- with merge dict ($component.podAnnotations | default dict) ($root.Values.airflowPodAnnotations | default dict) }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
     spec:
       serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" .name "serviceAccount" $component.serviceAccount) | include "common.scalar" }}
