@@ -3,7 +3,6 @@
 {{- define "common.image" -}}
 {{- $tag := .image.tag -}}
 {{- if not .image.digest }}{{ $tag = $tag | default .version }}{{ end -}}
-{{- if not .image.repository }}{{ fail (printf "%s.repository: is empty; name an image" .key) }}{{ end -}}
 {{- if not (or $tag .image.digest) }}{{ fail (printf "%s: set a tag or a digest" .key) }}{{ end -}}
 {{ .image.repository }}{{ with $tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}

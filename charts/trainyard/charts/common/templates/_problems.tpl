@@ -163,10 +163,14 @@
 {{- end }}
 {{- end }}
 
-{{/* An image's name that is none. An empty one is up to who reads it. Params: key, values */}}
+{{/* An image's name that is none. Only an image that can be switched off, and that of the umbrella's script Jobs, which
+     then run another one, may have no name. Params: key, values */}}
 {{- define "common.imageProblems" -}}
 {{- if and (hasKey .values "repository") (hasKey .values "pullPolicy") }}
 {{- $name := .values.repository | default "" }}
+{{- if not (or $name (hasKey .values "enabled") (eq .key "scriptJobs.image")) }}
+{{ .key }}.repository: is empty; name an image
+{{- end }}
 {{- if and $name (not (regexMatch "^([A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$" $name)) }}
 {{- if regexMatch ":[^/:]*$" $name }}
 {{ .key }}.repository: {{ $name }} ends with a tag; write that in {{ .key }}.tag
