@@ -35,7 +35,10 @@ DEFAULTS_HEAD = """# Written by docs/values.py from values.schema.json and value
 """
 # What subcharts take from the umbrella, where it has no keys, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
-NOT_SHOWN = {"additionalProperties", "definitions", "if", "pattern", "properties", "propertyNames", "then"}
+NOT_SHOWN = {
+    *("additionalProperties", "definitions", "pattern", "patternProperties", "properties"),
+    *("if", "then"),
+}
 
 Schema = dict[str, Any]
 Names = tuple[str, ...]

@@ -12,6 +12,23 @@ CURES = (
         r"ErrImagePull|ImagePullBackOff|ErrImageNeverPull|InvalidImageName",
         "push the image, correct environment.images in {file}, or name a pull secret (imagePullSecrets)",
     ),
+    # Of values, what their schema says names the key but not always what to write.
+    (
+        r"specifications of the schema[\s\S]*additional properties",
+        "correct the name of the key in {values}, or remove it; docs/values.md lists all keys",
+    ),
+    (
+        r"specifications of the schema[\s\S]*got (number|boolean), want string",
+        "put the value in {values} between quotes",
+    ),
+    (
+        r"specifications of the schema[\s\S]*got string, want (integer|number|boolean)",
+        "take the quotes or the unit from the value in {values}",
+    ),
+    (
+        r"specifications of the schema[\s\S]*missing propert",
+        "add the missing key in {values}",
+    ),
     (
         r"meet the specifications of the schema|bad value\(s\)|execution error at|error converting YAML",
         "correct {values} or revert the commit; until then the platform stays as it is",

@@ -57,7 +57,9 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
     values = merge(values, ON if not prefix else ON.get(chart, {}))
 
     def children(node: Object, path: Path, here: Any) -> Iterator[tuple[Path, Object]]:
-        """The leaves below a key; a list has one entry, a map those of the values or one of the test's."""
+        """The leaves below a key; a list has one entry, a map those of the values or one of the test's.
+
+        What is closed without a list of its keys goes to Kubernetes as it is."""
         node = schema.resolve(node)
         if "deprecated" in node or (not path and "properties" not in node):
             return
@@ -66,7 +68,7 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
             for key, child in node["properties"].items():
                 if path or key not in ("global", "common", *(one.name for one in CHARTS)):
                     yield from below({**schema.resolve(child), **child}, (*path, key), here)
-        elif "object" in node.get("type", ()):
+        elif "object" in node.get("type", ()) and others is not False:
             entries = list(here) if isinstance(others, dict) and isinstance(here, dict) else []
             for key in entries or (["name", "mountPath"] if path[-1] == "0" else ["odd"]):
                 yield from below(
@@ -74,7 +76,7 @@ def _walk(schema: Schema, chart: str) -> Iterator[tuple[Path, Object]]:
                 )
         elif node.get("type") == "array":
             yield from children(node["items"], (*path, "0"), None)
-        else:
+        elif others is not False:
             yield (*prefix, *path), node
 
     def below(node: Object, path: Path, here: Any) -> Iterator[tuple[Path, Object]]:
@@ -128,7 +130,7 @@ def named_keys(error: str) -> Iterator[Path]:
     for line in error.splitlines():
         if header := re.fullmatch(r"([\w-]+):", line):
             chart = () if header[1] == CHART.name else (header[1],)
-        elif at := re.match(r"- at '(/[^']*)': (.*)", line):
+        elif (at := re.match(r" *- at '(/[^']*)': (.*)", line)) and at[2] != "validation failed":
             extra = re.search(r"additional properties '([^']+)'", at[2])
             yield (*chart, *at[1].strip("/").split("/"), *([extra[1]] if extra else []))
         for key in re.findall(r"(?:[\w-]+\.)+[\w-]+", line):

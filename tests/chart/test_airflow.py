@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from render import CHART, Object, containers, environment, find, identity, pod_spec, render_chart, worker_pod
+from render import (
+    CHART,
+    Object,
+    containers,
+    environment,
+    find,
+    identity,
+    pod_metadata,
+    pod_spec,
+    render_chart,
+    worker_pod,
+)
 
 DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 DATABASE_ASYNC = f"{DATABASE}_ASYNC"
@@ -144,6 +155,27 @@ def test_configuration() -> None:
     template = Path(config["kubernetes_executor"]["pod_template_file"])
     assert {"name": "pod-template", "mountPath": str(template.parent), "readOnly": True} in mounts
     assert template.name in find(objects, "ConfigMap", "trainyard-pod-template")["data"]
+
+
+def test_a_label_of_a_component_goes_before_that_of_all() -> None:
+    own = {"labels": {"team": "b"}, "podAnnotations": {"team": "b"}}
+    objects = render_chart(
+        values={
+            "airflow": {
+                "labels": {"team": "a"},
+                "airflowPodAnnotations": {"team": "a"},
+                **{component: own for component in ("scheduler", "workers", "databaseCleanup")},
+            }
+        }
+    )
+    for kind, name, team in (
+        ("Deployment", "trainyard-scheduler", "b"),
+        ("Deployment", "trainyard-triggerer", "a"),
+        ("CronJob", "trainyard-database-cleanup", "b"),
+        ("Pod", "", "b"),
+    ):
+        metadata = pod_metadata(find(objects, kind, name) if name else worker_pod(objects))
+        assert metadata["labels"]["team"] == metadata["annotations"]["team"] == team, name
 
 
 def test_the_options_exist_in_this_airflow() -> None:

@@ -9,7 +9,15 @@ PLACES = {"file": "FILE", "values": "VALUES", "where": "WHERE"}
 
 MESSAGES = {
     "values don't meet the specifications of the schema(s) in the following chart(s):\ntrainyard:\n"
-    "- at '/serving/replicas': got string, want integer": "correct VALUES or revert the commit",
+    "- at '/serving/replicas': minimum: got 0, want 1": "correct VALUES or revert the commit",
+    "values don't meet the specifications of the schema(s) in the following chart(s):\nairflow:\n"
+    "- at '/scheduler': additional properties 'replica' not allowed": "docs/values.md lists all keys",
+    "values don't meet the specifications of the schema(s) in the following chart(s):\nmlflow:\n"
+    "- at '/image/tag': got number, want string": "between quotes",
+    "values don't meet the specifications of the schema(s) in the following chart(s):\nairflow:\n"
+    "- at '/apiServer/replicas': got string, want integer": "take the quotes or the unit",
+    "values don't meet the specifications of the schema(s) in the following chart(s):\ntrainyard:\n"
+    "- at '/training/volumes/x': missing property 'size'": "add the missing key in VALUES",
     "execution error at (trainyard/templates/validation.yaml:9:4): 3 bad value(s): - training: a": "VALUES",
     "failed to list refs: ssh: handshake failed: knownhosts: key mismatch": "host key differs",
     "failed to list refs: ssh: handshake failed: knownhosts: key is unknown": "write the git server's",

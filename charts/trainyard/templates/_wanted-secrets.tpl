@@ -15,12 +15,17 @@
 {{- define "trainyard.wantedKeys" -}}
 {{- $kept := list }}
 {{- if .Values.secrets.bootstrap.enabled }}
-{{- range include "common.list" (dict "params" . "templates" (list
-    "trainyard.wantedAirflowKeys" "trainyard.wantedDatabaseKeys" "trainyard.wantedObjectStoreKeys")) | fromJsonArray }}
+{{- range include "trainyard.ownKeys" . | fromJsonArray }}
 {{- if not (has .secret $.Values.secrets.external) }}{{ $kept = append $kept . }}{{ end }}
 {{- end }}
 {{- end }}
 {{- toJson $kept }}
+{{- end }}
+
+{{/* The same with those of Secrets that come from elsewhere. */}}
+{{- define "trainyard.ownKeys" -}}
+{{- include "common.list" (dict "params" . "templates" (list
+    "trainyard.wantedAirflowKeys" "trainyard.wantedDatabaseKeys" "trainyard.wantedObjectStoreKeys")) }}
 {{- end }}
 
 {{/* Where two things are to be the same key of the same Secret, one line each. Params: the root context */}}

@@ -130,6 +130,8 @@ git-sync
 {{- else if and $dags.image.enabled (gt (len (include "airflow.dagsImage" .)) 200) }}
 {{- $problems = append $problems "airflow.dags.image: the reference has over 200 characters, and Airflow stores no longer version; leave out the tag where there is a digest" }}
 {{- end }}
+{{- $names := include "common.nameProblems" (dict "key" "airflow.dags.git.bundles" "values" $dags.git.bundles "max" 30 "separator" "-") }}
+{{- $problems = concat $problems (splitList "\n" $names | compact) }}
 {{- $git := include "airflow.gitBundles" . | fromYaml }}
 {{- range $name, $bundle := $git }}
 {{- $key := ternary "airflow.dags.gitSync" (printf "airflow.dags.git.bundles.%s" $name) (and $dags.gitSync.enabled (eq $name (include "airflow.gitSyncBundleName" $root))) }}

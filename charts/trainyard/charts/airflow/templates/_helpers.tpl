@@ -60,10 +60,8 @@ http://{{ include "airflow.fullname" . }}-api-server.{{ .Release.Namespace }}.sv
 tier: airflow
 component: {{ .component | include "common.scalar" }}
 release: {{ .root.Release.Name | include "common.scalar" }}
-{{- range list .root.Values.labels .labels }}
-{{- with . }}
+{{- with merge dict (.labels | default dict) (.root.Values.labels | default dict) }}
 {{ toYaml . }}
-{{- end }}
 {{- end }}
 {{- end }}
 
@@ -243,8 +241,8 @@ spec:
         {{- /* Who reads them as variables would not see a change. */}}
         checksum/extra: {{ include "airflow.extraObjects" $root | sha256sum }}
         {{- end }}
-        {{- range list $root.Values.airflowPodAnnotations $component.podAnnotations }}
-        {{- with . }}{{ toYaml . | nindent 8 }}{{ end }}
+        {{- with merge dict ($component.podAnnotations | default dict) ($root.Values.airflowPodAnnotations | default dict) }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
     spec:
       serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" .name "serviceAccount" $component.serviceAccount) | include "common.scalar" }}

@@ -1,6 +1,7 @@
 {{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
 {{- define "airflow.problems" -}}
 {{- $problems := list }}
+{{- $ownLabels := include "airflow.podLabels" (dict "root" (dict "Values" dict "Release" .Release "Chart" .Chart) "component" "x") | fromYaml | keys }}
 {{- with include "airflow.officialProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}
@@ -12,9 +13,20 @@
 {{- $problems = append $problems "airflow.podTemplate: is not a Pod in YAML" }}
 {{- end }}
 {{- end }}
-{{- range $index, $port := .Values.apiServer.service.ports }}
-{{- if not (regexMatch "^[1-9][0-9]{0,4}$" (tpl (include "common.text" $port.port) $)) }}
-{{- $problems = append $problems (printf "airflow.apiServer.service.ports.%d.port: %v is not the number of a port; give one, or a template that makes one" $index $port.port) }}
+{{- with include "airflow.portProblems" . }}
+{{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
+{{- with include "common.scheduleProblem" (tpl .Values.databaseCleanup.schedule .) }}
+{{- $problems = append $problems (printf "airflow.databaseCleanup.schedule: %s" .) }}
+{{- end }}
+{{- with include "airflow.sectionProblems" . }}
+{{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
+{{- range $key := list "labels" "apiServer.labels" "scheduler.labels" "dagProcessor.labels" "triggerer.labels" "workers.labels" "databaseCleanup.labels" }}
+{{- range $label, $_ := (include "airflow.valueAt" (dict "values" $.Values "path" $key) | fromJson).is }}
+{{- if has $label $ownLabels }}
+{{- $problems = append $problems (printf "airflow.%s: %s is the chart's own; choose another label" $key $label) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if and .Values.ingress.apiServer.enabled (not (include "airflow.ingressHosts" . | fromJsonArray)) }}
@@ -42,6 +54,50 @@
 {{- end }}
 {{- with include "airflow.volumeProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* Ports of the api-server's Service that a Service cannot have. Params: the chart's root context */}}
+{{- define "airflow.portProblems" -}}
+{{- $service := .Values.apiServer.service }}
+{{- $problems := list }}
+{{- $known := dict }}
+{{- if not $service.ports }}
+{{- $problems = append $problems "airflow.apiServer.service.ports: is empty; give one at least" }}
+{{- end }}
+{{- range $index, $port := $service.ports }}
+{{- $key := printf "airflow.apiServer.service.ports.%d" $index }}
+{{- $number := tpl (include "common.text" $port.port) $ }}
+{{- if or (not (regexMatch "^[1-9][0-9]{0,4}$" $number)) (gt (int $number) 65535) }}
+{{- $problems = append $problems (printf "%s.port: %v is not the number of a port; give one, or a template that makes one" $key $port.port) }}
+{{- end }}
+{{- range $part, $value := dict "name" $port.name "port" $number }}
+{{- with get $known (print $part $value) }}
+{{- $problems = append $problems (printf "%s.%s: %s is that of %s already; choose another one" $key $part $value .) }}
+{{- end }}
+{{- $_ := set $known (print $part $value) $key }}
+{{- end }}
+{{- if and $port.nodePort (eq $service.type "ClusterIP") }}
+{{- $problems = append $problems (printf "%s.nodePort: type ClusterIP has none; set airflow.apiServer.service.type to NodePort, or remove it" $key) }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* Sections of airflow.cfg that nothing reads. Params: the chart's root context */}}
+{{- define "airflow.sectionProblems" -}}
+{{- $known := .Files.Get "files/config-sections.yaml" | fromYaml }}
+{{- $problems := list }}
+{{- range $section, $options := .Values.config }}
+{{- range $option, $_ := $options }}
+{{- if not (regexMatch "^[-A-Za-z0-9_.]+$" $option) }}
+{{- $problems = append $problems (printf "airflow.config.%s: %q is no option; write letters, digits and _" $section $option) }}
+{{- end }}
+{{- end }}
+{{- if not (or (has $section $known.image) (has $section $known.providers)) }}
+{{- $problems = append $problems (printf "airflow.config.%s: Airflow has no such section; correct it, or set those of a plugin of your own in airflow.env (AIRFLOW__%s__OPTION)" $section (upper $section)) }}
+{{- end }}
 {{- end }}
 {{- $problems | join "\n" }}
 {{- end }}

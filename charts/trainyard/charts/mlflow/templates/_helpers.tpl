@@ -22,14 +22,6 @@
 {{- end }}
 
 {{/* What a schema cannot say, one line each. Params: the chart's root context */}}
-{{- define "mlflow.problems" -}}
-{{- range .Values.allowedHosts }}
-{{- if contains "*" . }}
-{{- printf "mlflow.allowedHosts: %s would let any page in a browser reach MLflow, by DNS rebinding; name each host" . }}
-{{ end }}
-{{- end }}
-{{- end }}
-
 {{/* Host headers that the server answers to: a comma-separated list of exact names, so that a page in a browser
      cannot reach it by DNS rebinding. Params: the chart's root context */}}
 {{- define "mlflow.allowedHosts" -}}

@@ -1,0 +1,27 @@
+{{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
+{{- define "mlflow.problems" -}}
+{{- $problems := list }}
+{{- range .Values.allowedHosts }}
+{{- if contains "*" . }}
+{{- $problems = append $problems (printf "mlflow.allowedHosts: %s would let any page in a browser reach MLflow, by DNS rebinding; name each host" .) }}
+{{- end }}
+{{- end }}
+{{- with .Values.artifacts }}
+{{- if hasPrefix "/" .destination }}
+{{- if not .persistence.enabled }}
+{{- $problems = append $problems (printf "mlflow.artifacts.destination: %s would go with the pod, as mlflow.artifacts.persistence.enabled is false; name an object store, or turn that on" .destination) }}
+{{- else if not (hasPrefix (printf "%s/" (clean .persistence.mountPath)) (printf "%s/" (clean .destination))) }}
+{{- $problems = append $problems (printf "mlflow.artifacts.destination: %s is not on the volume at mlflow.artifacts.persistence.mountPath %s; name a path below that" .destination .persistence.mountPath) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with include "common.scheduleProblem" .Values.garbageCollection.schedule }}
+{{- $problems = append $problems (printf "mlflow.garbageCollection.schedule: %s" .) }}
+{{- end }}
+{{- with .Values.service }}
+{{- if and .nodePort (eq .type "ClusterIP") }}
+{{- $problems = append $problems "mlflow.service.nodePort: type ClusterIP has none; set mlflow.service.type to NodePort, or remove it" }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}

@@ -1,0 +1,48 @@
+{{/* Security contexts of training pods that their namespace, of the level restricted, refuses; one line each.
+     Params: the root context */}}
+{{- define "trainyard.restrictedProblems" -}}
+{{- $training := .Values.training }}
+{{- $problems := list }}
+{{- $pod := $training.podSecurityContext | default dict }}
+{{- $container := $training.containerSecurityContext | default dict }}
+{{- $capabilities := $container.capabilities | default dict }}
+{{- $wanted := dict
+    "podSecurityContext.runAsNonRoot: set it to true" $pod.runAsNonRoot
+    "podSecurityContext.seccompProfile.type: set it to RuntimeDefault or Localhost" (has ($pod.seccompProfile | default dict).type (list "RuntimeDefault" "Localhost"))
+    "containerSecurityContext.privileged: set it to false" (not $container.privileged)
+    "containerSecurityContext.allowPrivilegeEscalation: set it to false" (and (hasKey $container "allowPrivilegeEscalation") (not $container.allowPrivilegeEscalation))
+    "containerSecurityContext.capabilities.drop: name ALL" (has "ALL" ($capabilities.drop | default list))
+    "containerSecurityContext.capabilities.add: only NET_BIND_SERVICE may be there" (not (without ($capabilities.add | default list) "NET_BIND_SERVICE")) }}
+{{- if $training.createNamespace }}
+{{- range $problem, $isFine := $wanted }}
+{{- if not $isFine }}
+{{- $problems = append $problems (printf "training.%s, as the namespace is of the level restricted" $problem) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* Names under secrets.external that no key has: the Job would make the Secret that was meant. One line each.
+     Params: the root context */}}
+{{- define "trainyard.externalSecretProblems" -}}
+{{- $airflow := .Values.airflow }}
+{{- $connection := include "trainyard.s3ConnectionSecretName" . }}
+{{- $names := list (include "trainyard.adminSecretName" .)
+    $connection (printf "%s/%s" (include "trainyard.airflowNamespace" .) $connection)
+    $airflow.fernetKeySecretName $airflow.jwtSecretName $airflow.apiSecretKeySecretName
+    ($airflow.data).metadataSecretName (.Values.mlflow.backendStore).secretName }}
+{{- if .Values.airflow.enabled }}{{ $names = append $names (include "airflow.metadataSecretName" .Subcharts.airflow) }}{{ end }}
+{{- if .Values.mlflow.enabled }}{{ $names = append $names (include "mlflow.backendSecretName" .Subcharts.mlflow) }}{{ end }}
+{{- range include "trainyard.ownKeys" . | fromJsonArray }}{{ $names = append $names .secret }}{{ end }}
+{{- $names = compact $names | uniq | sortAlpha }}
+{{- $problems := list }}
+{{- if .Values.secrets.bootstrap.enabled }}
+{{- range .Values.secrets.external }}
+{{- if not (has . $names) }}
+{{- $problems = append $problems (printf "secrets.external: %s is no Secret of the platform's; correct or remove it (there are: %s)" . (join ", " $names)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
