@@ -40,13 +40,21 @@ spec: {template: {spec: {containers: [{name: a, image: "x@{{ .Values.image.diges
 }
 
 
+def git(directory: Path, *words: str) -> str:
+    """Run git in a directory, without the settings of whoever runs the tests; return what it printed."""
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    settings = ("user.name=Tester", "user.email=tester@example.com", "init.defaultBranch=main")
+    command = ["git", "-C", str(directory), *(word for each in settings for word in ("-c", each)), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
 class Checkout:
     """A git repository in which tests write files and make commits."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("init", "--quiet")
         for key, value in {"user.name": "Tester", "user.email": "tester@example.com"}.items():
             self.git("config", key, value)
 
@@ -55,11 +63,7 @@ class Checkout:
         return Repository(self.root)
 
     def git(self, *words: str) -> str:
-        environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-        command = ["git", "-C", str(self.root), *words]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return git(self.root, *words)
 
     def write(self, files: dict[str, str]) -> None:
         for name, text in files.items():

@@ -18,8 +18,9 @@ from .stages import Stages
 DEV = paths.ROOT / "scripts/_python"
 # pytest's exit code for "no test was selected", which is right for a suite that -k leaves out.
 NOTHING_SELECTED = 5
-# Two cores are used; a module stays in one process, with its fixtures.
-TWO_PROCESSES = ("-n", "2", "--dist", "loadscope")
+# Two cores are used; a module stays in one process, with its fixtures. The plugin is for a cluster, and
+# takes half a second in each process.
+TWO_PROCESSES = ("-n", "2", "--dist", "loadscope", "-p", "no:helm-charts")
 # The trainer's tests wait as much as they compute: for epochs, servers and signals.
 TRAINER_PROCESSES = ("-n", "3")
 # On the shared cluster the order matters: a file's tests share runs that take minutes, and a later test may

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from render import containers, environment, find, identity, platform, pod_spec, render_chart
 from test_scripts import load
 
@@ -104,6 +103,8 @@ def test_garbage_is_what_no_registered_version_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a real MLflow store, whose artifacts are files."""
+    from mlflow import MlflowClient  # takes a second, in every process that collects this file
+
     folder, uri = tmp_path, f"sqlite:///{tmp_path}/mlflow.db"
     for variable in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(variable, uri)

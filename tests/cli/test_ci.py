@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repositories import git
 from trainyard_cli import paths
 from trainyard_cli.versions import VERSIONS
 
@@ -54,14 +55,6 @@ def test_gitlab_runs_in_the_base_image() -> None:
 
 
 # ---- .ci/commit, with a real repository
-
-
-def git(directory: Path, *words: str) -> str:
-    settings = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "init.defaultBranch=main"]
-    done = subprocess.run(
-        ["git", *settings, *words], cwd=directory, check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
 
 
 @pytest.fixture

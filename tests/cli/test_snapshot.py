@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repositories import git
 from trainyard_cli.snapshot import Repository
 
 NAME = "kind"
 ENVIRONMENT = {"namespace": "trainyard", "images": {"mlflow": {"image": {"tag": "1"}}}}
 FILE = f"values/environments/{NAME}/environment.yaml"
-
-
-def git(directory: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.com")
-    command = ["git", *identity, *arguments]
-    return subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture
@@ -34,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def remote(tmp_path: Path) -> Path:
-    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", "remote.git")
+    git(tmp_path, "init", "--quiet", "--bare", "remote.git")
     return tmp_path / "remote.git"
 
 

@@ -6,8 +6,6 @@ import asyncio
 import gc
 import inspect
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -33,6 +31,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import BaseTrigger, DiscrimatedTriggerEvent, TaskSuccessEvent
 from airflow.utils import file
+from fresh_process import output_of
 from pydantic import TypeAdapter
 from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.orm import Session
@@ -243,9 +242,8 @@ from airflow.triggers.base import TaskSuccessEvent
 print(handle_event_submit.dispatch(TaskSuccessEvent).__module__, DagRun.dag_run_data.fget.__module__)
 extend_triggers()
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
+    printed = output_of(code, DAGS).splitlines()
+    assert printed[-1] == "trainyard.airflow_compat trainyard.airflow_compat"
 
 
 @pytest.fixture
@@ -364,8 +362,7 @@ async def pause():
 assert asyncio.run(pause()) <= POLL_SECONDS
 triggerer.anyio.Event  # everything else is anyio's
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    output_of(code, DAGS)
 
 
 BROKEN_AIRFLOW = """
@@ -404,10 +401,8 @@ print(DagRun.dag_run_data.fget.__module__)
 )
 def test_an_airflow_with_another_private_api_is_left_as_it_is(change: str) -> None:
     code = BROKEN_AIRFLOW.format(change=change)
-    done = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "airflow.models.dagrun", "half of the changes were made"
-    said = done.stdout + done.stderr
+    said = output_of(code, DAGS)
+    assert said.splitlines()[-1] == "airflow.models.dagrun", "half of the changes were made"
     assert (
         f"this process has no {airflow_compat.TRIGGER_EXTENSION}, because trainyard.airflow_compat:" in said
     )

@@ -1,7 +1,8 @@
 """What the end-to-end tests share: the cluster that ./scripts/up makes, its pages, and runs of DAGs.
 
 The cluster and release are made by `./scripts/test` (or `./scripts/up`); KUBECONFIG names the cluster.
-Each test session trains a model name of its own, so that it neither meets nor replaces a champion of yours.
+Each run trains a model name of its own, so that it neither meets nor replaces a champion of yours or of
+another test; tests that want several runs of one model name it. Files pass in any order.
 
 Tests that leave the others alone run in two processes, file by file. Tests that break something, or that want
 GPUs to themselves, are marked `alone` and run one after the other.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ from trainyard_cli.platform import Platform, connect  # noqa: E402
 NAMESPACE = "trainyard"
 DAG = "digits_training"
 RUN_SECONDS = 600
+UP_SECONDS = 600
 
 
 @dataclass
@@ -93,17 +96,19 @@ def recorder(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[PodRe
 
 @pytest.fixture(scope="session")
 def model_name() -> str:
+    """The name of the session's model; names of its further models begin with it."""
     process = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     return f"digits-e2e-{time.strftime('%Y%m%d-%H%M%S')}-{process}"
 
 
 @pytest.fixture(scope="session")
 def trigger(airflow: Airflow, recorder: PodRecorder, model_name: str) -> Callable[..., str]:
-    """Starts a run of a DAG and returns its run id. digits_training trains the session's own model."""
+    """Starts a run of a DAG and returns its run id. Each run of digits_training trains a model of its own."""
 
     def _trigger(name: str, dag: str = DAG, **conf: Any) -> str:
         run_id = f"{name}-{model_name}"
-        airflow.trigger(dag, {"model_name": model_name, **conf} if dag == DAG else conf, run_id)
+        own = {"model_name": f"{model_name}-{name}"} if dag == DAG else {}
+        airflow.trigger(dag, own | conf, run_id)
         return run_id
 
     return _trigger
@@ -143,9 +148,9 @@ def versions(mlflow: Mlflow) -> Callable[..., list[ModelVersion]]:
 
 
 @pytest.fixture(scope="session")
-def first_run(trigger: Callable[..., str], finish: Callable[..., Run]) -> Run:
+def first_run(trigger: Callable[..., str], finish: Callable[..., Run], model_name: str) -> Run:
     """The first training of this session's model: there is no champion yet."""
-    return finish(trigger("first"))
+    return finish(trigger("first", model_name=model_name))
 
 
 @pytest.fixture(scope="session")
@@ -165,6 +170,15 @@ def simulator(core: client.CoreV1Api) -> Callable[[str], tuple[Callable[..., str
         return command, node
 
     return _simulator
+
+
+def up(*options: str | Path, checkout: Path = ROOT, succeeds: bool = True) -> str:
+    """Release a checkout's chart; returns what the command printed."""
+    command = [checkout / "scripts/up", "--no-train", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=UP_SECONDS)
+    printed = done.stdout + done.stderr
+    assert (done.returncode == 0) is succeeds, printed
+    return printed
 
 
 def metric_steps(mlflow: Mlflow, mlflow_run: str, metric: str) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,9 +72,10 @@ def test_a_receiver_that_is_gone_hurts_no_run(
     core: client.CoreV1Api, trigger: Callable, finish: Callable
 ) -> None:
     core.delete_namespaced_pod(NAME, SCRATCH, grace_period_seconds=0)
+    began = time.monotonic()
     run = finish(trigger("alert-down", **BROKEN))
     assert run.state == "failed"
-    log = wait_until("the dag-processor to give up", lambda: _told_of_failure(core), seconds=240)
+    log = wait_until("the dag-processor to give up", lambda: _told_of_failure(core, began), seconds=240)
     assert TOKEN not in log
 
 
@@ -81,9 +84,10 @@ def _heard(core: client.CoreV1Api, run_id: str) -> list[dict[str, Any]]:
     return [alert for alert in map(json.loads, lines) if alert["key"] == f"{DAG}/{run_id}"]
 
 
-def _told_of_failure(core: client.CoreV1Api) -> str | None:
-    """The dag-processor's log, once it says that the webhook did not take an alert."""
-    log = log_of(core, _dag_processor(core), NAMESPACE, since_seconds=300)
+def _told_of_failure(core: client.CoreV1Api, began: float) -> str | None:
+    """The dag-processor's log since a moment, once it says that the webhook did not take an alert."""
+    since = math.ceil(time.monotonic() - began)
+    log = log_of(core, _dag_processor(core), NAMESPACE, since_seconds=since)
     lines = [line for line in log.splitlines() if "alert to webhook" in line]
     return log if lines and "sent" not in lines[-1] else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NAMESPACE, ROOT
+from conftest import NAMESPACE, ROOT, up
 from git_server import GitServer, git_server, new_key
 from kubernetes import client
 from pods import PodRecorder, component_of, if_there, log_of, wait_until
@@ -46,7 +46,9 @@ def two_tasks():
 
 two_tasks()
 """
-GIT_DAG, IMAGE_DAG = "e2e_from_git", "e2e_from_image"
+# Airflow keeps the versions, runs and errors of a DAG that is gone: each session has DAGs of its own.
+SESSION = time.strftime("%Y%m%d_%H%M%S")
+GIT_DAG, IMAGE_DAG = f"e2e_from_git_{SESSION}", f"e2e_from_image_{SESSION}"
 
 
 def from_git(version: str) -> dict[str, str]:
@@ -71,14 +73,7 @@ class Checkout:
 
     def release(self, version: str) -> None:
         (self.path / f"dags/{IMAGE_DAG}.py").write_text(from_image(version))
-        up(self.path, "--values", str(self.values))
-
-
-def up(checkout: Path, *options: str) -> None:
-    done = subprocess.run(
-        [checkout / "scripts/up", "--no-train", *options], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+        up("--values", self.values, checkout=self.path)
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +103,22 @@ def released(
         checkout.release("image-1")
         yield checkout
     finally:
-        up(ROOT)
+        up()
         core.delete_namespaced_secret(KEY_SECRET, NAMESPACE)
         _delete_pool(airflow)
+        for dag in airflow.dags():
+            if dag["dag_id"] in (GIT_DAG, IMAGE_DAG):
+                _delete(airflow, f"dags/{dag['dag_id']}")
 
 
 def _delete_pool(airflow: Airflow) -> None:
     if POOL in {pool["name"] for pool in airflow.get("/api/v2/pools")["pools"]}:
-        with contextlib.suppress(ValueError):  # the answer has no content
-            airflow.request("DELETE", f"/api/v2/pools/{POOL}")
+        _delete(airflow, f"pools/{POOL}")
+
+
+def _delete(airflow: Airflow, path: str) -> None:
+    with contextlib.suppress(ValueError):  # the answer has no content
+        airflow.request("DELETE", f"/api/v2/{path}")
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +261,8 @@ def test_a_wrong_host_key_is_refused(
     core: client.CoreV1Api, airflow: Airflow, server: GitServer, release: Checkout, runnable: Callable
 ) -> None:
     wrong = server.known_hosts.replace(server.host.public, new_key().public)
+    server.push(**from_git("git-6"))
+    runnable(GIT_DAG, "git-6")
     try:
         _pin(core, wrong)
 
@@ -268,12 +272,12 @@ def test_a_wrong_host_key_is_refused(
             )
 
         wait_until("the refusal", refused, seconds=60)
-        commit = server.push(**from_git("git-6"))
+        commit = server.push(**from_git("git-7"))
         (dag,) = [one for one in airflow.dags() if one["dag_id"] == GIT_DAG]
         assert dag["bundle_version"] != commit and not dag["is_stale"]
     finally:
         _pin(core, server.known_hosts)
-    assert runnable(GIT_DAG, "git-6")["bundle_version"] == commit
+    assert runnable(GIT_DAG, "git-7")["bundle_version"] == commit
 
 
 def _pin(core: client.CoreV1Api, known_hosts: str) -> None:

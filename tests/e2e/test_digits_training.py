@@ -83,8 +83,10 @@ def test_task_logs_are_readable_after_the_pods_are_gone(
             assert "it is the first champion" in text
 
 
-def test_a_second_run_that_is_no_better_is_not_promoted(first_run: Run, trigger, finish, versions) -> None:
-    second = finish(trigger("second"))
+def test_a_second_run_that_is_no_better_is_not_promoted(
+    first_run: Run, trigger, finish, versions, model_name
+) -> None:
+    second = finish(trigger("second", model_name=model_name))
     assert second.state == "success"
     (challenger,) = versions(second.run_id)
     (champion,) = versions(first_run.run_id)

@@ -18,9 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import NAMESPACE, ROOT
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from conftest import NAMESPACE, ROOT, up
+from git_server import new_key
 from kubernetes import client
 from pods import PodRecorder, wait_until
 from trainyard_cli import applications, chart, gitops
@@ -30,7 +29,6 @@ pytestmark = pytest.mark.alone
 
 Json = dict[str, Any]
 
-UP = ROOT / "scripts/up"
 ENVIRONMENT = "values/environments/kind"
 NAMESPACES = (NAMESPACE, "ml-training", "ml-serving", "nvidia-device-plugin")
 KINDS = (
@@ -53,12 +51,6 @@ MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"
 MORE_ROOM = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
 # Longer than the triggerer takes to be replaced.
 SLOW = {"epochs": 30, "epoch_seconds": 1}
-
-
-def up(*options: str, succeeds: bool = True) -> str:
-    done = subprocess.run([UP, "--no-train", *options], capture_output=True, text=True, timeout=600)
-    assert (done.returncode == 0) is succeeds, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -464,9 +456,7 @@ BAD_REPOSITORIES = {
 
 
 def test_an_application_says_why_it_cannot_read_its_repository(team: Team) -> None:
-    key = ed25519.Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
+    key = new_key().private
     objects: list[Json] = [
         {
             "apiVersion": "argoproj.io/v1alpha1",
@@ -491,7 +481,7 @@ def test_an_application_says_why_it_cannot_read_its_repository(team: Team) -> No
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {**metadata, "labels": labels},
-            "stringData": {"type": "git", "url": url, "sshPrivateKey": key.decode()},
+            "stringData": {"type": "git", "url": url, "sshPrivateKey": key},
         }
         objects += [*([credentials] if url.startswith("ssh") else []), application]
     text = yaml.safe_dump_all(objects)

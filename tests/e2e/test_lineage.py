@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DAG, NAMESPACE, ROOT
+from conftest import DAG, NAMESPACE, up
 from kubernetes import client
 from pods import component_of, log_of, output_of, sync_mounts, wait_until
 from receiver import NAME, PORT, receiver_pod
@@ -38,14 +36,6 @@ def events(
             _wait_for_platform_file(core, lambda text: address not in text)
 
 
-def up(*options: str | Path) -> None:
-    """Release the chart."""
-    done = subprocess.run(
-        [ROOT / "scripts/up", "--no-train", *options], capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def _wait_for_platform_file(core: client.CoreV1Api, accept: Callable[[str], bool]) -> None:
     """Wait until the triggerer sees what `accept` accepts; nothing restarts when the file changes."""
 
@@ -58,7 +48,7 @@ def _wait_for_platform_file(core: client.CoreV1Api, accept: Callable[[str], bool
 
 
 def test_events_lead_from_the_data_to_the_version(
-    events, trigger, finish, versions: Callable[..., list[ModelVersion]], model_name: str
+    events, trigger, finish, versions: Callable[..., list[ModelVersion]]
 ) -> None:
     run = finish(trigger("lineage", epochs=1, min_f1=0))
     assert run.state == "success"
@@ -78,7 +68,7 @@ def test_events_lead_from_the_data_to_the_version(
     assert data in named(done["train"]["inputs"])
     models = {one for one in named(done["train"]["outputs"]) if one[0] == "mlflow"}
     assert models and models == named(done["promote"]["inputs"])
-    assert named(done["promote"]["outputs"]) == {("mlflow", model_name, str(version.version))}
+    assert named(done["promote"]["outputs"]) == {("mlflow", version.name, str(version.version))}
 
 
 def named(datasets: list[dict[str, Any]]) -> set[tuple[str, str, str | None]]:

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from conftest import NAMESPACE, ROOT
 from kubernetes import client
-from pods import wait_until
+from pods import scratch, wait_until
 from trainyard_cli import paths, status
 from trainyard_cli.environments import Environment
 from trainyard_cli.kube import Kube
 
-BROKEN = "e2e-status"
+BROKEN = "scratch-status"
 CHART = {
     "Chart.yaml": "{apiVersion: v2, name: broken, version: 1.2.3}\n",
     "templates/deployment.yaml": """\
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: broken, namespace: e2e-status}
+metadata: {name: broken}
 spec:
   selector: {matchLabels: {app: broken}}
   template:
@@ -68,11 +68,9 @@ def broken(core: client.CoreV1Api, tmp_path: Path) -> Iterator[Environment]:
     for name, text in CHART.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    subprocess.run(
-        ["helm", "install", "broken", tmp_path, "--namespace", BROKEN, "--create-namespace"], check=True
-    )
-    yield Environment("broken", "https://a", BROKEN, "broken", "main", (), {}, {})
-    core.delete_namespace(BROKEN)
+    with scratch(core, {"metadata": {"name": BROKEN}}):
+        subprocess.run(["helm", "install", "broken", tmp_path, "--namespace", BROKEN], check=True)
+        yield Environment("broken", "https://a", BROKEN, "broken", "main", (), {}, {})
 
 
 def test_a_release_that_is_not_healthy_says_why(broken: Environment) -> None:

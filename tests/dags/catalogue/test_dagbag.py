@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
+from fresh_process import output_of
 
 DAGS = Path(__file__).parents[3] / "dags"
 
@@ -84,7 +83,4 @@ def test_parsing_imports_neither_mlflow_nor_kubernetes() -> None:
         "assert trainyard.factory.importer.ModelImporter().import_file('models/churn.yaml').dags\n"
         "print([m for m in ('mlflow', 'kubernetes', 'kubernetes_asyncio', 'torch') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert output_of(code, DAGS).splitlines()[-1] == "[]"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh_process import output_of
 
 ROOT = Path(__file__).parents[3]
 PLATFORM_FILE = ROOT / "tests/dags/platform.json"
@@ -45,17 +43,8 @@ def catalogue(folder: Path, pools: dict[str, bool], **training: Any) -> dict[str
     # The library derives the default pools, unless a test names them.
     platform["training"] |= {"defaultPool": None, "defaultSpotPool": None, **training}
     (folder / "platform.json").write_text(json.dumps(platform))
-    env = {**os.environ, "TRAINYARD_PLATFORM": str(folder / "platform.json")}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE],
-        cwd=ROOT / "dags",
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    output = output_of(CODE, ROOT / "dags", TRAINYARD_PLATFORM=str(folder / "platform.json"))
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
     assert {"digits_training", "fraud_training", "hyperparameter_sweep"} <= found.keys()
     return found
 

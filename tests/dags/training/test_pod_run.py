@@ -60,11 +60,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def play(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> Callable[..., Story]:
-    """Runs a try. Each of `fates` decides what happens to one pod; `before` prepares the server."""
+    """Runs a try. Each of `fates` decides what happens to one pod; `before` prepares the server.
+
+    `when_told` is what happens to a pod once the try has told why it waits.
+    """
 
     def _play(
         *fates: Callable[..., Any],
         before: Callable[[ApiServer], Any] | None = None,
+        when_told: Callable[..., Any] | None = None,
         queue_seconds: int = 10**9,
         startup_seconds: int = 10**9,
         keep_failed_pods: bool = False,
@@ -83,6 +87,9 @@ def play(
 
             async def announce(values: dict[str, Any]) -> None:
                 xcoms.append(dict(values))
+                pending = values.get("pending", {"resolved": True})
+                if when_told and not pending["resolved"]:
+                    await when_told(server, pending["pod"])
 
             async def alert(title: str, text: str, details: Any) -> None:
                 alerts.append(f"{title}: {text}")
@@ -190,11 +197,7 @@ def test_a_gpu_that_comes_while_it_is_given_up_is_taken(play: Callable[..., Stor
 
 
 def test_the_reason_for_waiting_is_told_at_once_and_resolved(play: Callable[..., Story]) -> None:
-    async def waits_a_moment(server: ApiServer, name: str) -> None:
-        await server.change(name, conditions=UNSCHEDULABLE)
-        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(succeeds(server, name)))
-
-    story = play(waits_a_moment)
+    story = play(gets_no_gpu, when_told=succeeds)
     waiting, resolved = story.pushed("pending")
     assert waiting["kind"] == resolved["kind"] == "gpu"
     assert waiting["reason"].startswith("no GPU free in pool spot: 2 of 2 nodes are busy (0/4 nodes")
@@ -204,17 +207,21 @@ def test_the_reason_for_waiting_is_told_at_once_and_resolved(play: Callable[...,
 
 
 def test_an_image_that_is_not_there_is_told_once(play: Callable[..., Story]) -> None:
-    async def cannot_pull(server: ApiServer, name: str) -> None:
-        async def flap() -> None:
-            for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull", "InvalidImageName"):
-                state = {"waiting": {"reason": reason, "message": f"{reason} text"}}
-                status = [{"name": "trainer", "state": state}]
-                await server.change(name, node="n", containerStatuses=status)
-                await asyncio.sleep(0.1)
+    async def cannot_pull(server: ApiServer, name: str, reason: str = "ErrImagePull") -> None:
+        state = {"waiting": {"reason": reason, "message": f"{reason} text"}}
+        await server.change(name, node="n", containerStatuses=[{"name": "trainer", "state": state}])
 
-        asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(flap()))
+    async def flap(server: ApiServer, name: str) -> None:
+        for reason in ("ImagePullBackOff", "ErrImagePull", "InvalidImageName"):
+            await asyncio.sleep(0.1)
+            await cannot_pull(server, name, reason)
 
-    story = play(cannot_pull)
+    flapping: list[asyncio.Task[None]] = []
+
+    async def begins_to_flap(server: ApiServer, name: str) -> None:
+        flapping.append(asyncio.create_task(flap(server, name)))
+
+    story = play(cannot_pull, when_told=begins_to_flap)
     assert story.outcome.cause is Cause.IMAGE
     told = [pending["kind"] for pending in story.pushed("pending")]
     assert told.count("image") == 1

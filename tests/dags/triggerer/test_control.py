@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +16,7 @@ from airflow.sdk import DAG, TaskGroup
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+from fresh_process import output_of
 from trainyard.flow import choose, only_if
 from trainyard.triggerer import control_trigger
 from trainyard.triggerer.control import control_task
@@ -200,7 +199,4 @@ for path in functions:
 import trainyard.training.trigger
 print(json.dumps([name for name in ("mlflow", "numpy", "pandas", "boto3") if name in sys.modules]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    assert json.loads(output_of(code, DAGS).splitlines()[-1]) == []
