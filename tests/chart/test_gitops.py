@@ -153,7 +153,7 @@ def test_what_holds_data_stays_when_the_platform_is_deleted_with_its_application
 MORE = {"size": "1Gi", "mountPath": "/more", "claimName": "more"}
 
 
-def test_a_hand_over_deletes_what_the_next_owner_does_not_want_but_no_data() -> None:
+def test_a_hand_back_deletes_what_helm_does_not_want_but_no_data() -> None:
     last = render_chart(files=("kind.yaml",), values={"training": {"volumes": {"more": MORE}}})
     more_room = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
     wanted = render_chart(
@@ -176,7 +176,7 @@ def test_a_hand_over_deletes_what_the_next_owner_does_not_want_but_no_data() -> 
         ({"argocd.argoproj.io/sync-options": "Delete=false"}, False),
     ],
 )
-def test_a_hand_over_keeps_what_says_so(annotations: dict[str, str], kept: bool) -> None:
+def test_a_hand_back_keeps_what_says_so(annotations: dict[str, str], kept: bool) -> None:
     assert gitops.is_kept({"metadata": {"annotations": annotations}}) is kept
     assert not gitops.is_kept({"metadata": {"name": "without-annotations"}})
 
