@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from render import HELM, ROOT, find, identity, render_chart
-from trainyard_cli import applications, environments, gitops
+from trainyard_cli import applications, chart, environments, gitops
 from trainyard_cli.environments import Environment
+from trainyard_cli.errors import CliError
 from trainyard_cli.git import Repository
 from trainyard_cli.images import IMAGES
 from trainyard_cli.objects import Identity
@@ -148,6 +149,21 @@ def test_what_holds_data_stays_when_the_platform_is_deleted_with_its_application
         if one["kind"] == "PersistentVolumeClaim":
             assert {"Prune=false", "Delete=false"} <= set(kept.split(",")), identity(one)
     assert find(objects, "PersistentVolumeClaim", "datasets")
+
+
+def test_a_hand_over_renders_the_commit_and_an_error_names_the_files_that_people_edit(tmp_path) -> None:
+    root = Repository(ROOT).tree("HEAD").extract(chart.SOURCES, tmp_path)
+    file = root / chart.KIND_VALUES_PATH
+    noted = {"mlflow": {"podAnnotations": {"of": "the-commit"}}}
+    values = chart.merge(yaml.safe_load(file.read_text()), noted)
+    file.write_text(yaml.safe_dump(values))
+    assert "of: the-commit" in chart.helm(Path(HELM), "template", [], root=root)
+    own = tmp_path / "own.yaml"
+    own.write_text("mlflow: {podAnotations: {}}\n")
+    with pytest.raises(CliError) as refused:
+        chart.helm(Path(HELM), "template", [own], root=root)
+    assert "podAnotations" in refused.value.message
+    assert refused.value.cure == f"correct {chart.KIND_VALUES} or {own}, then run the command again"
 
 
 MORE = {"size": "1Gi", "mountPath": "/more", "claimName": "more"}
