@@ -19,28 +19,41 @@ RELEASE = "trainyard"
 NAMESPACE = "trainyard"
 CHART_PATH = "charts/trainyard"
 CHART = paths.ROOT / CHART_PATH
-KIND_VALUES = paths.ROOT / "values/kind.yaml"
+KIND_VALUES_PATH = "values/kind.yaml"
+KIND_VALUES = paths.ROOT / KIND_VALUES_PATH
 VALUES = (CHART / "values.yaml", KIND_VALUES)
+# What a chart's revision brings: the chart, and the values files that valueFiles may name.
+SOURCES = [CHART_PATH, "values"]
 HELM_SECONDS = 300
 SHOWN_LINES = 12
 
 
-def helm(program: Path, command: str, values: Iterable[Path], options: Sequence[str] = ()) -> str:
+def helm(
+    program: Path,
+    command: str,
+    values: Iterable[Path],
+    options: Sequence[str] = (),
+    *,
+    root: Path = paths.ROOT,
+) -> str:
     """Run a helm command on the chart with values/kind.yaml and ``values``; return what it prints.
 
-    Raises CliError with helm's words, which name the wrong key.
+    ``root`` holds both: the checkout, or what a commit of it has. Raises CliError with helm's words, which
+    name the wrong key.
     """
-    files = [KIND_VALUES, *values]
-    words: list[str | Path] = [program, command, RELEASE, CHART, f"--namespace={NAMESPACE}", *options]
+    given = list(values)
+    files = [root / KIND_VALUES_PATH, *given]
+    words: list[str | Path] = [program, command, RELEASE, root / CHART_PATH, f"--namespace={NAMESPACE}"]
     result = run(
-        [*words, *(f"--values={file}" for file in files)],
+        [*words, *options, *(f"--values={file}" for file in files)],
         check=False,
         timeout=HELM_SECONDS,
     )
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line and not line.startswith("WARNING")]
         message = "\n  ".join([f"helm {command} refuses the chart or its values:", *lines[-SHOWN_LINES:]])
-        cure = f"correct {' or '.join(str(file) for file in files if file.parent != paths.STATE)}"
+        written = (KIND_VALUES, *(file for file in given if file.parent != paths.STATE))
+        cure = f"correct {' or '.join(map(str, written))}"
         raise CliError(message, f"{cure}, then run the command again")
     return result.stdout
 

@@ -81,7 +81,7 @@ class WorkingTree:
 class Commit:
     """The files of a commit."""
 
-    repository: Repository
+    repository: Git
     sha: str
     name: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from . import applications, argocd_build, chart, cluster, helm_release, host, paths, release
 from .chart import NAMESPACE, RELEASE
 from .errors import CliError
+from .git import Commit
 from .kube import Kube, secret
 from .objects import Identity
 from .shell import run
@@ -73,7 +75,8 @@ def give_back(
 ) -> None:
     """Remove the Applications of the platform, and what makes them, so that Helm can take the platform over.
 
-    Helm only adds to what it adopts: so what was deployed first becomes what Helm will install.
+    Helm only adds to what it adopts: so what was deployed first becomes what Helm will install. The
+    Applications go last: they say what there is still to delete, should this be broken off.
     """
     kube = Kube(made.kubeconfig)
     found = owners(kube)
@@ -81,46 +84,53 @@ def give_back(
         return
     wanted = release.rendered(tools, images, files)
     for application in found:
-        stage.update(f"removing Application {application['metadata']['name']}; what it deployed stays")
-        _remove(kube, application)
+        stage.update(f"ending the syncs of Application {application['metadata']['name']}")
+        _end_syncs(kube, application)
     stage.update("making the platform what Helm will install")
     kubectl = made.kubectl(tools)
     # As Argo CD does, which has noted on each object what it applied last.
     run([*kubectl, "apply", "-f", "-"], input=wanted)
-    deployed = {each for application in found for each in applications.resources(application)}
+    deployed = {each for application in owners(kube) for each in applications.resources(application)}
     _delete(kubectl, left_over(deployed, [Identity.of(each) for each in yaml.safe_load_all(wanted) if each]))
+    for application in found:
+        _remove(kube, application)
+
+
+def _end_syncs(kube: Kube, application: Json) -> None:
+    """Have Argo CD sync an Application no more, and remove what makes the Application."""
+    for owner in application["metadata"].get("ownerReferences", []):
+        path = f"{_base(application)}/{owner['kind'].lower()}s/{owner['name']}"
+        kube.delete(path, propagationPolicy="Orphan")
+        _wait_until_gone(kube, path)
+    path = _path(application)
+    kube.patch(path, {"spec": {"syncPolicy": {"automated": None}}})
+    deadline = time.monotonic() + STUCK_SECONDS
+    # Past the deadline the controller does not run, and syncs nothing.
+    while "operation" in (present := kube.get(path)) and time.monotonic() < deadline:
+        if applications.is_syncing(present):
+            kube.patch(path, END_OPERATION)
+        time.sleep(0.5)
 
 
 def _remove(kube: Kube, application: Json) -> None:
-    metadata = application["metadata"]
-    base = f"{applications.API}/namespaces/{metadata['namespace']}"
-    for owner in metadata.get("ownerReferences", []):
-        path = f"{base}/{owner['kind'].lower()}s/{owner['name']}"
-        kube.delete(path, propagationPolicy="Orphan")
-        _wait_until_gone(kube, path)
-    path = f"{base}/applications/{metadata['name']}"
+    """Remove an Application; what it has deployed stays."""
+    path = _path(application)
     # With the finalizer Argo CD would delete the platform, too.
     kube.patch(path, {"metadata": {"finalizers": None}})
     kube.delete(path)
     _wait_until_gone(kube, path)
 
 
-def _delete_what_only_helm_has(kube: Kube, kubectl: Kubectl) -> None:
-    """Delete what Helm has deployed and git has not: Argo CD prunes only what it has deployed itself.
+def _base(application: Json) -> str:
+    return f"{applications.API}/namespaces/{application['metadata']['namespace']}"
 
-    Jobs are named after what they run: without this, those of the last release would stay.
-    """
-    records = helm_release.records(kube, NAMESPACE, RELEASE).values()
-    # Of a superseded one, Helm has deleted what the next one lacked; of one that failed, it has not.
-    releases = [each for each in records if each["metadata"]["labels"]["status"] != "superseded"]
-    deployed = [Identity.of(one) for each in releases for one in helm_release.decode(each).objects]
-    wanted = applications.resources(kube.get(APPLICATION_PATH))
-    if wanted:  # an Application that lists nothing would have everything deleted
-        _delete(kubectl, left_over(deployed, wanted))
+
+def _path(application: Json) -> str:
+    return f"{_base(application)}/applications/{application['metadata']['name']}"
 
 
 def left_over(deployed: Iterable[Identity], wanted: Iterable[Identity]) -> list[Identity]:
-    """Return what the last owner has deployed and the next one does not want, without what holds data."""
+    """Return what Argo CD has deployed and Helm does not want, without what holds data."""
     return sorted(each for each in {*deployed} - {*wanted} if each.kind not in KEPT_KINDS)
 
 
@@ -237,8 +247,8 @@ def release_from_git(
 ) -> None:
     """Push the working tree to the git server and return when Argo CD has synced it and all of it is ready.
 
-    A release that Helm has installed is taken over: no pod restarts, and what only Helm has goes, its records
-    of the release included.
+    A release that Helm has installed is taken over: no pod restarts that is the same in git, and Helm's
+    records of the release go.
     """
     kube = Kube(made.kubeconfig)
     kubectl = made.kubectl(tools)
@@ -252,21 +262,44 @@ def release_from_git(
         "server": applications.IN_CLUSTER,
         "namespace": NAMESPACE,
         "release": RELEASE,
-        "valueFiles": [f"../../{chart.KIND_VALUES.relative_to(paths.ROOT)}"],
+        "valueFiles": [f"../../{chart.KIND_VALUES_PATH}"],
         "images": image_values,
     }
     repository = Repository(paths.STATE / "gitops.git", remote(tools.kubectl, made.kubeconfig))
     revision = repository.release(ENVIRONMENT, environment, values)
+    if helm_release.records(kube, NAMESPACE, RELEASE):
+        _upgrade_with_helm(stage, made, tools, images, files, Commit(repository, revision, revision))
     run([*kubectl, "apply", "-f", "-"], input=yaml.safe_dump_all(platform_manifests(URL, ENVIRONMENT)))
     # In case that the push could not tell it.
     kube.patch(APPLICATION_SET_PATH, refresh("application-set-refresh", "true"))
     wait_until_synced(stage, kube, revision, chart.merge(values, image_values, keep_null=True))
-    _delete_what_only_helm_has(kube, kubectl)
     release.wait_for_workloads(kube, stage)
     _wait_until_healthy(stage, kube)
     # With them, a `helm uninstall` would delete the platform.
     for path in helm_release.records(kube, NAMESPACE, RELEASE):
         kube.delete(path)
+
+
+def _upgrade_with_helm(
+    stage: Stage,
+    made: cluster.Cluster,
+    tools: Tools,
+    images: dict[str, str],
+    files: list[Path],
+    commit: Commit,
+) -> None:
+    """Let Helm make its release what git says: it alone knows which objects and fields are to go.
+
+    Argo CD removes only what it has applied itself. What the API server refuses stops the hand-over here.
+    """
+    kube = Kube(made.kubeconfig)
+    # Of a hand-over that was broken off.
+    if application := kube.find(APPLICATION_PATH):
+        _end_syncs(kube, application)
+        _remove(kube, application)
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
+        root = commit.extract(chart.SOURCES, Path(scratch))
+        release.upgrade(stage, made, tools, images, files, root=root)
 
 
 def remote(kubectl: Path, kubeconfig: Path) -> str:

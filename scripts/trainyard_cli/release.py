@@ -107,15 +107,30 @@ def install(
 
     ``take_ownership`` makes objects that somebody else has installed the release's own.
     """
-    kube = Kube(made.kubeconfig)
     stage.update("namespaces and shared volumes")
     run([*made.kubectl(tools), "apply", "--server-side", "-f", "-"], input=yaml.safe_dump(_namespace()))
     make_shared_volumes(made, tools)
+    upgrade(stage, made, tools, images, files, take_ownership=take_ownership)
+
+
+def upgrade(
+    stage: Stage,
+    made: cluster.Cluster,
+    tools: Tools,
+    images: dict[str, str],
+    files: list[Path],
+    *,
+    root: Path = paths.ROOT,
+    take_ownership: bool = False,
+) -> None:
+    """Make the release what the chart in ``root`` says and return when every workload is ready."""
+    kube = Kube(made.kubeconfig)
     _recover(kube, stage)
     stage.update("helm upgrade --install")
-    options = ["--install", f"--kubeconfig={made.kubeconfig}", "--history-max=5"]
+    # What an upgrade that fails has made, no later one would delete.
+    options = ["--install", "--cleanup-on-fail", f"--kubeconfig={made.kubeconfig}", "--history-max=5"]
     options += ["--take-ownership"] if take_ownership else []
-    chart.helm(tools.helm, "upgrade", _with_generated(images, cluster.ports(), files), options)
+    chart.helm(tools.helm, "upgrade", _with_generated(images, cluster.ports(), files), options, root=root)
     wait_for_workloads(kube, stage)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .chart import CHART_PATH, after_error
+from .chart import CHART_PATH, SOURCES, after_error
 from .environments import Environment
 from .errors import CliError
 from .git import Repository, Tree
@@ -19,8 +19,6 @@ from .versions import VERSIONS
 
 Json = dict[str, Any]
 
-# What a chart's revision brings: the chart, and the values files that valueFiles may name.
-EXTRACTED = [CHART_PATH, "values"]
 HELM_SECONDS = 120
 
 
@@ -43,7 +41,7 @@ class Renderer:
     def objects(self, environment: Environment, tree: Tree) -> list[Json]:
         """Return the objects of an environment that was read from ``tree``; CliError with helm's words."""
         source = self.chart_tree(environment, tree)
-        root = source.extract(EXTRACTED, self._scratch)
+        root = source.extract(SOURCES, self._scratch)
         own = self._scratch / f"{environment.name}-values.yaml"
         own.write_text(yaml.safe_dump(environment.values))
         images = self._scratch / f"{environment.name}-images.yaml"

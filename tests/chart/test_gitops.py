@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from render import HELM, ROOT, find, identity, render_chart
-from trainyard_cli import applications, environments, gitops
+from trainyard_cli import applications, chart, environments, gitops
 from trainyard_cli.environments import Environment
+from trainyard_cli.errors import CliError
 from trainyard_cli.git import Repository
 from trainyard_cli.images import IMAGES
 from trainyard_cli.objects import Identity
@@ -151,10 +152,25 @@ def test_what_holds_data_stays_when_the_platform_is_deleted_with_its_application
     assert find(objects, "PersistentVolumeClaim", "datasets")
 
 
+def test_a_hand_over_renders_the_commit_and_an_error_names_the_files_that_people_edit(tmp_path) -> None:
+    root = Repository(ROOT).tree("HEAD").extract(chart.SOURCES, tmp_path)
+    file = root / chart.KIND_VALUES_PATH
+    noted = {"mlflow": {"podAnnotations": {"of": "the-commit"}}}
+    values = chart.merge(yaml.safe_load(file.read_text()), noted)
+    file.write_text(yaml.safe_dump(values))
+    assert "of: the-commit" in chart.helm(Path(HELM), "template", [], root=root)
+    own = tmp_path / "own.yaml"
+    own.write_text("mlflow: {podAnotations: {}}\n")
+    with pytest.raises(CliError) as refused:
+        chart.helm(Path(HELM), "template", [own], root=root)
+    assert "podAnotations" in refused.value.message
+    assert refused.value.cure == f"correct {chart.KIND_VALUES} or {own}, then run the command again"
+
+
 MORE = {"size": "1Gi", "mountPath": "/more", "claimName": "more"}
 
 
-def test_a_hand_over_deletes_what_the_next_owner_does_not_want_but_no_data() -> None:
+def test_a_hand_back_deletes_what_helm_does_not_want_but_no_data() -> None:
     last = render_chart(files=("kind.yaml",), values={"training": {"volumes": {"more": MORE}}})
     more_room = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
     wanted = render_chart(
@@ -177,7 +193,7 @@ def test_a_hand_over_deletes_what_the_next_owner_does_not_want_but_no_data() -> 
         ({"argocd.argoproj.io/sync-options": "Delete=false"}, False),
     ],
 )
-def test_a_hand_over_keeps_what_says_so(annotations: dict[str, str], kept: bool) -> None:
+def test_a_hand_back_keeps_what_says_so(annotations: dict[str, str], kept: bool) -> None:
     assert gitops.is_kept({"metadata": {"annotations": annotations}}) is kept
     assert not gitops.is_kept({"metadata": {"name": "without-annotations"}})
 

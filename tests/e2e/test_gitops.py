@@ -1,7 +1,7 @@
 """Argo CD takes the release over from Helm, follows commits to the git server, and gives it back.
 
-The tests share one hand-over and run as written. The last but one hands the release back to Helm; the last
-one hands over and back once more, with other content.
+The tests share one hand-over and run as written, until one hands the release back to Helm. Those after it
+hand over and back once more, with other content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from conftest import NAMESPACE, ROOT, up
 from git_server import new_key
 from kubernetes import client
 from pods import PodRecorder, wait_until
-from trainyard_cli import applications, chart, gitops
+from trainyard_cli import applications, chart, gitops, helm_release, workloads
 from trainyard_cli.kube import Kube
 
 pytestmark = pytest.mark.alone
@@ -47,6 +47,7 @@ KINDS = (
 )
 MLFLOW = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-mlflow"
 MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"
+DAG_PROCESSOR = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-dag-processor"
 # Gives the Jobs that run a script other names.
 MORE_ROOM = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
 # Longer than the triggerer takes to be replaced.
@@ -571,20 +572,102 @@ def test_helm_takes_the_release_back_and_no_secret_has_changed(
     assert record["metadata"]["labels"]["status"] == "deployed"
 
 
+# ---- hand-overs of other content
+
+
+@pytest.fixture
+def with_helm(team: Team, kube: Kube) -> None:
+    """The release with Helm again, whichever tests ran before."""
+    if gitops.owners(kube):
+        up("--take-ownership")
+
+
+@pytest.fixture(scope="module")
+def other(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Values with other Jobs, and with a container that is in no commit."""
+    container = kube.get(DAG_PROCESSOR)["spec"]["template"]["spec"]["containers"][0]
+    taken = {key: container[key] for key in ("image", "securityContext", "resources")}
+    extra = {"extraInitContainers": [{**taken, "name": "e2e", "command": ["true"]}]}
+    return written(tmp_path_factory, {**MORE_ROOM, "airflow": {"dagProcessor": extra}})
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Values that render, and that the API server refuses."""
+    return written(tmp_path_factory, {"mlflow": {"resources": {"requests": {"memory": "64Gi"}}}})
+
+
+def written(tmp_path_factory: pytest.TempPathFactory, values: Json) -> str:
+    file = tmp_path_factory.mktemp("values") / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return str(file)
+
+
+def init_containers(kube: Kube) -> set[str]:
+    found = kube.get(DAG_PROCESSOR)["spec"]["template"]["spec"].get("initContainers", [])
+    return {each["name"] for each in found}
+
+
 @pytest.mark.nightly
-def test_a_hand_over_of_other_content_leaves_nothing_behind_both_ways(
-    team: Team, kube: Kube, tmp_path: Path
+def test_a_hand_over_that_the_api_server_refuses_ends_before_argo_cd(
+    with_helm: None, kube: Kube, refused: str
 ) -> None:
-    """Runs after the release is back with Helm."""
-    values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump(MORE_ROOM))
     first = look(kube)
+    said = up("--gitops", "--values", refused, succeeds=False)
+    assert "must be less than or equal to memory limit" in said
+    assert refused in said.partition("cure: ")[2]
+    assert gitops.owners(kube) == []
+    assert look(kube).pods == first.pods
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_what_only_helm_has_goes_when_argo_cd_takes_over(
+    with_helm: None, kube: Kube, other: str, *, broken_off: bool
+) -> None:
+    up()
     before = jobs(kube)
-    up("--gitops", "--values", str(values))
-    handed_over = jobs(kube)
-    assert before - handed_over and len(handed_over) == len(before)
-    up("--take-ownership")
+    if broken_off:
+        hand_over_until_there_is_an_application(kube, other)
+    else:
+        up("--values", other)
+    assert "e2e" in init_containers(kube)
+    assert jobs(kube) != before
+    up("--gitops")
+    assert "e2e" not in init_containers(kube)
     assert jobs(kube) == before
+    assert workloads.is_ready("Deployment", kube.get(DAG_PROCESSOR))
+    assert helm_release.records(kube, NAMESPACE, chart.RELEASE) == {}
+
+
+def hand_over_until_there_is_an_application(kube: Kube, values: str) -> None:
+    command = [UP, "--no-train", "--gitops", "--values", values]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until("the Application", lambda: gitops.owners(kube), seconds=300, every=0.1)
+        finally:
+            process.kill()
+    assert helm_release.records(kube, NAMESPACE, chart.RELEASE)
+
+
+@pytest.mark.nightly
+def test_a_hand_back_that_was_broken_off_is_finished_by_the_next(
+    kube: Kube, before: Objects, other: str, refused: str
+) -> None:
+    up("--gitops")
+    first = look(kube)
+    own_jobs = jobs(kube)
+    up("--gitops", "--values", other)
+    assert "e2e" in init_containers(kube)
+    others_jobs = jobs(kube) - own_jobs
+    assert others_jobs
+    said = up("--take-ownership", "--values", refused, succeeds=False)
+    assert "must be less than or equal to memory limit" in said
+    assert others_jobs < jobs(kube), "else there is nothing left to delete"
+    assert "--take-ownership" in up(succeeds=False)
+    up("--take-ownership")
+    assert "e2e" not in init_containers(kube)
+    assert jobs(kube) == own_jobs
     after = look(kube)
     assert after.names() == first.names()
-    assert (after.pods, after.secrets) == (first.pods, first.secrets)
+    assert after.secrets == before.secrets
