@@ -76,7 +76,7 @@ class Cluster:
 
 
 def make_value(recipe: dict[str, str], read: Callable[[str], dict[str, str]]) -> str:
-    """Return the value of one key; `read` gives a Secret's values. Raises ValueError for an unknown recipe."""
+    """Return the value of one key; `read` returns a Secret. Raises ValueError for an unknown recipe."""
     match recipe:
         case {"generate": "password"}:
             return secrets.token_urlsafe(64)
