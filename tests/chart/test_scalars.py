@@ -92,6 +92,7 @@ def replaced(node: Any, marker: re.Pattern[str], new: dict[str, str]) -> Any:
 # Keys that tell the entries of a list or of a map apart.
 ONCE = {
     *("name", "mountPath", "envName", "allowedHosts", "secretName", "host", "fullnameOverride"),
+    "namespaceOverride",  # a namespace that others have as well is closed once
     *("metadataSecretName", "fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"),
 }
 
@@ -118,6 +119,7 @@ ELSEWHERE = re.compile(
     r"|^training\.volumes\.datasets\.claimName$|^postgresql\.auth\.databases"
     r"|^gpuPools\.ondemand\.taints"  # an effect is needed, too
     r"|^(externalAirflow|secrets\.external)\b"  # only without an Airflow here; what is left out
+    r"|^networkPolicies\.extra\."  # by the name of a component
     r"|^airflow\.(extraEnv|extraEnvFrom|podTemplate)$"  # YAML
     r"|^airflow\.apiServer\.service\.ports\.0\.port$"  # a number or a template
     r"|^airflow\.logs\.persistence\.storageClassName$"  # the claim is the umbrella's

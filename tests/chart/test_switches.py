@@ -28,6 +28,7 @@ def test_everything_off_leaves_the_training_namespace() -> None:
         "ConfigMap",
         "LimitRange",
         "Namespace",
+        "NetworkPolicy",
         "PersistentVolumeClaim",
         "PriorityClass",
         "ResourceQuota",
