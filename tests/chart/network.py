@@ -106,11 +106,11 @@ def workloads(objects: Iterable[Object]) -> dict[str, End]:
     found = {}
     for number, one in enumerate(one for one in objects if one["kind"] in POD_KINDS):
         name = identity(one)[1]
-        found[name] = pod(name, f"10.244.0.{number}", one["metadata"]["namespace"], one)
+        found[name] = pod(name, f"10.244.0.{number}", one)
     return found
 
 
-def pod(name: str, address: str, namespace: str, one: Object) -> End:
+def pod(name: str, address: str, one: Object) -> End:
     """A pod that an object makes, with the ports that its containers name."""
     ports = {port["containerPort"] for part in containers(one) for port in part.get("ports", [])}
-    return End(name, address, namespace, pod_metadata(one)["labels"], tuple(sorted(ports)))
+    return End(name, address, one["metadata"]["namespace"], pod_metadata(one)["labels"], tuple(sorted(ports)))

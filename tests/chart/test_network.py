@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from components import VARIANTS
+from made import made_at_run_time
 from network import End, Network, pod, policies, workloads
-from render import ChartError, Object, platform, render_chart, worker_pod
-from trainyard.naming import TaskIdentity
-from trainyard.platform import load_platform
-from trainyard.serving.manifests import DeployRequest, build_spec
-from trainyard.training.pod import TrainingRequest, build_pod
+from render import ChartError, Object, render_chart
 
 API_SERVER, MLFLOW, DATABASE = "trainyard-api-server", "trainyard-mlflow", "trainyard-postgresql"
 TRIGGERER, DAG_PROCESSOR = "trainyard-triggerer", "trainyard-dag-processor"
@@ -50,23 +46,18 @@ each_reading = pytest.mark.parametrize("blocks_hold_pods", [True, False])
 
 def ends(objects: list[Object], directory: Path) -> dict[str, End]:
     """A pod of every workload, of those that Airflow and the DAG library make, and two strangers."""
-    file = directory / "platform.json"
-    file.write_text(json.dumps(platform(objects)))
-    of_platform = load_platform(file)
-    request = TrainingRequest("train", "file:///data/a", "file:///data/b", 60)
-    trainer = build_pod(of_platform, request, TaskIdentity("digits", "manual", "train", -1, 1))
-    model = build_spec(of_platform, DeployRequest("digits", "1"))["template"]
-    training, serving = of_platform.training.namespace, of_platform.serving.namespace  # type: ignore[union-attr]
-    made = [
-        pod(WORKER, "10.244.1.1", "trainyard", worker_pod(objects)),
-        pod(TRAINING, "10.244.1.2", training, trainer),
-        pod(PEER, "10.244.1.3", training, trainer),
-        pod(MODEL, "10.244.1.4", serving, {"kind": "Pod", **model}),
+    made = made_at_run_time(objects, directory)
+    training = made["training"]["metadata"]["namespace"]
+    others = [
+        pod(WORKER, "10.244.1.1", made["worker"]),
+        pod(TRAINING, "10.244.1.2", made["training"]),
+        pod(PEER, "10.244.1.3", made["training"]),
+        pod(MODEL, "10.244.1.4", made["model-server"]),
         End(OWN_TRAINING, "10.244.1.5", training),
         End("own-pod-in-release", "10.244.1.6", "trainyard"),
         End(ELSEWHERE, "10.244.1.7", "elsewhere"),
     ]
-    return {**workloads(objects), **{one.name: one for one in made}}
+    return {**workloads(objects), **{one.name: one for one in others}}
 
 
 def callers(
