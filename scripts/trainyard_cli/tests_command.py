@@ -65,8 +65,8 @@ def _run_fast(suites: Suites) -> None:
     lint(suites.stages, ALL_FILES)
     for name in ("cli", "dags", "gpu_simulator", "dag_publisher"):
         suites.run(name)
-    with suites.stages("helm") as stage:
-        path = _on_path(toolchain.helm(stage))
+    with suites.stages("tools") as stage:
+        path = _on_path(toolchain.helm(stage), toolchain.kube_score(stage))
     suites.run("chart", env=path)
     with suites.stages("docker") as stage:
         host.ensure_docker(stage)

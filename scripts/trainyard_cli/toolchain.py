@@ -85,6 +85,11 @@ def actionlint(stage: Reporter) -> Path:
     return _tool(stage, "actionlint", "actionlint")
 
 
+def kube_score(stage: Reporter) -> Path:
+    """Return what scores rendered objects."""
+    return build(stage, "kube-score") / "kube-score"
+
+
 def syft(stage: Reporter) -> Path:
     """Return what lists the contents of an image."""
     return _tool(stage, "syft", "syft")

@@ -105,7 +105,7 @@ def test_an_image_volume_or_a_copy() -> None:
     objects = render_chart(values=dags(image={"repository": "r/dags", "tag": "1", "mount": "imageVolume"}))
     pod = worker_pod(objects)
     (volume,) = [one for one in pod_spec(pod)["volumes"] if one["name"] == NAME]
-    assert volume["image"] == {"reference": "r/dags:1", "pullPolicy": "IfNotPresent"}
+    assert volume["image"] == {"reference": "r/dags:1", "pullPolicy": "Always"}
     assert "initContainers" not in pod_spec(pod)
     assert bundles(objects)[0]["kwargs"]["path"] == "/opt/airflow/dags/image/dags"
 

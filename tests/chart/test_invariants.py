@@ -6,6 +6,7 @@ import re
 
 import pytest
 from components import EVERY, HOST_PATH_ALLOWED, NO_PROBE_NEEDED, ROOT_ALLOWED, VARIANTS, Component
+from kubernetes.utils.quantity import parse_quantity
 from render import (
     POD_KINDS,
     Object,
@@ -23,6 +24,7 @@ STANDARD_LABELS = {
     f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "part-of", "managed-by")
 }
 IMAGE = re.compile(r"^[a-z0-9][a-z0-9._/:-]*:[\w][\w.-]*(@sha256:[0-9a-f]{64})?$")
+RESOURCES = {"cpu", "memory", "ephemeral-storage"}
 CLUSTER_WIDE = {"Namespace", "PriorityClass"}
 
 each_variant = pytest.mark.parametrize("files", VARIANTS, ids=lambda files: "+".join(files) or "defaults")
@@ -157,15 +159,27 @@ def check_pod_security(spec: Object, all_containers: list[Object], namespace: st
 def test_resources(workload: Object) -> None:
     for container in containers(workload):
         for part in ("requests", "limits"):
-            assert set(container["resources"][part]) == {"cpu", "memory"}, container["name"]
+            assert set(container["resources"][part]) == RESOURCES, container["name"]
+
+
+@each_variant
+def test_emptydirs_fit_into_ephemeral_storage(files: tuple[str, ...]) -> None:
+    """The kubelet evicts a pod that has more in them, and in its logs, than its containers may together."""
+    objects = render_chart(files=files)
+    pods = [one for one in objects if one["kind"] in POD_KINDS]
+    for one in [*pods, worker_pod(objects)]:
+        limits = [part["resources"]["limits"]["ephemeral-storage"] for part in pod_spec(one)["containers"]]
+        directories = [volume.get("emptyDir", {"medium": "Memory"}) for volume in pod_spec(one)["volumes"]]
+        sizes = [one["sizeLimit"] for one in directories if one.get("medium") != "Memory"]
+        assert sum(map(parse_quantity, sizes)) < sum(map(parse_quantity, limits)), identity(one)
 
 
 @each_workload
-def test_images(workload: Object) -> None:
+def test_images(workload: Object, files: tuple[str, ...]) -> None:
     for container in containers(workload):
         assert IMAGE.match(container["image"]), container["image"]
         assert not container["image"].endswith(":latest")
-        assert container["imagePullPolicy"] == "IfNotPresent"
+        assert container["imagePullPolicy"] == ("IfNotPresent" if files == ("kind.yaml",) else "Always")
 
 
 @each_workload

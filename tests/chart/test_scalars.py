@@ -97,6 +97,7 @@ def replaced(node: Any, marker: re.Pattern[str], new: dict[str, str]) -> Any:
 # Keys that tell the entries of a list or of a map apart.
 ONCE = {
     *("name", "mountPath", "envName", "allowedHosts", "secretName", "host", "fullnameOverride"),
+    "namespaceOverride",  # a namespace that others have as well is closed once
     *("metadataSecretName", "fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"),
 }
 
@@ -127,6 +128,7 @@ ELSEWHERE = re.compile(
     r"|\.schedule$"
     r"|^mlflow\.artifacts\.(destination|persistence\.mountPath)$"  # one lies in the other
     r"|\b(resources|\w+Resources|limitRange|quota)\."  # amounts
+    r"|^networkPolicies\.extra\."  # by the name of a component
     r"|^airflow\.(extraEnv|extraEnvFrom|podTemplate)$"  # YAML
     r"|^airflow\.apiServer\.service\.ports\.0\.port$"  # a number or a template
     r"|^airflow\.dags\.gitSync\.(branch|rev)$|^airflow\.logs\.emptyDirConfig|simulator\.healthDirectory$"

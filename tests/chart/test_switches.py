@@ -29,6 +29,7 @@ def test_everything_off_leaves_the_training_namespace() -> None:
         "Job",
         "LimitRange",
         "Namespace",
+        "NetworkPolicy",
         "PersistentVolumeClaim",
         "PriorityClass",
         "ResourceQuota",

@@ -203,7 +203,8 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 
 {{/* One Airflow component as a Deployment.
      Params: root, name (api-server, ...), key (of its values), component (its values), args (default arguments),
-     secrets (those it holds), probe (the handler of its probes), ports */}}
+     secrets (those it holds), probe (the handler of its probes), readiness (that of its readiness probe, if it has
+     one), ports */}}
 {{- define "airflow.deployment" -}}
 {{- $root := .root -}}
 {{- $component := .component -}}
@@ -278,7 +279,7 @@ spec:
           startupProbe: {{- include "airflow.probe" (dict "probe" $component.startupProbe "handler" .probe) | nindent 12 }}
           livenessProbe: {{- include "airflow.probe" (dict "probe" $component.livenessProbe "handler" .probe) | nindent 12 }}
           {{- with $component.readinessProbe }}
-          readinessProbe: {{- include "airflow.probe" (dict "probe" . "handler" $.probe) | nindent 12 }}
+          readinessProbe: {{- include "airflow.probe" (dict "probe" . "handler" $.readiness) | nindent 12 }}
           {{- end }}
           volumeMounts: {{- include "airflow.volumeMounts" . | nindent 12 }}
         {{- if ($component.logGroomerSidecar).enabled }}

@@ -1,0 +1,231 @@
+{{/* Who talks to whom. NetworkPolicies, both sides of each connection, are made of what stands here, and of nothing
+     else. What is more than a name is JSON. */}}
+
+{{/* The parts of the platform that have pods: name -> {namespace, selector (of its pods), ports (that it listens on)}.
+     Params: the root context */}}
+{{- define "trainyard.networkComponents" -}}
+{{- $components := dict }}
+{{- $_ := merge $components (include "trainyard.airflowNetworkComponents" . | fromJson) }}
+{{- if include "trainyard.wantedSecrets" . | fromJson }}
+{{- $_ := set $components "bootstrap-secrets" (include "trainyard.networkComponent" (dict "root" . "component" "trainyard-bootstrap-secrets") | fromJson) }}
+{{- end }}
+{{- if .Values.mlflow.enabled }}
+{{- $mlflow := .Subcharts.mlflow }}
+{{- $_ := set $components "mlflow" (include "trainyard.networkComponent" (dict "root" $mlflow "component" "tracking-server" "port" $mlflow.Values.service.port) | fromJson) }}
+{{- if $mlflow.Values.garbageCollection.enabled }}
+{{- $_ := set $components "mlflow-garbage-collection" (include "trainyard.networkComponent" (dict "root" $mlflow "component" "garbage-collection") | fromJson) }}
+{{- end }}
+{{- end }}
+{{- if .Values.postgresql.enabled }}
+{{- $_ := set $components "postgresql" (include "trainyard.networkComponent" (dict "root" .Subcharts.postgresql "component" "database" "port" 5432) | fromJson) }}
+{{- end }}
+{{- /* Whatever runs in the training namespace is training, but for the object store. */}}
+{{- $training := dict }}
+{{- if .Values.versitygw.enabled }}
+{{- $versitygw := .Subcharts.versitygw }}
+{{- $store := include "trainyard.networkComponent" (dict "root" $versitygw "component" "object-store" "port" $versitygw.Values.service.port "namespace" (include "trainyard.versitygwNamespace" .)) | fromJson }}
+{{- $_ := set $components "versitygw" $store }}
+{{- $name := "app.kubernetes.io/name" }}
+{{- $training = dict "matchExpressions" (list (dict "key" $name "operator" "NotIn" "values" (list (get $store.selector.matchLabels $name)))) }}
+{{- end }}
+{{- $_ := set $components "training" (dict "namespace" .Values.training.namespace "selector" $training "ports" list) }}
+{{- if .Values.serving.enabled }}
+{{- $_ := set $components "model-servers" (dict "namespace" .Values.serving.namespace "selector" dict "ports" (list .Values.serving.port)) }}
+{{- end }}
+{{- toJson $components }}
+{{- end }}
+
+{{- define "trainyard.airflowNetworkComponents" -}}
+{{- $components := dict }}
+{{- if .Values.airflow.enabled }}
+{{- $airflow := .Subcharts.airflow }}
+{{- $values := $airflow.Values }}
+{{- $names := list "scheduler" "dag-processor" "triggerer" "worker" }}
+{{- if $values.migrateDatabaseJob.enabled }}{{ $names = append $names "migrate-database" }}{{ end }}
+{{- if $values.databaseCleanup.enabled }}{{ $names = append $names "database-cleanup" }}{{ end }}
+{{- range keys (include "airflow.gitBundles" $airflow | fromYaml) }}{{ $names = append $names (printf "dag-publisher-%s" .) }}{{ end }}
+{{- range $names }}
+{{- $_ := set $components . (include "trainyard.networkComponent" (dict "root" $airflow "component" .) | fromJson) }}
+{{- end }}
+{{- $_ := set $components "api-server" (include "trainyard.networkComponent" (dict "root" $airflow "component" "api-server" "port" $values.ports.apiServer) | fromJson) }}
+{{- if .Values.gpuPools }}
+{{- $_ := set $components "airflow-pools" (include "trainyard.networkComponent" (dict "root" . "component" "trainyard-airflow-pools") | fromJson) }}
+{{- end }}
+{{- end }}
+{{- toJson $components }}
+{{- end }}
+
+{{/* One of them. Params: root (the chart's context), component, port (optional), namespace (optional) */}}
+{{- define "trainyard.networkComponent" -}}
+{{- dict "namespace" (.namespace | default .root.Release.Namespace)
+    "selector" (dict "matchLabels" (include "common.selectorLabels" . | fromYaml))
+    "ports" (ternary (list (int .port)) list (hasKey . "port")) | toJson }}
+{{- end }}
+
+{{/* Whom each component calls: name -> {components, kubernetes (the Kubernetes API?), outside (ports of what is no part
+     of the release)}. Params: the root context */}}
+{{- define "trainyard.networkCalls" -}}
+{{- $known := include "trainyard.networkComponents" . | fromJson }}
+{{- $web := .Values.networkPolicies.egress.ports }}
+{{- $database := ternary (list) .Values.networkPolicies.egress.databasePorts (hasKey $known "postgresql") }}
+{{- with (.Values.airflow.data).metadataConnection }}
+{{- if and $.Values.airflow.enabled .host }}{{ $database = append $database .port }}{{ end }}
+{{- end }}
+{{- $tracking := list }}
+{{- with .Values.training.trackingUri }}{{ $tracking = list (include "trainyard.urlPort" . | int) }}{{ end }}
+{{- $lineage := list }}
+{{- with .Values.openlineage.url }}{{ $lineage = list (include "trainyard.urlPort" . | int) }}{{ end }}
+{{- $artifacts := list }}
+{{- if and .Values.mlflow.enabled (contains "://" .Values.mlflow.artifacts.destination) }}{{ $artifacts = $web }}{{ end }}
+{{- /* Alerts, object stores, remote logs and whatever tasks fetch are outside. */}}
+{{- $calls := dict
+    "api-server" (dict "components" (list "postgresql") "outside" (concat $database $web))
+    "scheduler" (dict "components" (list "postgresql") "outside" $database)
+    "dag-processor" (dict "components" (list "postgresql") "outside" (concat $database $web))
+    "triggerer" (dict "components" (list "postgresql" "mlflow" "versitygw" "model-servers") "outside" (concat $database $tracking $lineage $web))
+    "worker" (dict "components" (list "api-server" "mlflow" "versitygw") "outside" (concat $tracking $web))
+    "migrate-database" (dict "components" (list "postgresql") "outside" $database)
+    "database-cleanup" (dict "components" (list "postgresql") "outside" (concat $database $web))
+    "airflow-pools" (dict "components" (list "api-server"))
+    "bootstrap-secrets" (dict "kubernetes" true)
+    "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts))
+    "mlflow-garbage-collection" (dict "components" (list "postgresql" "mlflow") "outside" $database)
+    "training" (dict "components" (list "training" "mlflow") "outside" (concat $tracking $web))
+    "model-servers" (dict "components" (list "mlflow") "outside" $tracking)
+    "postgresql" dict
+    "versitygw" dict }}
+{{- if not $artifacts }}{{ $_ := set $calls.mlflow "components" (list "postgresql") }}{{ end }}
+{{- if .Values.airflow.enabled }}
+{{- range $name, $key := dict "api-server" "apiServer" "scheduler" "scheduler" "dag-processor" "dagProcessor" "triggerer" "triggerer" "worker" "workers" }}
+{{- $_ := set (get $calls $name) "kubernetes" (index $.Subcharts.airflow.Values $key).serviceAccount.automountServiceAccountToken }}
+{{- end }}
+{{- range $bundle, $values := include "airflow.gitBundles" .Subcharts.airflow | fromYaml }}
+{{- $_ := set $calls (printf "dag-publisher-%s" $bundle) (dict "outside" (list (include "trainyard.urlPort" $values.repo | int))) }}
+{{- end }}
+{{- end }}
+{{- $result := dict }}
+{{- range $name, $_ := $known }}
+{{- $call := get $calls $name }}
+{{- $there := list }}
+{{- range $call.components }}{{ if hasKey $known . }}{{ $there = append $there . }}{{ end }}{{ end }}
+{{- $_ := set $result $name (dict "components" $there "kubernetes" ($call.kubernetes | default false) "outside" ($call.outside | default list | uniq)) }}
+{{- end }}
+{{- toJson $result }}
+{{- end }}
+
+{{/* The port that a URL leads to. Params: the URL, or git's host:path */}}
+{{- define "trainyard.urlPort" -}}
+{{- $authority := regexReplaceAll "^[a-z+]+://([^/@]*@)?([^/]*).*$" . "${2}" }}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $authority) }}
+{{- if not (contains "://" .) }}22
+{{- else if $port }}{{ $port }}
+{{- else }}{{ get (dict "http" "80" "https" "443" "ssh" "22" "git" "9418") (regexFind "^[a-z]+" .) | default "443" }}
+{{- end }}
+{{- end }}
+
+{{/* Who may call components from outside of the release: name -> a list of NetworkPolicyPeers, empty for everybody.
+     Params: the root context */}}
+{{- define "trainyard.networkClients" -}}
+{{- $clients := .Values.networkPolicies.clients }}
+{{- $allowed := dict "model-servers" $clients.models "versitygw" $clients.objectStore }}
+{{- if .Values.airflow.enabled }}
+{{- $airflow := .Subcharts.airflow.Values }}
+{{- if or $airflow.ingress.apiServer.enabled (ne $airflow.apiServer.service.type "ClusterIP") }}{{ $_ := set $allowed "api-server" $clients.airflow }}{{ end }}
+{{- end }}
+{{- if .Values.mlflow.enabled }}
+{{- if or .Values.mlflow.ingress.enabled (ne .Values.mlflow.service.type "ClusterIP") }}{{ $_ := set $allowed "mlflow" $clients.mlflow }}{{ end }}
+{{- end }}
+{{- toJson $allowed }}
+{{- end }}
+
+{{/* A NetworkPolicyPeer. Params: namespace, selector (optional: every pod) */}}
+{{- define "trainyard.networkPeer" -}}
+{{- dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .namespace)) "podSelector" (.selector | default dict) | toJson }}
+{{- end }}
+
+{{/* Addresses as NetworkPolicyPeers, without those of a node's own network, where clouds have their metadata and their
+     credentials. Params: a list of CIDRs */}}
+{{- define "trainyard.networkBlocks" -}}
+{{- $except := dict "0.0.0.0/0" (list "169.254.0.0/16") "::/0" (list "fd00:ec2::/32" "fe80::/10") }}
+{{- $blocks := list }}
+{{- range . }}
+{{- $block := dict "cidr" . }}
+{{- with get $except . }}{{ $_ := set $block "except" . }}{{ end }}
+{{- $blocks = append $blocks (dict "ipBlock" $block) }}
+{{- end }}
+{{- toJson $blocks }}
+{{- end }}
+
+{{/* Ports of a rule. Params: a list of numbers */}}
+{{- define "trainyard.networkPorts" -}}
+{{- $ports := list }}
+{{- range . }}{{ $ports = append $ports (dict "protocol" "TCP" "port" (int .)) }}{{ end }}
+{{- toJson $ports }}
+{{- end }}
+
+{{/* Rules for what comes to a component. Params: root, name, components, calls */}}
+{{- define "trainyard.networkIngress" -}}
+{{- $component := get .components .name }}
+{{- $ports := include "trainyard.networkPorts" $component.ports | fromJsonArray }}
+{{- $peers := list }}
+{{- range $caller, $call := .calls }}
+{{- if has $.name $call.components }}
+{{- $peers = append $peers (include "trainyard.networkPeer" (get $.components $caller) | fromJson) }}
+{{- end }}
+{{- end }}
+{{- if and .root.Values.externalAirflow.serviceAccounts (has .name (list "mlflow" "versitygw" "model-servers")) }}
+{{- $peers = append $peers (include "trainyard.networkPeer" (dict "namespace" (include "trainyard.airflowNamespace" .root)) | fromJson) }}
+{{- end }}
+{{- $rules := list }}
+{{- with $peers }}{{ $rules = append $rules (dict "from" . "ports" $ports) }}{{ end }}
+{{- $clients := include "trainyard.networkClients" .root | fromJson }}
+{{- if hasKey $clients .name }}
+{{- $from := get $clients .name }}
+{{- $rules = append $rules (merge (ternary (dict "from" $from) dict (not (empty $from))) (dict "ports" $ports)) }}
+{{- end }}
+{{- toJson $rules }}
+{{- end }}
+
+{{/* Rules for what a component calls. Params: as above */}}
+{{- define "trainyard.networkEgress" -}}
+{{- $call := get .calls .name }}
+{{- $policies := .root.Values.networkPolicies }}
+{{- $rules := list }}
+{{- range $call.components }}
+{{- $callee := get $.components . }}
+{{- $rules = append $rules (dict "to" (list (include "trainyard.networkPeer" $callee | fromJson)) "ports" (include "trainyard.networkPorts" $callee.ports | fromJsonArray)) }}
+{{- end }}
+{{- if $call.kubernetes }}
+{{- with $policies.kubernetesApi }}
+{{- $rules = append $rules (dict "to" (include "trainyard.networkBlocks" .cidrs | fromJsonArray) "ports" (include "trainyard.networkPorts" .ports | fromJsonArray)) }}
+{{- end }}
+{{- end }}
+{{- if and $call.outside $policies.egress.cidrs }}
+{{- $rules = append $rules (dict "to" (include "trainyard.networkBlocks" $policies.egress.cidrs | fromJsonArray) "ports" (include "trainyard.networkPorts" $call.outside | fromJsonArray)) }}
+{{- end }}
+{{- if $rules }}
+{{- $ports := list }}
+{{- range $port := $policies.dns.ports }}{{ range list "UDP" "TCP" }}{{ $ports = append $ports (dict "protocol" . "port" (int $port)) }}{{ end }}{{ end }}
+{{- $rules = append $rules (dict "to" $policies.dns.to "ports" $ports) }}
+{{- end }}
+{{- toJson $rules }}
+{{- end }}
+
+{{/* What is wrong with networkPolicies, one line each. Params: the root context */}}
+{{- define "trainyard.networkProblems" -}}
+{{- $problems := list }}
+{{- $known := include "trainyard.networkComponents" . | fromJson | keys | sortAlpha }}
+{{- range $name, $_ := .Values.networkPolicies.extra }}
+{{- if not (has $name $known) }}
+{{- $problems = append $problems (printf "networkPolicies.extra.%s: there is no such component (there are: %s)" $name (join ", " $known)) }}
+{{- end }}
+{{- end }}
+{{- range $key, $cidrs := dict "egress" .Values.networkPolicies.egress.cidrs "kubernetesApi" .Values.networkPolicies.kubernetesApi.cidrs }}
+{{- range $cidrs }}
+{{- if and (not (has . (list "0.0.0.0/0" "::/0"))) (regexMatch "^(169\\.254\\.|fe[89ab][0-9a-f]:|fd00:ec2:)|/[0-7]$|^169\\..*/([89]|1[0-5])$|:.*/([89]|[12][0-9]|3[01])$" .) }}
+{{- $problems = append $problems (printf "networkPolicies.%s.cidrs: %s holds the addresses of cloud metadata; give 0.0.0.0/0 or ::/0, which leave them out, or smaller ranges" $key .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
