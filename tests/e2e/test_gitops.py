@@ -641,7 +641,7 @@ def test_what_only_helm_has_goes_when_argo_cd_takes_over(
 
 
 def hand_over_until_there_is_an_application(kube: Kube, values: str) -> None:
-    command = [UP, "--no-train", "--gitops", "--values", values]
+    command = [ROOT / "scripts/up", "--no-train", "--gitops", "--values", values]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until("the Application", lambda: gitops.owners(kube), seconds=300, every=0.1)
