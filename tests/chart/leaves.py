@@ -39,6 +39,7 @@ ON: Object = {
         "podDisruptionBudget": {"enabled": True},
     },
     "nvidia-device-plugin": {"simulator": {"enabled": False}},
+    "karpenter": {"enabled": True},
     "openlineage": {"url": "http://example.com"},
     "scriptJobs": {"image": {"repository": "python", "tag": "3.11"}},
 }

@@ -234,6 +234,7 @@ def test_roles_are_small() -> None:
         },
         "trainyard-model-deployer": {
             *(("deployments", verb) for verb in ("create", "delete", "get", "patch")),
+            *(("poddisruptionbudgets", verb) for verb in ("create", "delete", "patch")),
             *(("services", verb) for verb in ("create", "delete", "patch")),
             *{("pods", "list"), ("pods/log", "get"), ("events", "list")},
         },

@@ -101,6 +101,8 @@ def test_the_controller_on_kind_may_write_what_the_project_allows_and_no_secret(
 
 def plural(kind: str) -> str:
     name = kind.lower()
+    if name.endswith("y"):
+        return f"{name[:-1]}ies"
     return f"{name}es" if name.endswith("s") else f"{name}s"
 
 

@@ -16,9 +16,10 @@ TRIGGERER, DAG_PROCESSOR = "trainyard-triggerer", "trainyard-dag-processor"
 OBJECT_STORE, CLEANUP = "trainyard-versitygw", "trainyard-database-cleanup"
 WORKER, TRAINING, PEER, MODEL = "worker", "training", "training-peer", "model-server"
 OWN_TRAINING, ELSEWHERE = "own-pod-in-training", "elsewhere"
+VOLUMES = "trainyard-training-volumes"
 AIRFLOW = {API_SERVER, "trainyard-scheduler", DAG_PROCESSOR, TRIGGERER}
 USE_DATABASE = {*AIRFLOW, "trainyard-migrate-database", CLEANUP, MLFLOW, f"{MLFLOW}-garbage-collection"}
-IN_TRAINING = {TRAINING, PEER, OWN_TRAINING}
+IN_TRAINING = {TRAINING, PEER, OWN_TRAINING, VOLUMES}
 CALLERS = {
     API_SERVER: {WORKER, "trainyard-airflow-pools"},
     DATABASE: USE_DATABASE,
@@ -42,6 +43,10 @@ KUBERNETES = [(End("service", "10.96.0.1"), 443), (End("server", "172.18.0.2"), 
 
 each_variant = pytest.mark.parametrize("files", VARIANTS, ids=lambda files: "+".join(files) or "defaults")
 each_reading = pytest.mark.parametrize("blocks_hold_pods", [True, False])
+
+
+def has_artifacts_in_s3(files: tuple[str, ...]) -> bool:
+    return "production.yaml" in files and not {"gke.yaml", "aks.yaml"} & set(files)
 
 
 def ends(objects: list[Object], directory: Path) -> dict[str, End]:
@@ -76,8 +81,8 @@ def test_every_pair(files: tuple[str, ...], blocks_hold_pods: bool, tmp_path: Pa
     expected = {name: set(wanted) for name, wanted in CALLERS.items()}
     if files == ("kind.yaml",):
         expected[MLFLOW].add(ELSEWHERE)  # a NodePort
-    if "production.yaml" in files:
-        expected[OBJECT_STORE].add(MLFLOW)  # artifacts in S3
+    if has_artifacts_in_s3(files):
+        expected[OBJECT_STORE].add(MLFLOW)
     if set(files) & {"kind.yaml", "production.yaml"}:
         expected[API_SERVER].add(ELSEWHERE)  # a NodePort, an Ingress
     for target in all_ends.values():
@@ -118,8 +123,9 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
         return callers(network, all_ends, target, port, protocol) - {ELSEWHERE}
 
     out = CALL_OUT | ({"trainyard-dag-publisher-ranking"} & all_ends.keys())  # the other one's git is by SSH
-    if "production.yaml" in files:  # artifacts in S3, a database of one's own
+    if has_artifacts_in_s3(files):
         out |= {MLFLOW}
+    if "production.yaml" in files:  # a database of one's own
         assert reach(INTERNET, 5432) == USE_DATABASE
     else:
         assert reach(INTERNET, 5432) == set()

@@ -127,7 +127,7 @@ def test_null_removes_an_entry_of_the_user() -> None:
     objects = render_chart(values=values)
     told = platform(objects)
     assert told["pools"].keys() == {"ondemand"}
-    assert told["training"]["resources"]["cpu"]["limits"] == {"memory": "4Gi"}
+    assert "cpu" not in told["training"]["resources"]["cpu"]["limits"]
     names = {(one["kind"], one["metadata"]["name"]) for one in objects}
     assert not {("PriorityClass", "trainyard-interactive"), ("LimitRange", "trainyard-training")} & names
     config = find(objects, "ConfigMap", "trainyard-config")["data"]["airflow.cfg"]

@@ -78,7 +78,7 @@ CHANGED: dict[str, tuple[Any, str]] = {
     "training.volumes.datasets.claimName": ("lake", "claimName: datasets"),
     "training.volumes.checkpoints.claimName": ("states", 'claimName": "checkpoints'),
     "serving.namespace": ("models", "ml-serving"),
-    "serving.serviceAccountName": ("robot", "model-server"),
+    "serving.serviceAccountName": ("robot", r"\bmodel-server\b"),
     "training.priorityClassName": ("trainyard-interactive", '"priorityClassName": "trainyard-training"'),
     "airflow.logs.persistence.existingClaim": ("history", "airflow-logs"),
     "mlflow.serviceAccount.name": ("robot", "serviceAccountName: trainyard-mlflow"),

@@ -174,6 +174,7 @@ def test_a_number_arrives_as_it_was_written() -> None:
         # minAvailable goes before it.
         *(f"airflow.{component}.podDisruptionBudget.config.maxUnavailable" for component in BUDGETS),
         "mlflow.podDisruptionBudget.config.maxUnavailable",
+        "serving.podDisruptionBudget.config.maxUnavailable",
         "airflow.dags.git.alertAfterMinutes",  # in seconds
         "airflow.dags.git.period",  # each bundle has its own
         "gpuPools.ondemand.nodes.max",  # times the GPUs of a node
