@@ -123,6 +123,8 @@ ELSEWHERE = re.compile(
     r"|^versitygw\.(namespace|persistence.existingClaim)$"
     r"|^training\.volumes\.datasets\.claimName$|^postgresql\.auth\.databases"
     r"|^gpuPools\.ondemand\.taints"  # an effect is needed, too
+    r"|[rR]equirements\.0\."  # and an operator
+    r"|\.pod\.extraVolume"  # a mount names a volume
     r"|^(externalAirflow|secrets\.external)\b"  # only without an Airflow here; what is left out
     r"|^airflow\.apiServer\.hpa\."  # in place of replicas
     r"|\.schedule$"
