@@ -48,6 +48,8 @@ KINDS = (
 MLFLOW = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-mlflow"
 MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"
 DAG_PROCESSOR = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-dag-processor"
+# A toleration that the chart renders and the API server refuses.
+REFUSED = {"key": "e2e", "operator": "Exists", "value": "none"}
 # Gives the Jobs that run a script other names.
 MORE_ROOM = {"scriptJobs": {"resources": {"limits": {"memory": "300Mi"}}}}
 # Longer than the triggerer takes to be replaced.
@@ -353,8 +355,8 @@ def test_a_bad_value_is_refused_with_its_key_and_a_good_commit_is_synced(team: T
 def test_what_the_api_server_refuses_can_be_ended_and_a_good_commit_is_synced(team: Team, kube: Kube) -> None:
     first = look(kube)
     # A null is handed on, too: it removes what the chart has by default.
-    too_much = {"requests": {"memory": "64Gi", "cpu": None}}
-    team.change("More than the limit", mlflow={"resources": too_much})
+    resources = {"requests": {"cpu": None}}
+    team.change("An odd toleration", mlflow={"tolerations": [REFUSED], "resources": resources})
     assert "trainyard-mlflow" in team.problem("value must be empty")
     problem = told("kind", "value must be empty")
     assert problem["what"] == f"Deployment {NAMESPACE}/trainyard-mlflow"
@@ -594,8 +596,7 @@ def other(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Values that render, and that the API server refuses."""
-    toleration = {"key": "e2e", "operator": "Exists", "value": "none"}
-    return written(tmp_path_factory, {"mlflow": {"tolerations": [toleration]}})
+    return written(tmp_path_factory, {"mlflow": {"tolerations": [REFUSED]}})
 
 
 def written(tmp_path_factory: pytest.TempPathFactory, values: Json) -> str:
