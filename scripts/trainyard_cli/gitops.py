@@ -299,7 +299,8 @@ def _upgrade_with_helm(
         _remove(kube, application)
     with tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
         root = commit.extract(chart.SOURCES, Path(scratch))
-        release.upgrade(stage, made, tools, images, files, root=root)
+        # One that was broken off may have made objects that Helm does not know.
+        release.upgrade(stage, made, tools, images, files, root=root, take_ownership=True)
 
 
 def remote(kubectl: Path, kubeconfig: Path) -> str:
