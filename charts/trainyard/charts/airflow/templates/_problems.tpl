@@ -43,9 +43,6 @@
 {{- with include "airflow.extraProblems" . }}
 {{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}
-{{- if not .Values.apiServer.service.ports }}
-{{- $problems = append $problems "airflow.apiServer.service.ports: is empty, and workers need the api-server; add {name: api-server, port: 8080}" }}
-{{- end }}
 {{- if gt (int .Values.scheduler.replicas) 1 }}
 {{- $problems = append $problems (printf "airflow.scheduler.replicas: %v schedulers with KubernetesExecutor leave stale worker pods (apache/airflow#69760); set 1" .Values.scheduler.replicas) }}
 {{- end }}
@@ -64,7 +61,7 @@
 {{- $problems := list }}
 {{- $known := dict }}
 {{- if not $service.ports }}
-{{- $problems = append $problems "airflow.apiServer.service.ports: is empty; give one at least" }}
+{{- $problems = append $problems "airflow.apiServer.service.ports: is empty, and workers need the api-server; add {name: api-server, port: 8080}" }}
 {{- end }}
 {{- range $index, $port := $service.ports }}
 {{- $key := printf "airflow.apiServer.service.ports.%d" $index }}
