@@ -30,9 +30,7 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- if .Values.serving.enabled }}
 {{- $serving := pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" "pod" }}
 {{- with .Values.serving.podDisruptionBudget }}
-{{- /* Kubernetes takes one of the two, and maxUnavailable has a default. */}}
-{{- $config := ternary (omit .config "maxUnavailable") .config (hasKey .config "minAvailable") }}
-{{- if .enabled }}{{ $_ := set $serving "podDisruptionBudget" $config }}{{ end }}
+{{- if .enabled }}{{ $_ := set $serving "podDisruptionBudget" (include "common.budget" .config | fromJson) }}{{ end }}
 {{- end }}
 {{- $_ := set $platform "serving" $serving }}
 {{- end }}

@@ -58,8 +58,13 @@ metadata:
 automountServiceAccountToken: {{ .token | default false | include "common.scalar" }}
 {{- end }}
 
-{{/* A PodDisruptionBudget. The API takes minAvailable or maxUnavailable: minAvailable goes before the default of the other.
-     Params: root, component, name, config {minAvailable, maxUnavailable} */}}
+{{/* What a PodDisruptionBudget allows. The API takes minAvailable or maxUnavailable: minAvailable goes before the default
+     of the other. JSON. Params: minAvailable, maxUnavailable */}}
+{{- define "common.budget" -}}
+{{- pick . (ternary "maxUnavailable" "minAvailable" (kindIs "invalid" .minAvailable)) | toJson }}
+{{- end }}
+
+{{/* A PodDisruptionBudget. Params: root, component, name, config {minAvailable, maxUnavailable} */}}
 {{- define "common.podDisruptionBudget" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -68,11 +73,7 @@ metadata:
   namespace: {{ .root.Release.Namespace | include "common.scalar" }}
   labels: {{- include "common.labels" . | nindent 4 }}
 spec:
-  {{- if kindIs "invalid" .config.minAvailable }}
-  {{- pick .config "maxUnavailable" | toYaml | nindent 2 }}
-  {{- else }}
-  {{- pick .config "minAvailable" | toYaml | nindent 2 }}
-  {{- end }}
+  {{- include "common.budget" .config | fromJson | toYaml | nindent 2 }}
   selector:
     matchLabels: {{- include "common.selectorLabels" . | nindent 6 }}
 {{- end }}
