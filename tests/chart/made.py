@@ -8,7 +8,14 @@ from pathlib import Path
 from render import Object, platform, worker_pod
 from trainyard.naming import TaskIdentity
 from trainyard.platform import load_platform
-from trainyard.serving.manifests import DeployRequest, Record, build_deployment, build_service, build_spec
+from trainyard.serving.manifests import (
+    DeployRequest,
+    Record,
+    build_deployment,
+    build_disruption_budget,
+    build_service,
+    build_spec,
+)
 from trainyard.training.pod import TrainingRequest, build_pod
 
 TASK = TaskIdentity("digits", "manual", "train", -1, 1)
@@ -16,7 +23,7 @@ REQUEST = TrainingRequest("train", "file:///data/a", "file:///data/b", 60)
 
 
 def made_at_run_time(objects: list[Object], directory: Path) -> dict[str, Object]:
-    """A worker pod, a training pod, and the Deployment and the Service of a model, by what they are."""
+    """A worker pod, a training pod, and what a model in service consists of, by what they are."""
     file = directory / "platform.json"
     file.write_text(json.dumps(platform(objects)))
     of_platform = load_platform(file)
@@ -27,4 +34,5 @@ def made_at_run_time(objects: list[Object], directory: Path) -> dict[str, Object
         "training": build_pod(of_platform, REQUEST, TASK),
         "model-server": build_deployment(of_platform, "digits", spec, Record("digits", "1", "")),
         "model-service": build_service(of_platform, "digits"),
+        "model-budget": build_disruption_budget(of_platform, "digits") or {},
     }
