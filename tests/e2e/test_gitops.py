@@ -200,12 +200,14 @@ def status_of(environment: str) -> Json:
     )
 
 
-def told(environment: str, text: str) -> Json:
-    """Wait until ./scripts/status tells a problem of an environment; return the problem."""
+def told(environment: str, text: str, what: str = "") -> Json:
+    """Wait until ./scripts/status tells a problem of what begins with ``what``; return the problem."""
 
     def check() -> Json | None:
         problems = status_of(environment)["problems"]
-        return next((each for each in problems if text in each["why"]), None)
+        return next(
+            (each for each in problems if text in each["why"] and each["what"].startswith(what)), None
+        )
 
     return wait_until(f"the status of {environment} to say {text!r}", check, seconds=60)
 
@@ -301,8 +303,7 @@ def test_a_missing_image_stops_no_running_task_and_git_revert_rolls_back(team: T
     team.synced()
     wait_until("a new pod to lack its image", lambda: "registry.invalid" in _waiting(core))
     assert team.health() == "Progressing"
-    problem = told("kind", "registry.invalid/airflow")
-    assert problem["what"].startswith(f"Deployment {NAMESPACE}/trainyard-")
+    problem = told("kind", "registry.invalid/airflow", what=f"Deployment {NAMESPACE}/trainyard-")
     assert f"environment.images in {ENVIRONMENT}/environment.yaml" in problem["cure"]
     # The others are not rolled but replaced: two schedulers at once leave stale pods.
     rolled = ("api-server", "triggerer")
@@ -337,10 +338,10 @@ def test_a_bad_value_is_refused_with_its_key_and_a_good_commit_is_synced(team: T
     team.change("A wrong type", serving={"replicas": "three"})
     assert "/serving/replicas" in team.problem("/serving/replicas")
     assert team.application()["status"]["sync"]["status"] == "Unknown"
-    correct = f"correct {ENVIRONMENT}/values.yaml or revert the commit"
-    assert told("kind", "/serving/replicas")["cure"].startswith(correct)
+    assert f"from the value in {ENVIRONMENT}/values.yaml" in told("kind", "/serving/replicas")["cure"]
     team.change("What the chart itself refuses", serving={"replicas": 1}, training={"namespace": NAMESPACE})
     assert "training.namespace" in team.problem("training.namespace")
+    correct = f"correct {ENVIRONMENT}/values.yaml or revert the commit"
     assert told("kind", "training.namespace")["cure"].startswith(correct)
     found = status_of("kind")
     assert (found["by"], found["sync"], found["health"]) == ("Argo CD", "Unknown", "Healthy")
