@@ -21,7 +21,8 @@ import yaml
 from conftest import NAMESPACE, ROOT, up
 from git_server import new_key
 from kubernetes import client
-from pods import PodRecorder, wait_until
+from pods import PodRecorder, output_of, wait_until
+from trainyard.platform import DEFAULT_PATH
 from trainyard_cli import applications, chart, gitops, helm_release, workloads
 from trainyard_cli.kube import Kube
 
@@ -419,7 +420,17 @@ def test_a_claim_that_git_has_no_longer_stays(team: Team, kube: Kube, core) -> N
     team.revert()
     team.synced()  # what is kept is no difference
     assert kube.get(path)["metadata"]["uid"] == claim
+    # Until the kubelet has brought the ConfigMap, training pods would want the volume.
+    wait_until(
+        "the triggerer to know of no such volume", lambda: "e2e" not in _platform_of(core), seconds=180
+    )
     kube.delete(path)
+
+
+def _platform_of(core: client.CoreV1Api) -> str:
+    """The platform file as the triggerer has it."""
+    (pod,) = core.list_namespaced_pod(NAMESPACE, label_selector="component=triggerer").items
+    return output_of(core, pod.metadata.name, NAMESPACE, "cat", DEFAULT_PATH)
 
 
 def test_an_upgrade_loses_nothing_of_a_training_run(
