@@ -1,10 +1,8 @@
 {{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
 {{- define "airflow.problems" -}}
-{{- $problems := list }}
+{{- $problems := include "common.lines" (dict "params" . "templates" (list "airflow.officialProblems" "airflow.portProblems"
+    "airflow.sectionProblems" "airflow.extraProblems" "airflow.dagProblems" "airflow.volumeProblems")) | fromJsonArray }}
 {{- $ownLabels := include "airflow.podLabels" (dict "root" (dict "Values" dict "Release" .Release "Chart" .Chart) "component" "x") | fromYaml | keys }}
-{{- with include "airflow.officialProblems" . }}
-{{- $problems = concat $problems (splitList "\n" .) }}
-{{- end }}
 {{- if contains "trainyard.importer" (.Values.airflowLocalSettings | default "") }}
 {{- $problems = append $problems "airflow.airflowLocalSettings: trainyard.importer is gone; remove it: the image registers the importer itself" }}
 {{- end }}
@@ -13,14 +11,8 @@
 {{- $problems = append $problems "airflow.podTemplate: is not a Pod in YAML" }}
 {{- end }}
 {{- end }}
-{{- with include "airflow.portProblems" . }}
-{{- $problems = concat $problems (splitList "\n" .) }}
-{{- end }}
 {{- with include "common.scheduleProblem" (tpl .Values.databaseCleanup.schedule .) }}
 {{- $problems = append $problems (printf "airflow.databaseCleanup.schedule: %s" .) }}
-{{- end }}
-{{- with include "airflow.sectionProblems" . }}
-{{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}
 {{- range $key := list "labels" "apiServer.labels" "scheduler.labels" "dagProcessor.labels" "triggerer.labels" "workers.labels" "databaseCleanup.labels" }}
 {{- range $label, $_ := (include "airflow.valueAt" (dict "values" $.Values "path" $key) | fromJson).is }}
@@ -40,17 +32,8 @@
 {{- $problems = append $problems (printf "airflow.apiServer.hpa.minReplicaCount: %v is over maxReplicaCount %v; lower it" .hpa.minReplicaCount .hpa.maxReplicaCount) }}
 {{- end }}
 {{- end }}
-{{- with include "airflow.extraProblems" . }}
-{{- $problems = concat $problems (splitList "\n" .) }}
-{{- end }}
 {{- if gt (int .Values.scheduler.replicas) 1 }}
 {{- $problems = append $problems (printf "airflow.scheduler.replicas: %v schedulers with KubernetesExecutor leave stale worker pods (apache/airflow#69760); set 1" .Values.scheduler.replicas) }}
-{{- end }}
-{{- with include "airflow.dagProblems" . }}
-{{- $problems = concat $problems (splitList "\n" .) }}
-{{- end }}
-{{- with include "airflow.volumeProblems" . }}
-{{- $problems = concat $problems (splitList "\n" .) }}
 {{- end }}
 {{- $problems | join "\n" }}
 {{- end }}

@@ -206,6 +206,13 @@
 {{- end }}
 {{- end }}
 
+{{/* The lines that templates make of the same params, as one list. JSON. Params: templates (their names), params (of each) */}}
+{{- define "common.lines" -}}
+{{- $lines := list }}
+{{- range .templates }}{{ $lines = concat $lines (splitList "\n" (include . $.params) | compact) }}{{ end }}
+{{- toJson $lines }}
+{{- end }}
+
 {{/* Refuse bad values where a chart stands alone: an umbrella reports these with its own.
      Params: root (context), problems (the chart's own, one line each) */}}
 {{- define "common.validation" -}}

@@ -21,7 +21,6 @@
 {{ .Values.artifacts.persistence.existingClaim | default (printf "%s-artifacts" (include "mlflow.fullname" .)) }}
 {{- end }}
 
-{{/* What a schema cannot say, one line each. Params: the chart's root context */}}
 {{/* Host headers that the server answers to: a comma-separated list of exact names, so that a page in a browser
      cannot reach it by DNS rebinding. Params: the chart's root context */}}
 {{- define "mlflow.allowedHosts" -}}
