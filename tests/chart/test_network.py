@@ -188,6 +188,17 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
         ),
         pytest.param(
             {
+                "airflow": {
+                    "workers": {"kubernetes": {"serviceAccount": {"automountServiceAccountToken": True}}}
+                }
+            },
+            KUBERNETES[1][0],
+            6443,
+            {*USE_KUBERNETES, WORKER},
+            id="workers with a token by their other key",
+        ),
+        pytest.param(
+            {
                 "networkPolicies": {
                     "extra": {"mlflow": {"egress": [{"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}]}]}}
                 }

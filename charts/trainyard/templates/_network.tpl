@@ -63,20 +63,21 @@
 {{- end }}
 
 {{/* Whom each component calls: name -> {components, kubernetes (the Kubernetes API?), outside (ports of what is no part
-     of the release)}. Params: the root context */}}
+     of the release)}. Params: root, components (of trainyard.networkComponents) */}}
 {{- define "trainyard.networkCalls" -}}
-{{- $known := include "trainyard.networkComponents" . | fromJson }}
-{{- $web := .Values.networkPolicies.egress.ports }}
-{{- $database := ternary (list) .Values.networkPolicies.egress.databasePorts (hasKey $known "postgresql") }}
-{{- with (.Values.airflow.data).metadataConnection }}
-{{- if and $.Values.airflow.enabled .host }}{{ $database = append $database .port }}{{ end }}
+{{- $known := .components }}
+{{- $root := .root }}
+{{- $web := $root.Values.networkPolicies.egress.ports }}
+{{- $database := ternary (list) $root.Values.networkPolicies.egress.databasePorts (hasKey $known "postgresql") }}
+{{- with ($root.Values.airflow.data).metadataConnection }}
+{{- if and $root.Values.airflow.enabled .host }}{{ $database = append $database .port }}{{ end }}
 {{- end }}
 {{- $tracking := list }}
-{{- with .Values.training.trackingUri }}{{ $tracking = list (include "trainyard.urlPort" . | int) }}{{ end }}
+{{- with $root.Values.training.trackingUri }}{{ $tracking = list (include "trainyard.urlPort" . | int) }}{{ end }}
 {{- $lineage := list }}
-{{- with .Values.openlineage.url }}{{ $lineage = list (include "trainyard.urlPort" . | int) }}{{ end }}
+{{- with $root.Values.openlineage.url }}{{ $lineage = list (include "trainyard.urlPort" . | int) }}{{ end }}
 {{- $artifacts := list }}
-{{- if and .Values.mlflow.enabled (contains "://" .Values.mlflow.artifacts.destination) }}{{ $artifacts = $web }}{{ end }}
+{{- if and $root.Values.mlflow.enabled (contains "://" $root.Values.mlflow.artifacts.destination) }}{{ $artifacts = $web }}{{ end }}
 {{- /* Alerts, object stores, remote logs and whatever tasks fetch are outside. */}}
 {{- $calls := dict
     "api-server" (dict "components" (list "postgresql") "outside" (concat $database $web))
@@ -95,11 +96,12 @@
     "postgresql" dict
     "versitygw" dict }}
 {{- if not $artifacts }}{{ $_ := set $calls.mlflow "components" (list "postgresql") }}{{ end }}
-{{- if .Values.airflow.enabled }}
+{{- if $root.Values.airflow.enabled }}
+{{- $airflow := merge (dict "workers" (include "airflow.workers" $root.Subcharts.airflow | fromJson)) $root.Subcharts.airflow.Values }}
 {{- range $name, $key := dict "api-server" "apiServer" "scheduler" "scheduler" "dag-processor" "dagProcessor" "triggerer" "triggerer" "worker" "workers" }}
-{{- $_ := set (get $calls $name) "kubernetes" (index $.Subcharts.airflow.Values $key).serviceAccount.automountServiceAccountToken }}
+{{- $_ := set (get $calls $name) "kubernetes" (index $airflow $key).serviceAccount.automountServiceAccountToken }}
 {{- end }}
-{{- range $bundle, $values := include "airflow.gitBundles" .Subcharts.airflow | fromYaml }}
+{{- range $bundle, $values := include "airflow.gitBundles" $root.Subcharts.airflow | fromYaml }}
 {{- $_ := set $calls (printf "dag-publisher-%s" $bundle) (dict "outside" (list (include "trainyard.urlPort" $values.repo | int))) }}
 {{- end }}
 {{- end }}
@@ -214,10 +216,12 @@
 {{/* What is wrong with networkPolicies, one line each. Params: the root context */}}
 {{- define "trainyard.networkProblems" -}}
 {{- $problems := list }}
-{{- $known := include "trainyard.networkComponents" . | fromJson | keys | sortAlpha }}
-{{- range $name, $_ := .Values.networkPolicies.extra }}
+{{- with .Values.networkPolicies.extra }}
+{{- $known := include "trainyard.networkComponents" $ | fromJson | keys | sortAlpha }}
+{{- range $name, $_ := . }}
 {{- if not (has $name $known) }}
 {{- $problems = append $problems (printf "networkPolicies.extra.%s: there is no such component (there are: %s)" $name (join ", " $known)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- range $key, $cidrs := dict "egress" .Values.networkPolicies.egress.cidrs "kubernetesApi" .Values.networkPolicies.kubernetesApi.cidrs }}
