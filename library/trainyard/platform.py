@@ -300,9 +300,7 @@ def _pool(name: str, pool: _Section) -> GpuPool:
 
 def _pod_settings(owner: _Section) -> PodSettings:
     """The key `pod` of a section, whose keys are the fields of PodSettings in camelCase."""
-    if "pod" not in owner.data:
-        return PodSettings()
-    section, default = owner.section("pod"), PodSettings()
+    section, default = _Section(owner.get("pod", dict, {}), f"{owner.path}.pod"), PodSettings()
     values: dict[str, Any] = {}
     for each in fields(PodSettings):
         empty = getattr(default, each.name)
