@@ -7,7 +7,7 @@ from pathlib import Path
 
 from render import Object, platform, worker_pod
 from trainyard.naming import TaskIdentity
-from trainyard.platform import load_platform
+from trainyard.platform import Platform, load_platform
 from trainyard.serving.manifests import (
     DeployRequest,
     Record,
@@ -22,11 +22,16 @@ TASK = TaskIdentity("digits", "manual", "train", -1, 1)
 REQUEST = TrainingRequest("train", "file:///data/a", "file:///data/b", 60)
 
 
-def made_at_run_time(objects: list[Object], directory: Path) -> dict[str, Object]:
-    """A worker pod, a training pod, and what a model in service consists of, by what they are."""
+def loaded_platform(objects: list[Object], directory: Path) -> Platform:
+    """The platform as the DAG library reads it."""
     file = directory / "platform.json"
     file.write_text(json.dumps(platform(objects)))
-    of_platform = load_platform(file)
+    return load_platform(file)
+
+
+def made_at_run_time(objects: list[Object], directory: Path) -> dict[str, Object]:
+    """A worker pod, a training pod, and what a model in service consists of, by what they are."""
+    of_platform = loaded_platform(objects, directory)
     worker = worker_pod(objects)
     spec = build_spec(of_platform, DeployRequest("digits", "1"))
     return {

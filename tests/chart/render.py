@@ -148,6 +148,11 @@ def worker_pod(objects: list[Object]) -> Object:
     return pod
 
 
+def pods(objects: list[Object]) -> list[Object]:
+    """Return the objects that make pods, and the worker pod."""
+    return [*(one for one in objects if one["kind"] in POD_KINDS), worker_pod(objects)]
+
+
 def platform(objects: list[Object]) -> Object:
     """Return what is reported to the DAG library of the platform."""
     return json.loads(find(objects, "ConfigMap", "trainyard-platform")["data"]["platform.json"])

@@ -16,6 +16,7 @@ from render import (
     platform,
     pod_metadata,
     pod_spec,
+    pods,
     render_chart,
     worker_pod,
 )
@@ -166,8 +167,7 @@ def test_resources(workload: Object) -> None:
 def test_emptydirs_fit_into_ephemeral_storage(files: tuple[str, ...]) -> None:
     """The kubelet evicts a pod that has more in them, and in its logs, than its containers may together."""
     objects = render_chart(files=files)
-    pods = [one for one in objects if one["kind"] in POD_KINDS]
-    for one in [*pods, worker_pod(objects)]:
+    for one in pods(objects):
         limits = [part["resources"]["limits"]["ephemeral-storage"] for part in pod_spec(one)["containers"]]
         directories = [volume.get("emptyDir", {"medium": "Memory"}) for volume in pod_spec(one)["volumes"]]
         sizes = [one["sizeLimit"] for one in directories if one.get("medium") != "Memory"]

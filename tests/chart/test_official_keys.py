@@ -12,7 +12,6 @@ import sqlalchemy
 from components import VARIANTS
 from psycopg2.extensions import make_dsn, parse_dsn
 from render import (
-    POD_KINDS,
     ChartError,
     Object,
     containers,
@@ -21,6 +20,7 @@ from render import (
     platform,
     pod_metadata,
     pod_spec,
+    pods,
     render_chart,
     render_text,
     worker_pod,
@@ -29,11 +29,6 @@ from render import (
 EVERYTHING: Object = {
     "airflow": {"dags": {"git": {"bundles": {"one": {"repo": "https://example.com/x.git"}}}}},
 }
-
-
-def pods(objects: list[Object]) -> list[Object]:
-    """Every object that makes pods, worker pods as well."""
-    return [*(one for one in objects if one["kind"] in POD_KINDS), worker_pod(objects)]
 
 
 def ingress(**values: object) -> Object:

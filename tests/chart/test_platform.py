@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from made import loaded_platform
 from render import Object, containers, environment, find, platform, pod_spec, render_chart
 
 ROOT = Path(__file__).parents[2]
@@ -171,13 +172,8 @@ def test_training_section_follows_the_values() -> None:
 
 
 def test_the_dag_library_can_read_it(tmp_path) -> None:
-    from trainyard.platform import load_platform
-
-    file = tmp_path / "platform.json"
     for values in ("kind.yaml", "production.yaml"):
-        config = find(render_chart(files=(values,)), "ConfigMap", "trainyard-platform")
-        file.write_text(config["data"]["platform.json"])
-        assert set(load_platform(file).pools) == {"ondemand", "spot"}
+        assert set(loaded_platform(render_chart(files=(values,)), tmp_path).pools) == {"ondemand", "spot"}
 
 
 def test_the_dag_tests_use_what_the_chart_renders() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
+from made import REQUEST, TASK, loaded_platform
 from render import ChartError, find, platform, render_chart
-from trainyard.naming import TaskIdentity
-from trainyard.platform import Platform, load_platform
+from trainyard.platform import Platform
 from trainyard.serving.manifests import (
     DeployRequest,
     Record,
@@ -16,7 +17,7 @@ from trainyard.serving.manifests import (
     build_disruption_budget,
     build_spec,
 )
-from trainyard.training.pod import TrainingRequest, build_pod
+from trainyard.training.pod import build_pod
 from trainyard_cli.versions import VERSIONS
 
 POD = {
@@ -42,22 +43,11 @@ POD = {
 
 
 def told(tmp_path: Path, values: dict) -> Platform:
-    """The platform as the DAG library reads it."""
-    config = find(render_chart(values=values), "ConfigMap", "trainyard-platform")
-    file = tmp_path / "platform.json"
-    file.write_text(config["data"]["platform.json"])
-    return load_platform(file)
+    return loaded_platform(render_chart(values=values), tmp_path)
 
 
 def training_pod(platform: Platform, **request: object) -> dict:
-    identity = TaskIdentity("digits", "run", "train", -1, 1)
-    defaults = {
-        "step": "train",
-        "dataset": "file:///data",
-        "output_uri": "file:///checkpoints",
-        "deadline_seconds": 60,
-    }
-    return build_pod(platform, TrainingRequest(**{**defaults, **request}), identity)
+    return build_pod(platform, replace(REQUEST, **request), TASK)
 
 
 def assert_pod_has_all(template: dict) -> None:
