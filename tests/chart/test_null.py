@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from leaves import ON
 from render import CHART, ChartError, Object, find, platform, render_chart, render_text
+from test_bad_values import paths as set_paths
 from test_scripts import load
 from test_values import CHARTS, Schema
 from trainyard_cli.chart import read_values
@@ -83,15 +84,6 @@ def leaves(chart: Path, beside: Object) -> Iterator[Names]:
     for path in every:
         if path not in maps and not any(path[: len(one)] == one[: len(path)] for one in taken):
             yield path
-
-
-def set_paths(values: Object, path: Names = ()) -> Iterator[Names]:
-    """The paths that values set."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from set_paths(value, (*path, key))
-        else:
-            yield (*path, key)
 
 
 @pytest.mark.parametrize("name", SUBCHARTS)
