@@ -6,7 +6,7 @@ airflow.cfg: |
   {{- range $option, $value := $options }}
   {{- /* Null is Airflow's own default. */}}
   {{- if kindIs "invalid" $value }}{{ continue }}{{ end }}
-  {{ $option }} = {{ tpl (include "common.text" $value) $ | trim | replace "\n" "\n    " }}
+  {{ $option }} = {{ include "common.made" (dict "root" $ "text" $value) | trim | replace "\n" "\n    " }}
   {{- end }}
   {{- if eq $section "dag_processor" }}
   {{- with include "airflow.dagBundleConfigList" $ }}

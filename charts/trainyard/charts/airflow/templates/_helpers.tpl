@@ -22,8 +22,8 @@
 {{- $direct := list }}
 {{- $others := list }}
 {{- range .Values.apiServer.service.ports }}
-{{- $port := dict "name" .name "port" (tpl (include "common.text" .port) $root | int) }}
-{{- $target := tpl (.targetPort | default "api-server" | include "common.text") $root }}
+{{- $port := dict "name" .name "port" (include "common.made" (dict "root" $root "text" .port) | int) }}
+{{- $target := include "common.made" (dict "root" $root "text" (.targetPort | default "api-server")) }}
 {{- if has $target (list "api-server" (include "common.text" $root.Values.ports.apiServer)) }}
 {{- $direct = append $direct $port }}
 {{- else }}

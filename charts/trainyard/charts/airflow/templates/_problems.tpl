@@ -11,7 +11,7 @@
 {{- $problems = append $problems "airflow.podTemplate: is not a Pod in YAML" }}
 {{- end }}
 {{- end }}
-{{- with include "common.scheduleProblem" (tpl .Values.databaseCleanup.schedule .) }}
+{{- with include "common.scheduleProblem" (include "common.made" (dict "root" . "text" .Values.databaseCleanup.schedule)) }}
 {{- $problems = append $problems (printf "airflow.databaseCleanup.schedule: %s" .) }}
 {{- end }}
 {{- range $key := list "labels" "apiServer.labels" "scheduler.labels" "dagProcessor.labels" "triggerer.labels" "workers.labels" "databaseCleanup.labels" }}
@@ -48,7 +48,7 @@
 {{- end }}
 {{- range $index, $port := $service.ports }}
 {{- $key := printf "airflow.apiServer.service.ports.%d" $index }}
-{{- $number := tpl (include "common.text" $port.port) $ }}
+{{- $number := include "common.made" (dict "root" $ "text" $port.port) }}
 {{- if or (not (regexMatch "^[1-9][0-9]{0,4}$" $number)) (gt (int $number) 65535) }}
 {{- $problems = append $problems (printf "%s.port: %v is not the number of a port; give one, or a template that makes one" $key $port.port) }}
 {{- end }}

@@ -1,5 +1,5 @@
 {{/* One list out of several. An entry that is there already, to the letter, is left out; another one with the same
-     identity is a problem. Returns {items: [...], problems: [...]}.
+     identity is a problem. JSON: {items: [...], problems: [...]}.
      Params: identity (the field that is unique), what (its name in messages),
      lists (each {key, items}; the chart's own first, without a key) */}}
 {{- define "airflow.mergeLists" -}}
@@ -17,7 +17,7 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- dict "items" $items "problems" $problems | toYaml }}
+{{- dict "items" $items "problems" $problems | toJson }}
 {{- end }}
 
 {{/* Volumes of a component's pods: the chart's, the platform's and the user's. Returns {items, problems}.
@@ -40,11 +40,11 @@
 {{- end }}
 
 {{- define "airflow.volumes" -}}
-{{ toYaml (include "airflow.mergedVolumes" . | fromYaml).items }}
+{{ toYaml (include "airflow.mergedVolumes" . | fromJson).items }}
 {{- end }}
 
 {{- define "airflow.volumeMounts" -}}
-{{ toYaml (include "airflow.mergedVolumeMounts" . | fromYaml).items }}
+{{ toYaml (include "airflow.mergedVolumeMounts" . | fromJson).items }}
 {{- end }}
 
 {{/* Volumes and mounts of the user that clash with others, one line each. Params: the chart's root context */}}
@@ -55,7 +55,7 @@
 {{- range $key, $name := dict "apiServer" "api-server" "scheduler" "scheduler" "dagProcessor" "dag-processor" "triggerer" "triggerer" "workers" "worker" }}
 {{- $params := dict "root" $root "name" $name "key" $key "component" (ternary $workers (index $root.Values $key) (eq $key "workers")) }}
 {{- range list "airflow.mergedVolumes" "airflow.mergedVolumeMounts" }}
-{{- $problems = concat $problems (include . $params | fromYaml).problems }}
+{{- $problems = concat $problems (include . $params | fromJson).problems }}
 {{- end }}
 {{- end }}
 {{- $problems | uniq | join "\n" }}

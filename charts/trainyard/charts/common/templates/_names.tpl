@@ -18,7 +18,7 @@
 {{- else -}}
 {{- /* A release may have dots in its name and start with a digit, a Service may not. */ -}}
 {{- $release := replace "." "-" .root.Release.Name -}}
-{{- if regexMatch "^[0-9]" $release }}{{ $release = printf "r-%s" $release }}{{ end -}}
+{{- if lt $release "a" }}{{ $release = printf "r-%s" $release }}{{ end -}}
 {{ include "common.cut" (dict "name" $release "max" (sub .max (len $suffix))) }}{{ $suffix }}
 {{- end -}}
 {{- end }}

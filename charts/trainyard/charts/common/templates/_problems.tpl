@@ -9,7 +9,7 @@
     "airflowPodAnnotations" "common.annotationProblems" "jobAnnotations" "common.annotationProblems"
     "limitRange" "common.limitRangeProblems" "quota" "common.quantityProblems"
     "emptyDirConfig" "common.emptyDirProblems" "strategy" "common.strategyProblems" }}
-{{- $namesAreTheUsers := regexMatch "(^|\\.)(gpuPools|volumes|priorityClasses|bundles)$" .key }}
+{{- $namesAreTheUsers := has (splitList "." .key | last) (list "gpuPools" "volumes" "priorityClasses" "bundles") }}
 {{- range $name, $value := omit .values "config" }}
 {{- if kindIs "map" $value }}
 {{- $key := printf "%s.%s" $.key $name | trimPrefix "." }}
@@ -25,15 +25,12 @@
 {{- end }}
 {{- end }}
 {{- /* What is told by the keys that a map has. */}}
-{{- range $template, $keys := dict
-    "common.resourceProblems" (list "requests" "limits")
-    "common.userProblems" (list "podSecurityContext" "pod" "container" "containers")
-    "common.imageProblems" (list "repository") }}
-{{- $isSuch := false }}
-{{- range $keys }}{{ $isSuch = or $isSuch (hasKey $.values .) }}{{ end }}
-{{- if $isSuch }}
-{{- with include $template $ | trim }}{{ $lines = append $lines . }}{{ end }}
-{{- end }}
+{{- $told := list }}
+{{- if hasKey .values "repository" }}{{ $told = append $told "common.imageProblems" }}{{ end }}
+{{- if or (hasKey .values "requests") (hasKey .values "limits") }}{{ $told = append $told "common.resourceProblems" }}{{ end }}
+{{- if or (hasKey .values "podSecurityContext") (hasKey .values "pod") (hasKey .values "container") (hasKey .values "containers") }}{{ $told = append $told "common.userProblems" }}{{ end }}
+{{- range $told }}
+{{- with include . $ | trim }}{{ $lines = append $lines . }}{{ end }}
 {{- end }}
 {{- $lines | join "\n" }}
 {{- end }}
@@ -214,10 +211,12 @@
 {{- end }}
 
 {{/* Refuse bad values where a chart stands alone: an umbrella reports these with its own.
-     Params: root (context), problems (the chart's own, one line each) */}}
+     Params: root (context), problems (the template of the chart's own, one line each; optional) */}}
 {{- define "common.validation" -}}
 {{- if .root.Chart.IsRoot }}
 {{- $problems := include "common.problems" (dict "key" .root.Chart.Name "values" .root.Values) }}
-{{- with list (.problems | default "") $problems | join "\n" | trim }}{{ fail . }}{{ end }}
+{{- $own := "" }}
+{{- with .problems }}{{ $own = include . $.root }}{{ end }}
+{{- with list $own $problems | join "\n" | trim }}{{ fail . }}{{ end }}
 {{- end }}
 {{- end }}
