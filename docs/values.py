@@ -1,4 +1,4 @@
-"""Write what the charts' schemas and values.yaml say: docs/values.md, and each chart's files/defaults.yaml.
+"""Write what the charts' schemas and values.yaml say: docs/values.md, and each chart's files/defaults.json.
 
 ./scripts/_python --dev python docs/values.py
 """
@@ -27,12 +27,6 @@ not listed is refused.
 Null means the default, unless the table has `null` among the types. In a map with names of your own
 (`gpuPools`, `priorityClasses`, options of `airflow.config.core`, `resources.limits`), it removes the entry.
 """
-# Helm drops a key that is null, and templates cannot read values.yaml: they read this.
-DEFAULTS_HEAD = """# Written by docs/values.py from values.schema.json and values.yaml: change it there.
-# What a key is that was set to null; templates/_defaults.tpl of the chart common reads it. What ends with ?
-# may be missing: an entry of a map with names of the user's own, and what may be null by the schema.
-# yamllint disable rule:line-length rule:braces rule:commas
-"""
 # What subcharts take from the umbrella, where it has no keys, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
 NOT_SHOWN = {
@@ -49,7 +43,7 @@ def main() -> None:
     FILE.write_text(page())
     for chart in charts():
         (chart / "files").mkdir(exist_ok=True)
-        (chart / "files/defaults.yaml").write_text(defaults(chart))
+        (chart / "files/defaults.json").write_text(defaults(chart))
 
 
 def charts() -> list[Path]:
@@ -63,7 +57,12 @@ def page() -> str:
 
 
 def defaults(chart: Path) -> str:
-    """Return the text of a chart's files/defaults.yaml; the umbrella's has the keys of its subcharts, too."""
+    """Return the text of a chart's files/defaults.json; the umbrella's has the keys of its subcharts, too.
+
+    Helm drops a key that is null, and templates cannot read values.yaml: templates/_defaults.tpl of the chart
+    `common` reads this, which says what a key is that was set to null. What ends with ? may be missing: an
+    entry of a map with names of the user's own, and what may be null by the schema.
+    """
     values = yaml.safe_load((chart / "values.yaml").read_text())
     lines = dict(keys(read_schema(chart), values, ()))
     if chart == CHART:
@@ -72,9 +71,8 @@ def defaults(chart: Path) -> str:
             merged = merge(own, values.get(subchart.name, {}))
             lines.pop((subchart.name,), None)
             lines |= dict(keys(read_schema(subchart), merged, (subchart.name,)))
-    return DEFAULTS_HEAD + "".join(
-        f"{'.'.join(path)}: {json.dumps(value)}\n" for path, value in lines.items()
-    )
+    told = ",\n".join(f"{json.dumps('.'.join(path))}: {json.dumps(value)}" for path, value in lines.items())
+    return f"{{\n{told}\n}}\n"
 
 
 def keys(schema: Schema, values: object, path: Names) -> Iterator[tuple[Names, object]]:

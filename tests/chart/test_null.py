@@ -134,6 +134,6 @@ def test_without_a_section_for_bundles_the_bundles_are_there() -> None:
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)
 def test_the_defaults_that_templates_read_are_those_of_the_values(chart: Path) -> None:
-    """files/defaults.yaml is generated: ./scripts/_python --dev python docs/values.py."""
+    """files/defaults.json is generated: ./scripts/_python --dev python docs/values.py."""
     generator = load("../../docs/values.py")
-    assert generator.defaults(chart) == (chart / "files/defaults.yaml").read_text()
+    assert generator.defaults(chart) == (chart / "files/defaults.json").read_text()

@@ -233,7 +233,7 @@ def test_every_key_is_read(chart: Path) -> None:
         for folder in folders
         for part in ("templates", "files")
         for file in (folder / part).glob("*")
-        if file.is_file() and file.name != "defaults.yaml"
+        if file.is_file() and file.name != "defaults.json"
     ]
     text = "".join(file.read_text() for file in files)
     values = yaml.safe_load((chart / "values.yaml").read_text())
