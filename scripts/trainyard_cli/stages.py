@@ -1,4 +1,4 @@
-"""Progress: one line per stage that says what happens now, and a table of seconds at the end."""
+"""Progress: one line per stage that runs, which says what happens now, and a table of seconds at the end."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 HEARTBEAT_SECONDS = 30.0
@@ -29,6 +29,8 @@ class Stage:
         self.status = "running"
         self.started = time.monotonic()
         self.seconds = 0.0
+        self.ended = threading.Event()
+        self.line: TaskID | None = None  # on a terminal
         self._stages = stages
 
     def __enter__(self) -> "Stage":
@@ -52,7 +54,7 @@ class Stage:
 
 
 class Stages:
-    """The stages of one command, in order.
+    """The stages of one command, in the order in which they begin; several may run at the same time.
 
     Used as ``with Stages() as stages: with stages("name") as stage: ...``. However the block ends, the
     table of seconds is printed; an interrupt adds how to go on. Exceptions pass through.
@@ -62,8 +64,8 @@ class Stages:
         self.console = console or Console(stderr=True, highlight=False)
         self._begun: list[Stage] = []
         self._started = time.monotonic()
-        self._progress: Progress | None = None
-        self._stop = threading.Event()
+        self._progress: Progress | None = None  # while a stage runs, on a terminal
+        self._lock = threading.Lock()
 
     def __call__(self, name: str) -> Stage:
         """Return the next stage; it begins when it is entered."""
@@ -82,34 +84,38 @@ class Stages:
 
     def _begin(self, stage: Stage) -> None:
         stage.started = time.monotonic()
-        self._begun.append(stage)
-        self._stop = threading.Event()
-        if self.console.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-            self._progress = Progress(*columns, console=self.console, transient=True)
-            self._progress.add_task(stage.name)
-            self._progress.start()
-        else:
-            self._show(stage)
-            threading.Thread(target=self._beat, args=(stage, self._stop), daemon=True).start()
+        with self._lock:
+            self._begun.append(stage)
+            if self.console.is_terminal:
+                if not self._progress:
+                    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+                    self._progress = Progress(*columns, console=self.console, transient=True)
+                    self._progress.start()
+                stage.line = self._progress.add_task(stage.name)
+                return
+        self._show(stage)
+        threading.Thread(target=self._beat, args=(stage,), daemon=True).start()
 
     def _end(self, stage: Stage) -> None:
         stage.seconds = time.monotonic() - stage.started
-        self._stop.set()
-        if self._progress:
-            self._progress.stop()
-            self._progress = None
+        stage.ended.set()
+        with self._lock:
+            if self._progress and stage.line is not None:
+                self._progress.remove_task(stage.line)
+                if not self._progress.tasks:
+                    self._progress.stop()
+                    self._progress = None
         self._print(f"{stage.name}: {stage.status} in {stage.seconds:.0f} s")
 
     def _show(self, stage: Stage) -> None:
         line = f"{stage.name}: {stage.text}" if stage.text else stage.name
-        if self._progress:
-            self._progress.update(self._progress.task_ids[0], description=line)
+        if self._progress and stage.line is not None:
+            self._progress.update(stage.line, description=line)
         elif stage.status == "running":
             self._print(f"{line} ...")
 
-    def _beat(self, stage: Stage, stop: threading.Event) -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
+    def _beat(self, stage: Stage) -> None:
+        while not stage.ended.wait(HEARTBEAT_SECONDS):
             self._show(stage)
 
     def _print(self, line: str) -> None:

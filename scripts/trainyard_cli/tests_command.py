@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,16 +16,17 @@ from rich.text import Text
 
 from . import cluster, host, images, node_image, paths, platform, slowest, toolchain
 from .errors import CliError
-from .stages import Stages
+from .stages import Stage, Stages
 
 DEV = paths.ROOT / "scripts/_python"
 # pytest's exit code for "no test was selected", which is right for a suite that -k leaves out.
 NOTHING_SELECTED = 5
-# Two cores are used; a module stays in one process, with its fixtures. The plugin is for a cluster, and
+# Two processes; a module stays in one process, with its fixtures. The plugin is for a cluster, and
 # takes half a second in each process.
 TWO_PROCESSES = ("-n", "2", "--dist", "loadscope", "-p", "no:helm-charts")
-# The trainer's tests wait as much as they compute: for epochs, servers and signals.
-TRAINER_PROCESSES = ("-n", "3")
+# What one suite leaves of the two cores, as it waits or has come to its last test, the other one takes.
+SUITES_AT_ONCE = 2
+PROGRESS = re.compile(r"\[ *[0-9]+%\]")
 # On the shared cluster the order matters: a file's tests share runs that take minutes, and a later test may
 # break what an earlier one looks at. Every other suite runs in random order (its seed is in the output).
 IN_ORDER = ("-v", "-p", "no:randomly")
@@ -34,12 +38,12 @@ def lint(stages: Stages, arguments: Sequence[str]) -> None:
     """Run the linters of .pre-commit-config.yaml: `pre-commit run` with these arguments."""
     with stages("tools") as stage:
         path = _on_path(toolchain.helm(stage), toolchain.actionlint(stage))
-    with stages("test environment"):
-        _show(stages.console, "test environment", [DEV, "--dev", "true"])
-    with stages("lint"):
+    with stages("test environment") as stage:
+        _show(stages.console, stage, [DEV, "--dev", "true"])
+    with stages("lint") as stage:
         # Checking again what has not changed takes most of the linters' time.
         environment = {"MYPY_CACHE_DIR": str(paths.HOME / "mypy"), **path}
-        _show(stages.console, "lint", [DEV, "--dev", "pre-commit", "run", *arguments], environment)
+        _show(stages.console, stage, [DEV, "--dev", "pre-commit", "run", *arguments], environment)
 
 
 def run_tests(
@@ -63,14 +67,14 @@ def run_tests(
 
 def _run_fast(suites: Suites) -> None:
     lint(suites.stages, ALL_FILES)
-    for name in ("cli", "dags", "gpu_simulator", "dag_publisher"):
-        suites.run(name)
     with suites.stages("tools") as stage:
         path = _on_path(toolchain.helm(stage), toolchain.kube_score(stage))
-    suites.run("chart", env=path)
     with suites.stages("docker") as stage:
         host.ensure_docker(stage)
-    suites.run_trainer()
+    short = [partial(suites.run, name) for name in ("cli", "gpu_simulator", "dag_publisher")]
+    # The longest ones first, so that the last ones end together.
+    chart, dags = partial(suites.run, "chart", env=path), partial(suites.run, "dags")
+    suites.run_at_once(chart, dags, suites.run_trainer, *short)
 
 
 def _run_e2e(suites: Suites) -> None:
@@ -100,8 +104,26 @@ class Suites:
         self._args = args
         self._reports = reports
         self._nightly = nightly
+        self._live = True  # is output shown line by line?
         # The trainer's tests write their report as another user.
         reports.chmod(0o777)
+
+    def run_at_once(self, *runs: Callable[[], None]) -> None:
+        """Run suites in their order, two at a time; after one that fails no further one begins.
+
+        The output of each is shown when it has ended.
+        """
+        self._live = False
+        with ThreadPoolExecutor(SUITES_AT_ONCE) as pool:
+            futures = [pool.submit(run) for run in runs]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                pool.shutdown(cancel_futures=True)
+                self._live = True
+        for future in futures:
+            if not future.cancelled():
+                future.result()
 
     def run(
         self,
@@ -114,9 +136,9 @@ class Suites:
     ) -> None:
         """Run the tests in tests/<suite> whose markers are as ``selected`` says."""
         name = name or f"{suite} tests"
-        with self.stages(name):
+        with self.stages(name) as stage:
             pytest: list[str | Path] = [DEV, "--dev", "pytest", f"tests/{suite}", *options]
-            self._show(name, [*pytest, *self._options(self._reports / f"{name}.xml", selected)], env)
+            self._show(stage, [*pytest, *self._options(self._reports / f"{name}.xml", selected)], env)
 
     def run_trainer(self) -> None:
         """Run the trainer's tests where the trainer runs: in its image."""
@@ -130,10 +152,12 @@ class Suites:
                 "tests/trainer",
                 "-p",
                 "no:cacheprovider",
-                *TRAINER_PROCESSES,
+                "-n",
+                "2",
             ]
             options = self._options(Path(REPORTS_IN_CONTAINER) / f"{name}.xml")
-            self._show(name, [host.docker(), "run", "--rm", *volumes, "-w", "/src", image, *pytest, *options])
+            docker = [host.docker(), "run", "--rm", *volumes, "-w", "/src", image]
+            self._show(stage, [*docker, *pytest, *options])
 
     def show_slowest(self) -> None:
         """Show the slowest tests of all suites that ran."""
@@ -146,9 +170,9 @@ class Suites:
         colour = ["--color=yes"] if self.stages.console.is_terminal else []
         return [*(["-m", markers] if markers else []), f"--junit-xml={report}", *colour, *self._args]
 
-    def _show(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+    def _show(self, stage: Stage, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         allowed = (0, NOTHING_SELECTED) if self._args else (0,)
-        _show(self.stages.console, name, command, env, allowed)
+        _show(self.stages.console, stage, command, env, allowed, live=self._live)
 
 
 def _on_path(*programs: Path) -> dict[str, str]:
@@ -158,12 +182,18 @@ def _on_path(*programs: Path) -> dict[str, str]:
 
 def _show(
     console: Console,
-    name: str,
+    stage: Stage,
     command: Sequence[str | Path],
     env: Mapping[str, str] | None = None,
     allowed: tuple[int, ...] = (0,),
+    *,
+    live: bool = True,
 ) -> None:
-    """Run a command in the repository and pass its output on line by line, above the progress line."""
+    """Run a command in the repository and show its output above the lines of progress.
+
+    If not ``live``, the output is shown in one piece at the end, and how far pytest is meanwhile.
+    """
+    held: list[str] = []
     process = subprocess.Popen(
         [str(word) for word in command],
         cwd=paths.ROOT,
@@ -176,6 +206,13 @@ def _show(
     assert process.stdout is not None
     with process:
         for line in process.stdout:
-            console.print(Text.from_ansi(line.rstrip("\n")), soft_wrap=True)
+            if live:
+                console.print(Text.from_ansi(line.rstrip("\n")), soft_wrap=True)
+                continue
+            held.append(line)
+            if progress := PROGRESS.search(line):
+                stage.update(progress[0])
+    if held:
+        console.print(Text.from_ansi("".join(held).rstrip("\n")), soft_wrap=True)
     if process.returncode not in allowed:
-        raise CliError(f"{name} failed (exit code {process.returncode})", "see the output above")
+        raise CliError(f"{stage.name} failed (exit code {process.returncode})", "see the output above")

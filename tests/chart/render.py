@@ -25,8 +25,9 @@ POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}
 
 Object = dict[str, Any]
 
-# Without this it reads the definitions of the whole API for every object.
-kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
+# Without this it reads the definitions of the whole API, and lists all versions of it, for every object.
+for slow in ("schema_contents", "all_versions"):
+    setattr(kubernetes_validate.utils, slow, functools.cache(getattr(kubernetes_validate.utils, slow)))
 
 
 class ChartError(Exception):

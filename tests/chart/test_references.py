@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -59,15 +60,15 @@ CHANGED: dict[str, tuple[Any, str]] = {
     "postgresql.fullnameOverride": ("db", "trainyard-postgresql"),
     "versitygw.fullnameOverride": ("store", "trainyard-versitygw"),
     "nvidia-device-plugin.fullnameOverride": ("plugin", "trainyard-nvidia-device-plugin"),
-    "airflow.data.metadataSecretName": ("other", "trainyard-airflow-metadata"),
-    "airflow.fernetKeySecretName": ("other", "trainyard-fernet-key"),
-    "airflow.jwtSecretName": ("other", "trainyard-jwt-secret"),
-    "airflow.apiSecretKeySecretName": ("other", "trainyard-api-secret-key"),
-    "secrets.admin.secretName": ("other", "trainyard-admin"),
-    "mlflow.backendStore.secretName": ("other", "trainyard-mlflow-backend"),
+    "airflow.data.metadataSecretName": ("other-metadata", "trainyard-airflow-metadata"),
+    "airflow.fernetKeySecretName": ("other-fernet", "trainyard-fernet-key"),
+    "airflow.jwtSecretName": ("other-jwt", "trainyard-jwt-secret"),
+    "airflow.apiSecretKeySecretName": ("other-api", "trainyard-api-secret-key"),
+    "secrets.admin.secretName": ("other-admin", "trainyard-admin"),
+    "mlflow.backendStore.secretName": ("other-backend", "trainyard-mlflow-backend"),
     "mlflow.backendStore.secretKey": ("url", "key: connection, name: trainyard-mlflow-backend"),
-    "postgresql.auth.secretName": ("other", "trainyard-postgresql/"),
-    "versitygw.auth.secretName": ("other", "trainyard-versitygw/"),
+    "postgresql.auth.secretName": ("other-database", "trainyard-postgresql/"),
+    "versitygw.auth.secretName": ("other-objects", "trainyard-versitygw/"),
     "postgresql.auth.databases": (["airflow", "mlflow", "features"], "value: airflow mlflow}"),
     "mlflow.service.port": (5001, ":5000"),
     "versitygw.service.port": (7071, ":7070"),
@@ -81,10 +82,10 @@ CHANGED: dict[str, tuple[Any, str]] = {
     "serving.serviceAccountName": ("robot", r"\bmodel-server\b"),
     "training.priorityClassName": ("trainyard-interactive", '"priorityClassName": "trainyard-training"'),
     "airflow.logs.persistence.existingClaim": ("history", "airflow-logs"),
-    "mlflow.serviceAccount.name": ("robot", "serviceAccountName: trainyard-mlflow"),
+    "mlflow.serviceAccount.name": ("robot-tracking", "serviceAccountName: trainyard-mlflow"),
     "nvidia-device-plugin.namespaceOverride": ("plugins", "namespace: nvidia-device-plugin"),
     **{
-        f"airflow.{component}.serviceAccount.name": ("robot", f"serviceAccountName: trainyard-{name}")
+        f"airflow.{component}.serviceAccount.name": (f"robot-{name}", f"serviceAccountName: trainyard-{name}")
         for component, name in {
             "apiServer": "api-server",
             "scheduler": "scheduler",
@@ -105,14 +106,31 @@ def text(values: Object) -> str:
     return yaml.dump_all(objects, Dumper=yaml.CSafeDumper, default_flow_style=None, width=10_000)
 
 
-@pytest.mark.parametrize("path", CHANGED)
-def test_a_changed_name_is_followed_everywhere(path: str) -> None:
-    value, gone = CHANGED[path]
-    values = merge(INGRESS, put(path, value))
+def groups(every: Iterable[str], *some: tuple[str, ...]) -> Any:
+    """Parameters `paths`: these keys at once, then all others at once, and for completeness each alone."""
+    rest = tuple(path for path in every if not any(path in group for group in some))
+    alone = [pytest.param((path,), marks=pytest.mark.exhaustive) for path in every]
+    names = lambda paths: f"{paths[0]}+{len(paths) - 1}" if len(paths) > 1 else paths[0]  # noqa: E731
+    return pytest.mark.parametrize("paths", [*some, rest, *alone], ids=names)
+
+
+# The names of objects begin with these: in a render with the others they would hide an old name.
+FULLNAMES = tuple(path for path in CHANGED if path.endswith("fullnameOverride"))
+# Of a Secret, and of a port, whose other key is among the rest.
+SECOND_KEYS = ("mlflow.backendStore.secretKey", "airflow.ports.apiServer")
+
+
+@groups(CHANGED, FULLNAMES, SECOND_KEYS)
+def test_a_changed_name_is_followed_everywhere(paths: tuple[str, ...]) -> None:
+    values = INGRESS
+    for path in paths:
+        values = merge(values, put(path, CHANGED[path][0]))
     assert References(render_chart(values=values)).check() == []
-    pattern = re.compile(gone.replace('"', r"\W*"), re.MULTILINE)
-    assert pattern.search(text(INGRESS))
-    assert not pattern.search(text(values))
+    before, after = text(INGRESS), text(values)
+    for path in paths:
+        pattern = re.compile(CHANGED[path][1].replace('"', r"\W*"), re.MULTILINE)
+        assert pattern.search(before), path
+        assert not pattern.search(after), path
 
 
 @pytest.mark.parametrize(
@@ -130,8 +148,8 @@ def test_whatever_is_missing_is_found(kind: str) -> None:
         assert References(rest).check(), {place(one) for one in objects} - {place(one) for one in rest}
 
 
-# Two parts that are off together say no more than that each pair works.
-OFF = [*((one,) for one in SUBCHARTS), *combinations(SUBCHARTS, 2), SUBCHARTS]
+PAIRS = [pytest.param(pair, marks=pytest.mark.exhaustive) for pair in combinations(SUBCHARTS, 2)]
+OFF = [*((one,) for one in SUBCHARTS), SUBCHARTS, *PAIRS]
 
 
 @pytest.mark.parametrize("off", OFF, ids="+".join)
@@ -177,12 +195,19 @@ SWITCHES: dict[str, set[Place]] = {
 }
 
 
-@pytest.mark.parametrize("path", SWITCHES)
-def test_what_is_switched_off_is_not_referred_to(path: str) -> None:
-    values = put(path, False)
-    if path == "mlflow.artifacts.persistence.enabled":
-        values = merge(values, put("mlflow.artifacts.destination", "s3://artifacts"))
-    assert References(render_chart(values=values), SWITCHES[path]).check() == []
+# What is off with them needs nothing of the others any more.
+WHOLE_PARTS = ("secrets.bootstrap.enabled", "serving.enabled")
+
+
+@groups(SWITCHES, WHOLE_PARTS)
+def test_what_is_switched_off_is_not_referred_to(paths: tuple[str, ...]) -> None:
+    values: Object = {}
+    for path in paths:
+        values = merge(values, put(path, False))
+        if path == "mlflow.artifacts.persistence.enabled":
+            values = merge(values, put("mlflow.artifacts.destination", "s3://artifacts"))
+    needed = {one for path in paths for one in SWITCHES[path]}
+    assert References(render_chart(values=values), needed).check() == []
 
 
 def test_one_secret_may_hold_every_key() -> None:

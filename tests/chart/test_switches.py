@@ -11,7 +11,13 @@ SUBCHARTS = ("airflow", "mlflow", "nvidia-device-plugin", "postgresql", "versity
 NEEDED = {"mlflow": {"training": {"trackingUri": "http://mlflow.example.com"}}}
 
 
-@pytest.mark.parametrize("files", VARIANTS)
+FILES = [
+    files if files in ((), ("production.yaml",)) else pytest.param(files, marks=pytest.mark.exhaustive)
+    for files in VARIANTS
+]
+
+
+@pytest.mark.parametrize("files", FILES)
 @pytest.mark.parametrize("switch", SUBCHARTS)
 def test_a_disabled_subchart_renders_nothing(files: tuple[str, ...], switch: str) -> None:
     objects = render_chart(files=files, values={switch: {"enabled": False}, **NEEDED.get(switch, {})})
