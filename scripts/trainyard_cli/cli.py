@@ -156,7 +156,10 @@ def figures(verbose: Verbose = False) -> None:
 @app.command(context_settings={"allow_extra_args": True})
 def test(
     context: typer.Context,
-    fast: Annotated[bool, typer.Option("--fast", help="Only what needs no cluster.")] = False,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="Only what needs no cluster, without the exhaustive tests."),
+    ] = False,
     e2e: Annotated[bool, typer.Option("--e2e", help="Only what needs the cluster.")] = False,
     nightly: Annotated[
         bool, typer.Option("--nightly", help="The slow tests as well: before a release, not on every change.")

@@ -6,8 +6,9 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ NOTHING_SELECTED = 5
 TWO_PROCESSES = ("-n", "2", "--dist", "loadscope", "-p", "no:helm-charts")
 # What one suite leaves of the two cores, as it waits or has come to its last test, the other one takes.
 SUITES_AT_ONCE = 2
+# How far pytest is, at the end of a line of dots.
 PROGRESS = re.compile(r"\[ *[0-9]+%\]")
 # On the shared cluster the order matters: a file's tests share runs that take minutes, and a later test may
 # break what an earlier one looks at. Every other suite runs in random order (its seed is in the output).
@@ -51,11 +53,12 @@ def run_tests(
 ) -> None:
     """Do all set-up and run the tests; CliError after the first stage that fails.
 
-    ``nightly`` adds the tests with that marker.
+    ``nightly`` adds the tests with that marker; ``fast`` alone leaves out those that are ``exhaustive``.
     """
     paths.HOME.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.HOME, prefix="reports-") as reports:
-        suites = Suites(stages, pytest_args, Path(reports), nightly=nightly)
+        without = left_out(fast_alone=fast and not e2e, nightly=nightly)
+        suites = Suites(stages, pytest_args, Path(reports), without)
         try:
             if fast:
                 _run_fast(suites)
@@ -91,19 +94,24 @@ def _run_e2e(suites: Suites) -> None:
     suites.run("e2e", "e2e tests, one by one", env=env, options=IN_ORDER, selected="alone")
 
 
-def marker_expression(selected: str, *, nightly: bool) -> str:
-    """Return pytest's -m: what ``selected`` says, without the nightly tests unless they are wanted."""
-    return " and ".join(filter(None, (selected, "" if nightly else "not nightly")))
+def left_out(*, fast_alone: bool, nightly: bool) -> tuple[str, ...]:
+    """Return the markers of the tests that do not run."""
+    return (*(() if nightly else ("nightly",)), *(("exhaustive",) if fast_alone else ()))
+
+
+def marker_expression(selected: str, without: Sequence[str]) -> str:
+    """Return pytest's -m: what ``selected`` says, without the tests with one of these markers."""
+    return " and ".join(filter(None, (selected, *(f"not {marker}" for marker in without))))
 
 
 class Suites:
     """Runs pytest on one suite after the other, each as a stage, and remembers how long their tests took."""
 
-    def __init__(self, stages: Stages, args: list[str], reports: Path, *, nightly: bool) -> None:
+    def __init__(self, stages: Stages, args: list[str], reports: Path, without: Sequence[str]) -> None:
         self.stages = stages
         self._args = args
         self._reports = reports
-        self._nightly = nightly
+        self._without = without
         self._live = True  # is output shown line by line?
         # The trainer's tests write their report as another user.
         reports.chmod(0o777)
@@ -113,17 +121,28 @@ class Suites:
 
         The output of each is shown when it has ended.
         """
+        over = threading.Event()
+
+        def begin(run: Callable[[], None]) -> None:
+            if over.is_set():
+                return
+            try:
+                run()
+            except BaseException:
+                over.set()
+                raise
+
         self._live = False
         with ThreadPoolExecutor(SUITES_AT_ONCE) as pool:
-            futures = [pool.submit(run) for run in runs]
+            futures = [pool.submit(begin, run) for run in runs]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                pool.shutdown(cancel_futures=True)
-                self._live = True
+                wait(futures)
+            except BaseException:  # Ctrl-C, which the suites that run get as well
+                over.set()
+                raise
+        self._live = True
         for future in futures:
-            if not future.cancelled():
-                future.result()
+            future.result()
 
     def run(
         self,
@@ -166,11 +185,13 @@ class Suites:
             self.stages.console.print(slowest.table(tests))
 
     def _options(self, report: Path, selected: str = "") -> list[str]:
-        markers = marker_expression(selected, nightly=self._nightly)
+        markers = marker_expression(selected, self._without)
         colour = ["--color=yes"] if self.stages.console.is_terminal else []
         return [*(["-m", markers] if markers else []), f"--junit-xml={report}", *colour, *self._args]
 
-    def _show(self, stage: Stage, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+    def _show(
+        self, stage: Stage, command: Sequence[str | Path], env: Mapping[str, str] | None = None
+    ) -> None:
         allowed = (0, NOTHING_SELECTED) if self._args else (0,)
         _show(self.stages.console, stage, command, env, allowed, live=self._live)
 
