@@ -22,10 +22,12 @@ from .stages import Stage, Stages
 DEV = paths.ROOT / "scripts/_python"
 # pytest's exit code for "no test was selected", which is right for a suite that -k leaves out.
 NOTHING_SELECTED = 5
-# Two processes; a module stays in one process, with its fixtures. The plugin is for a cluster, and
-# takes half a second in each process.
-TWO_PROCESSES = ("-n", "2", "--dist", "loadscope", "-p", "no:helm-charts")
-# What one suite leaves of the two cores, as it waits or has come to its last test, the other one takes.
+# The plugin is for a cluster, and takes half a second in each process.
+ONE_PROCESS = ("-p", "no:helm-charts")
+# A module stays in one process, with its fixtures.
+TWO_PROCESSES = (*ONE_PROCESS, "-n", "2", "--dist", "loadscope")
+# A suite in one process imports Airflow and starts its servers once. What it leaves of its core as it waits is for
+# the longest suite, which has two processes.
 SUITES_AT_ONCE = 2
 # How far pytest is, at the end of a line of dots.
 PROGRESS = re.compile(r"\[ *[0-9]+%\]")
@@ -76,7 +78,7 @@ def _run_fast(suites: Suites) -> None:
         host.ensure_docker(stage)
     short = [partial(suites.run, name) for name in ("cli", "gpu_simulator", "dag_publisher")]
     # The longest ones first, so that the last ones end together.
-    chart, dags = partial(suites.run, "chart", env=path), partial(suites.run, "dags")
+    chart, dags = partial(suites.run, "chart", env=path, options=TWO_PROCESSES), partial(suites.run, "dags")
     suites.run_at_once(chart, dags, suites.run_trainer, *short)
 
 
@@ -150,7 +152,7 @@ class Suites:
         name: str = "",
         *,
         env: Mapping[str, str] | None = None,
-        options: tuple[str, ...] = TWO_PROCESSES,
+        options: tuple[str, ...] = ONE_PROCESS,
         selected: str = "",
     ) -> None:
         """Run the tests in tests/<suite> whose markers are as ``selected`` says."""

@@ -14,11 +14,12 @@ from render import ROOT, Object, identity, render_chart
 SECOND = ("second-release.yaml",)
 LONG = "a-release-name-may-have-fifty-three-characters-as-this"[:53]
 RELEASES = [
-    ("two", "two"),
     ("two", "trainyard"),  # beside the first one in its namespace
-    ("team.two", "two"),
-    ("1st", "two"),
-    (LONG, "trainyard"),
+    ("1st.two", "two"),
+    *(
+        pytest.param(*names, marks=pytest.mark.exhaustive)
+        for names in (("two", "two"), ("team.two", "two"), ("1st", "two"), (LONG, "trainyard"))
+    ),
 ]
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SERVICE = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -55,7 +56,14 @@ def labels(value: Any) -> Iterator[str]:
             yield from labels(child)
 
 
-@pytest.mark.parametrize("files", [(), ("kind.yaml",), ("production.yaml", "dags-from-git.yaml")])
+@pytest.mark.parametrize(
+    "files",
+    [
+        (),
+        pytest.param(("kind.yaml",), marks=pytest.mark.exhaustive),
+        ("production.yaml", "dags-from-git.yaml"),
+    ],
+)
 @pytest.mark.parametrize("release", [LONG, "1.2"])
 def test_names_are_what_kubernetes_takes(files: tuple[str, ...], release: str) -> None:
     assert len(LONG) == 53

@@ -39,8 +39,11 @@ def command(tmp_path: Path, environments: list[Path]) -> Command:
     return run
 
 
+OTHERS = ("down", "lint", "test", "promote", "diff", "status", "publish", "sbom", "audit")
+
+
 @pytest.mark.parametrize(
-    "name", ["up", "down", "lint", "test", "run", "promote", "diff", "status", "publish", "sbom", "audit"]
+    "name", ["up", "run", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)]
 )
 def test_help_shows_how_the_command_is_called(command: Command, name: str) -> None:
     result = command(name, "--help")

@@ -37,17 +37,18 @@ def test_alone_nightly():
 """
 
 
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("suite")
-    (directory / "test_it.py").write_text(SUITE)
-    (directory / "pytest.ini").write_text("[pytest]\nmarkers =\n  alone\n  exhaustive\n  nightly\n")
-    return directory
+# What is collected for each -m, in one process.
+COLLECT = """
+import sys
+import pytest
+for markers in sys.argv[1:]:
+    pytest.main(["-q", "--collect-only", "-m", markers, "."])
+    print("===")
+"""
 
 
-@pytest.mark.parametrize(
-    ("selected", "fast_alone", "nightly", "names"),
-    [
+def test_slow_tests_run_only_when_asked_for(tmp_path: Path) -> None:
+    cases = [
         ("", True, False, {"plain", "alone"}),
         ("", False, False, {"plain", "alone", "exhaustive"}),
         ("", False, True, {"plain", "alone", "exhaustive", "nightly", "alone_nightly"}),
@@ -55,19 +56,21 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("not alone", False, False, {"plain", "exhaustive"}),
         ("alone", False, False, {"alone"}),
         ("alone", False, True, {"alone", "alone_nightly"}),
-    ],
-)
-def test_slow_tests_run_only_when_asked_for(
-    suite: Path, selected: str, fast_alone: bool, nightly: bool, names: set[str]
-) -> None:
-    without = tests_command.left_out(fast_alone=fast_alone, nightly=nightly)
-    markers = tests_command.marker_expression(selected, without)
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", markers, "."]
+    ]
+    (tmp_path / "test_it.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  alone\n  exhaustive\n  nightly\n")
+    markers = [
+        tests_command.marker_expression(selected, tests_command.left_out(fast_alone=fast, nightly=nightly))
+        for selected, fast, nightly, _ in cases
+    ]
+    command = [sys.executable, "-c", COLLECT, *markers]
     plain = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    collected = subprocess.run(
-        command, cwd=suite, env=plain, check=True, capture_output=True, text=True
-    ).stdout
-    assert {line.partition("::test_")[2] for line in collected.splitlines() if "::" in line} == names
+    done = subprocess.run(command, cwd=tmp_path, env=plain, check=True, capture_output=True, text=True)
+    collected = [
+        {line.partition("::test_")[2] for line in part.splitlines() if "::" in line}
+        for part in done.stdout.split("===\n")[:-1]
+    ]
+    assert collected == [names for *_, names in cases]
 
 
 def suites_of(tmp_path: Path) -> tuple[tests_command.Suites, Console]:
