@@ -26,8 +26,8 @@ NOTHING_SELECTED = 5
 ONE_PROCESS = ("-p", "no:helm-charts")
 # A module stays in one process, with its fixtures.
 TWO_PROCESSES = (*ONE_PROCESS, "-n", "2", "--dist", "loadscope")
-# A suite in one process imports Airflow and starts its servers once. What it leaves of its core as it waits is for
-# the longest suite, which has two processes.
+# A suite in one process imports Airflow and starts its servers once. What it leaves of its core as it waits
+# is for the longest suite, which has two processes.
 SUITES_AT_ONCE = 2
 # How far pytest is, at the end of a line of dots.
 PROGRESS = re.compile(r"\[ *[0-9]+%\]")
@@ -177,7 +177,9 @@ class Suites:
                 "2",
             ]
             options = self._options(Path(REPORTS_IN_CONTAINER) / f"{name}.xml")
-            docker = [host.docker(), "run", "--rm", *volumes, "-w", "/src", image]
+            # Of threads in several processes, some only spin until the others have had a core.
+            one_thread = ["-e", "OMP_NUM_THREADS=1"]
+            docker = [host.docker(), "run", "--rm", *volumes, *one_thread, "-w", "/src", image]
             self._show(stage, [*docker, *pytest, *options])
 
     def show_slowest(self) -> None:
