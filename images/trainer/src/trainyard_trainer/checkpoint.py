@@ -102,7 +102,11 @@ def superseded(directory: storage.Directory) -> list[str]:
 
 def _names(directory: storage.Directory) -> list[str]:
     """Return the names of the checkpoints, newest first."""
-    return sorted((one.name for one in directory.files() if _NAME.fullmatch(one.name)), reverse=True)
+    try:
+        files = directory.files()
+    except OSError as error:
+        raise storage_error("listing the checkpoints in", directory, error) from error
+    return sorted((one.name for one in files if _NAME.fullmatch(one.name)), reverse=True)
 
 
 def _read(directory: storage.Directory, name: str) -> tuple[Mapping[str, Any], bytes]:

@@ -6,6 +6,7 @@ store is an OSError, as with a disk, so that callers need to know one kind of er
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TEMPORARY_PREFIX = ".tmp-"  # of files that are not published yet
 SCHEMES = ("file", "s3")
 _PART_BYTES = 16 << 20  # of uploads in parts, of which S3 takes 10,000
+_ERRNO = {"401": errno.EACCES, "403": errno.EACCES, "404": errno.ENOENT}  # by the status of an answer
 _RETRY_SECONDS = 60  # no longer than a pod has after SIGTERM
 
 
@@ -251,8 +253,8 @@ class ObjectDirectory(Directory):
     def of(cls, uri: str) -> "ObjectDirectory":
         """Return the directory of s3://BUCKET/PREFIX. Raises BadConfig."""
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        prefix = prefix.strip("/")
-        if not bucket or "" in prefix.split("/")[1:]:
+        prefix = prefix.removesuffix("/")
+        if not bucket or (prefix and "" in prefix.split("/")):
             raise BadConfig(f"cannot use the URI {uri!r}; use s3://BUCKET/PREFIX")
         return cls(bucket, prefix)
 
@@ -353,7 +355,9 @@ def _os_errors() -> Iterator[None]:
     except exceptions.InvalidPathError as error:
         raise OSError(errno.EINVAL, _first_line(error)) from error
     except exceptions.BaseError as error:
-        raise OSError(errno.EIO, _first_line(error)) from error
+        # What a list is answered with has no class of its own.
+        status = re.search(r"status code: (\d+)", str(error))
+        raise OSError(_ERRNO.get(status[1] if status else "", errno.EIO), _first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

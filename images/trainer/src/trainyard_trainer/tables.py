@@ -81,7 +81,11 @@ def _csv_file(source: str) -> tuple[storage.Directory, str]:
     if source.endswith(".csv"):
         return storage.file(source)
     directory = storage.directory(source)
-    names = [one.name for one in directory.files() if one.name.endswith(".csv") and "/" not in one.name]
+    try:
+        files = directory.files()
+    except OSError as error:
+        raise storage_error("listing", directory, error) from error
+    names = [one.name for one in files if one.name.endswith(".csv") and "/" not in one.name]
     if len(names) != 1:
         raise BadData(f"rule file: directory {directory} holds {len(names)} .csv files, must hold one")
     return directory, names[0]

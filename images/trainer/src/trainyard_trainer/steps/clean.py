@@ -35,13 +35,20 @@ RUNNING_SECONDS = 7 * DAY_SECONDS  # more than any attempt needs between two che
 def run(context: Context) -> Result:
     """Clean the directory --dataset, and return how much was removed and kept."""
     cleaner = Cleaner(storage.directory(context.dataset), dry_run=context.params["dry_run"])
+    try:
+        _clean(cleaner, context)
+    except OSError as error:
+        raise storage_error("cleaning", context.dataset, error) from error
+    return cleaner.result
+
+
+def _clean(cleaner: "Cleaner", context: Context) -> None:
     if context.params["older_than_days"] >= 0:
         cleaner.remove_old(context.params["older_than_days"], RunKeyUsage(context.settings))
     elif context.params["finished"]:
         cleaner.remove_run(context.run_key)
     else:
         cleaner.remove_superseded(context.run_key)
-    return cleaner.result
 
 
 class Cleaner:
@@ -101,11 +108,7 @@ class Cleaner:
 
     def _directories(self) -> list[tuple[Directory, str]]:
         """Return the directories that are named after run keys, with their names."""
-        try:
-            names = self._root.directories()
-        except OSError as error:
-            raise storage_error("listing", self._root, error) from error
-        return [(self._root / name, name) for name in names if RUN_KEY.fullmatch(name)]
+        return [(self._root / name, name) for name in self._root.directories() if RUN_KEY.fullmatch(name)]
 
     def _remove_temporary(self, directory: Directory) -> None:
         for one in directory.files():
@@ -126,10 +129,7 @@ class Cleaner:
     def _remove(self, place: str, why: str, size: int, remove: Callable[[], None]) -> None:
         log.event("would_remove" if self._dry_run else "removed", path=place, why=why, bytes=size)
         if not self._dry_run:
-            try:
-                remove()
-            except OSError as error:
-                raise storage_error("removing", place, error) from error
+            remove()
         self.result["removed_bytes"] += size
 
 
