@@ -214,7 +214,11 @@ class References:
         training = told["training"]
         self._want(one, ("ServiceAccount", training["namespace"], training["serviceAccountName"]))
         for volume in training["volumes"].values():
-            self._want(one, ("PersistentVolumeClaim", training["namespace"], volume["claimName"]))
+            if "claimName" in volume:
+                self._want(one, ("PersistentVolumeClaim", training["namespace"], volume["claimName"]))
+        for source in training["pod"].get("envFrom", []):
+            if "secretRef" in source:
+                self._want(one, ("Secret", training["namespace"], source["secretRef"]["name"]))
         for key in ("priorityClassName", "spotPriorityClassName"):
             self._want(one, ("PriorityClass", None, training[key]))
         if serving := told.get("serving"):

@@ -94,7 +94,8 @@
 {{/* What is wrong with places in an object store, one line each. Params: the root context */}}
 {{- define "trainyard.objectStoreProblems" -}}
 {{- $problems := list }}
-{{- $there := ternary .Subcharts.versitygw.Values.buckets list .Values.versitygw.enabled }}
+{{- $there := list }}
+{{- if .Values.versitygw.enabled }}{{ $there = .Subcharts.versitygw.Values.buckets }}{{ end }}
 {{- $embedded := hasKey (include "trainyard.embeddedBuckets" . | fromJson) "training" }}
 {{- range $name, $volume := .Values.training.volumes }}
 {{- $key := printf "training.volumes.%s.uri" $name }}
