@@ -14,7 +14,7 @@ from render import POD_KINDS, Object, containers, identity, pod_metadata, pod_sp
 Place = tuple[str, str | None, str]
 
 # A URL's host and port: http://host:port, or the database's user:password@host:port.
-ADDRESS = re.compile(r"(?:https?://|[^/\s\"']:[^/\s\"']*@)(\[?[\w.-]+\]?):(\d+)")
+ADDRESS = re.compile(r"(?:https?://|[^/\s\"']:[^/\s\"']*@)(\[?[\w.-]+\]?):(\d{1,5})(?!\d)")
 TEMPLATE = re.compile(r"\{((?:[\w.-]+/)?[\w.-]+)/([\w.-]+)\}")
 SYSTEM_CLASSES = {"system-node-critical", "system-cluster-critical"}
 CLUSTER_DOMAIN = ("svc", "svc.cluster.local")

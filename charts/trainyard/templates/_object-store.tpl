@@ -86,8 +86,8 @@
 {{/* Whether the parts of Airflow write to its connection trainyard_s3: logs, or large XComs. Params: the root context */}}
 {{- define "trainyard.airflowUsesObjectStore" -}}
 {{- $config := .Values.airflow.config | default dict }}
-{{- $logs := ternary ($config.logging).remote_base_log_folder "" (eq (($config.logging).remote_logging | toString | lower) "true") | default "" }}
-{{- $xcoms := (get $config "common.io" | default dict).xcom_objectstorage_path | default "" }}
+{{- $logs := ternary ($config.logging).remote_base_log_folder "" (eq (($config.logging).remote_logging | toString | lower) "true") | toString }}
+{{- $xcoms := (get $config "common.io" | default dict).xcom_objectstorage_path | toString }}
 {{- if or (hasPrefix "s3://" $logs) (hasPrefix "s3://" $xcoms) }}true{{ end }}
 {{- end }}
 
