@@ -39,7 +39,7 @@ def incoming_marker(name: str, date: str = DATE) -> str:
 
 
 def _arrivals(name: str) -> str:
-    """Where upstream systems put their data: in a bucket that is a directory of the volume, or in the lake's."""
+    """Where data arrives: in a bucket that is a directory of the volume, or in that of the lake."""
     datasets = load_platform().training.datasets
     return f"s3://{INCOMING}/{name}" if datasets.is_mounted else f"{datasets.uri}/{INCOMING}/{name}"
 

@@ -29,7 +29,9 @@ def test_every_image_comes_from_one_registry_by_its_digest(all_pods: list[Object
     assert len(images) >= 6
     assert not [image for image in images if not MIRROR.fullmatch(image)]
     volumes = [volume for one in all_pods for volume in pod_spec(one).get("volumes", [])]
-    assert not [volume for volume in volumes if "image" in volume and not MIRROR.match(volume["image"]["reference"])]
+    assert not [
+        volume for volume in volumes if "image" in volume and not MIRROR.match(volume["image"]["reference"])
+    ]
 
 
 def test_every_pod_has_the_registrys_credentials(all_pods: list[Object]) -> None:

@@ -129,7 +129,9 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
         for server, port in KUBERNETES:
             assert reach(server, port) == USE_KUBERNETES
         return
-    out = (CALL_OUT & all_ends.keys()) | ({"trainyard-dag-publisher-ranking"} & all_ends.keys())  # the other one's git is by SSH
+    out = (CALL_OUT & all_ends.keys()) | (
+        {"trainyard-dag-publisher-ranking"} & all_ends.keys()
+    )  # the other one's git is by SSH
     if has_artifacts_in_s3(files):
         out |= {MLFLOW}
     if "production.yaml" in files:  # a database of one's own

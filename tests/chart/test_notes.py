@@ -32,9 +32,7 @@ def chart_that_shows_its_notes() -> Path:
 
 
 def notes(*files: str, values: Object | None = None, apis: tuple[str, ...] = ()) -> str:
-    objects = render_chart(
-        files=files, values=values, chart=chart_that_shows_its_notes(), apis=apis
-    )
+    objects = render_chart(files=files, values=values, chart=chart_that_shows_its_notes(), apis=apis)
     return str(find(objects, "ConfigMap", "notes")["data"]["notes"])
 
 

@@ -1,4 +1,4 @@
-"""Data in an object store alone: who gets there, with which keys, and that nothing asks for a shared volume."""
+"""Data in object storage alone: who gets there, with which keys, and that nothing asks for a shared volume."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def test_training_and_mlflow_have_an_account_each_that_owns_its_bucket() -> None
     script = server["lifecycle"]["postStart"]["exec"]["command"][-1]
     owners = [line.split() for line in script.splitlines() if "change-bucket-owner" in line]
     keys = environment(server)
-    assert {
-        words[3]: keys[words[5].strip('"$')]["secretKeyRef"] for words in owners
-    } == {
+    assert {words[3]: keys[words[5].strip('"$')]["secretKeyRef"] for words in owners} == {
         bucket: {"name": f"trainyard-{bucket}-s3", "key": "AWS_ACCESS_KEY_ID"}
         for bucket in ("training", "mlflow")
     }

@@ -14,7 +14,7 @@ from render import Object, containers, environment, find, render_chart
 
 DIRECTORY = Path(__file__).parents[2] / "manifests/secrets"
 FILES = ("production.yaml", "object-storage.yaml")
-# Those of the database, which values/production.yaml asks for. Airflow's TLS certificate is nothing that is stored.
+# Those of the database, which values/production.yaml asks for.
 DATABASE = {
     ("trainyard", "trainyard-airflow-metadata"): {"connection", "connection-async"},
     ("trainyard", "trainyard-mlflow-backend"): {"connection"},

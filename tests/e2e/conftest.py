@@ -78,9 +78,7 @@ def in_component(core: client.CoreV1Api) -> Callable[[str, str], Any]:
     def _run(component: str, script: str) -> Any:
         pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"component={component}").items
         pod = next(
-            each
-            for each in pods
-            if each.status.phase == "Running" and not each.metadata.deletion_timestamp
+            each for each in pods if each.status.phase == "Running" and not each.metadata.deletion_timestamp
         )
         return run_python(core, NAMESPACE, pod.metadata.name, component, script)
 

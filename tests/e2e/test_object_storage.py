@@ -95,7 +95,10 @@ def test_the_log_of_a_finished_worker_pod_is_read_from_s3(
     run = finish(run_id)
     assert run.tasks["validate"]["state"] == "failed"
     training, worker = recorder.of_task(run_id, "validate")
-    assert (training["metadata"]["namespace"], worker["metadata"]["namespace"]) == ("ml-training", "trainyard")
+    assert (training["metadata"]["namespace"], worker["metadata"]["namespace"]) == (
+        "ml-training",
+        "trainyard",
+    )
     wait_until("the worker pod to go", lambda: recorder.is_gone(worker), seconds=180)
     keys = s3(f"hook.list_keys('airflow', prefix='logs/dag_id={DAG}/run_id={run_id}/task_id=validate/')")
     (own,) = (key for key in keys if key.endswith("attempt=1.log"))

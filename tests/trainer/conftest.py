@@ -142,12 +142,12 @@ def steps(tmp_path: Path) -> Steps:
 
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """The platform's own object store with an empty bucket `training`; the variables by which it is reached."""
+    """The platform's object store with an empty bucket `training`: the variables by which it is reached."""
     directory = tmp_path_factory.mktemp("object-store")
     (directory / "training").mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % free.getsockname()[1]
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     keys = {"AWS_ACCESS_KEY_ID": "training", "AWS_SECRET_ACCESS_KEY": "secret"}
     root = {f"ROOT_{name.removeprefix('AWS_')}": value for name, value in keys.items()}
     # Headers of objects in files: a temporary directory may have no extended attributes.

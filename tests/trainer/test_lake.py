@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +42,7 @@ def test_writing_again_changes_nothing(root):
 
 
 def test_without_its_manifest_there_is_no_dataset_yet(root):
-    """It is written last: whatever ended a writer, what is left is no dataset, and the next writer makes it one."""
+    """It is written last: what a writer leaves that was ended is no dataset, and the next makes it one."""
     dataset = write(root)
     storage.directory(dataset.uri).remove(lake.MANIFEST)
     with pytest.raises(BadData, match="there is no dataset"):
@@ -99,9 +98,11 @@ def test_no_dataset_is_said(root):
         lake.read(f"{root.uri}/raw/digits")
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/data", "s3://", "s3://bucket//data", "/data", "file://host/data", "file:data", ""])
+@pytest.mark.parametrize(
+    "uri", ["gs://bucket/data", "s3://", "s3://bucket//data", "/data", "file://host/data", "file:data", ""]
+)
 def test_other_uris_are_refused(uri):
-    with pytest.raises(BadConfig, match="cannot use the URI .*s3://BUCKET/PREFIX"):
+    with pytest.raises(BadConfig, match=r"cannot use the URI .*s3://BUCKET/PREFIX"):
         storage.directory(uri)
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from conftest import PARAMS, Ended, Steps
 
 SLOW = PARAMS | {"epoch_seconds": 1}

@@ -51,7 +51,13 @@ class CheckpointStore:
         except OSError as error:
             place = self.directory.place(name)
             raise storage_error("writing the checkpoint", place, error) from error
-        log.event("checkpoint_written", path=self.directory.place(name), epoch=epoch, batch=batch, bytes=len(payload))
+        log.event(
+            "checkpoint_written",
+            path=self.directory.place(name),
+            epoch=epoch,
+            batch=batch,
+            bytes=len(payload),
+        )
 
     def latest(self) -> dict[str, Any] | None:
         """Return the newest state that is not damaged, or None.

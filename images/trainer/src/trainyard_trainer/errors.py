@@ -57,7 +57,7 @@ _TEMPORARY_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno
 
 
 def storage_error(doing: str, path: object, error: OSError) -> TrainerError:
-    """Return the error to raise for an OSError that came while `doing` (as in "writing the checkpoint") at a place."""
+    """Return the error to raise for an OSError that came while `doing` (as in "writing the checkpoint")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Temporary(f"{doing} {path}: no space left on the volume; free some or enlarge it")
     if error.errno in _TEMPORARY_STORAGE:

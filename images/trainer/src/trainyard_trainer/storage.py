@@ -42,7 +42,7 @@ class File:
 
 
 class Directory(ABC):
-    """A directory; names may have slashes. Methods raise OSError, FileNotFoundError where nothing is there."""
+    """A directory; names may have slashes. Methods raise OSError: FileNotFoundError where nothing is."""
 
     @property
     @abstractmethod
@@ -118,7 +118,7 @@ def local_path(uri: str) -> Path:
 
 @contextmanager
 def working_copy(uri: str) -> Iterator[Path]:
-    """Let the block write files into a local directory: the URI's own, or one that is uploaded after the block.
+    """Let the block write files into a local directory: the URI's own, or one that is uploaded then.
 
     Raises Temporary or BadConfig when the files cannot be uploaded.
     """
@@ -241,7 +241,7 @@ def _ignore_missing(function: Any, path: str, info: Any) -> None:
 
 @dataclass(frozen=True)
 class ObjectDirectory(Directory):
-    """What lies below a prefix of a bucket. Address and keys are those of AWS's own environment variables.
+    """What lies below a prefix of a bucket. Address and keys are in AWS's own environment variables.
 
     A PUT is atomic, and so is the end of an upload in parts; parts of one that was broken off are not objects.
     """
@@ -343,7 +343,7 @@ def _store(bucket: str) -> "S3Store":
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """Turn the store's errors into those of a disk: EACCES is refused for good, EIO may work a little later."""
+    """Turn the store's errors into those of a disk: EACCES is for good, EIO may work a little later."""
     from obstore import exceptions
 
     try:

@@ -41,7 +41,9 @@ class Model(BaseModel):
             digits = load_digits()
             return {"images": digits.images, "labels": digits.target}
         if not source.endswith(".npz"):
-            raise BadConfig(f"--dataset is {source!r}; use sklearn://digits or file:///.../digits.npz (or s3://)")
+            raise BadConfig(
+                f"--dataset is {source!r}; use sklearn://digits or file:///.../digits.npz (or s3://)"
+            )
         directory, name = storage.file(source)
         path = directory.place(name)
         try:
