@@ -1,4 +1,4 @@
-"""Data in object storage alone: who gets there, with which keys, and that nothing asks for a shared volume."""
+"""Data in object storage alone: who gets there, with which keys, and no shared volume."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def _ignore_missing(function: Any, path: str, info: Any) -> None:
 class ObjectDirectory(Directory):
     """What lies below a prefix of a bucket. Address and keys are in AWS's own environment variables.
 
-    A PUT is atomic, and so is the end of an upload in parts; parts of one that was broken off are not objects.
+    A PUT is atomic, and so is the end of an upload in parts; what is left of one that broke off is no object.
     """
 
     bucket: str
