@@ -18,18 +18,19 @@ from pods import Pod, PodRecorder, epochs_done, wait_until
 
 pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
-EPOCHS = 14
+EPOCHS = 30
 
 
 @pytest.fixture(scope="module", autouse=True)
 def in_object_storage(airflow) -> Iterator[None]:
     """The release with all data in the embedded object store."""
     before = datetime.now(UTC).isoformat()
-    up("--values", ROOT / "values/object-storage.yaml")
+    up("--take-ownership", "--values", ROOT / "values/object-storage.yaml")
     airflow.wait_for_dag(DAG, parsed_after=before)
     yield
     before = datetime.now(UTC).isoformat()
-    up()
+    # The claims that come back may be Argo CD's.
+    up("--take-ownership")
     airflow.wait_for_dag(DAG, parsed_after=before)
 
 
@@ -40,9 +41,7 @@ def s3(in_component: Callable[[str, str], Any]) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="module")
-def killed_run(
-    trigger, finish, recorder: PodRecorder, core: client.CoreV1Api, s3: Callable[[str], Any]
-) -> Run:
+def killed_run(trigger, finish, recorder: PodRecorder, core: client.CoreV1Api) -> Run:
     """A run whose train pod is killed as soon as there are two checkpoints."""
     run_id = trigger("s3-killed", epochs=EPOCHS, epoch_seconds=1)
 
@@ -52,9 +51,6 @@ def killed_run(
 
     pod = wait_until("the train pod to run", running, seconds=240)
     wait_until("two checkpoints", lambda: epochs_done(core, pod) > 4, seconds=120)
-    prefix = f"checkpoints/{DAG}__{run_id}/"
-    kept = s3(f"hook.list_keys('training', prefix={prefix!r})")
-    assert [key for key in kept if key.endswith(".checkpoint")], kept
     core.delete_namespaced_pod(pod["metadata"]["name"], pod["metadata"]["namespace"], grace_period_seconds=0)
     return finish(run_id)
 
