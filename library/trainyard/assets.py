@@ -14,7 +14,7 @@ from trainyard_contract import DELIVERY_MARKER
 from trainyard.platform import load_platform
 
 CONNECTION = "trainyard_s3"
-BUCKET = "incoming"
+INCOMING = "incoming"
 # The day whose data a run works on: its param `data_date` or, as for every scheduled run, its own day. A run
 # that a delivery triggered has another (`delivered_day`).
 DATE = "{{ params.data_date or (dag_run.run_after | ds) }}"
@@ -25,17 +25,23 @@ CHAMPIONS = AssetAlias("champions")
 
 def incoming(name: str) -> Asset:
     """Data of an upstream system; each update is one day's."""
-    return Asset(f"s3://{BUCKET}/{name}")
+    return Asset(_arrivals(name))
 
 
 def incoming_uri(name: str, date: str = DATE) -> str:
     """The directory of one day's data, as training pods see it."""
-    return f"{load_platform().training.datasets.uri}/{BUCKET}/{name}/date={date}"
+    return f"{load_platform().training.datasets.uri}/{INCOMING}/{name}/date={date}"
 
 
 def incoming_marker(name: str, date: str = DATE) -> str:
     """The object that says that a day's data is complete."""
-    return f"s3://{BUCKET}/{name}/date={date}/{DELIVERY_MARKER}"
+    return f"{_arrivals(name)}/date={date}/{DELIVERY_MARKER}"
+
+
+def _arrivals(name: str) -> str:
+    """Where data arrives: in a bucket that is a directory of the volume, or in that of the lake."""
+    datasets = load_platform().training.datasets
+    return f"s3://{INCOMING}/{name}" if datasets.is_mounted else f"{datasets.uri}/{INCOMING}/{name}"
 
 
 def newest_arrival(name: str, until: str) -> str:
@@ -46,17 +52,18 @@ def newest_arrival(name: str, until: str) -> str:
     """
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    keys = S3Hook(CONNECTION).list_keys(BUCKET, prefix=f"{name}/date=")
-    if days := [day for day in complete_days(name, keys) if day <= until]:
+    bucket, _, prefix = _arrivals(name).removeprefix("s3://").partition("/")
+    keys = S3Hook(CONNECTION).list_keys(bucket, prefix=f"{prefix}/date=")
+    if days := [day for day in complete_days(prefix, keys) if day <= until]:
         return max(days)
     raise AirflowFailException(
         f"no data of {name} has arrived up to {until}; run data_arrival, or name a later day as data_date"
     )
 
 
-def complete_days(name: str, keys: Iterable[str]) -> list[str]:
-    """The days among the objects `keys` that have their marker."""
-    marker = re.compile(rf"{re.escape(name)}/date=(\d{{4}}-\d\d-\d\d)/{re.escape(DELIVERY_MARKER)}")
+def complete_days(prefix: str, keys: Iterable[str]) -> list[str]:
+    """The days among the objects `keys` below the prefix that have their marker."""
+    marker = re.compile(rf"{re.escape(prefix)}/date=(\d{{4}}-\d\d-\d\d)/{re.escape(DELIVERY_MARKER)}")
     return [found[1] for key in keys if (found := marker.fullmatch(key))]
 
 

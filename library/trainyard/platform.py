@@ -27,15 +27,25 @@ class PlatformError(Exception):
 
 @dataclass(frozen=True)
 class Volume:
-    """A claim which training pods mount."""
+    """Where training pods keep data: a claim that they mount, or a place in an object store."""
 
-    claim_name: str
-    mount_path: str
+    claim_name: str = ""
+    mount_path: str = ""
+    object_uri: str = ""
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether it is a claim."""
+        return not self.object_uri
 
     @property
     def uri(self) -> str:
-        """Where it is in training pods, as a URI."""
-        return f"file://{self.mount_path.rstrip('/')}"
+        """Where it is for training pods, as a URI."""
+        return self.object_uri or f"file://{self.mount_path.rstrip('/')}"
+
+    def directory(self, name: str) -> str:
+        """Return a directory in it: a path on a claim, else a URI."""
+        return f"{self.object_uri or self.mount_path}/{name}"
 
 
 @dataclass(frozen=True)
@@ -279,6 +289,8 @@ def _serving(serving: _Section) -> Serving:
 
 
 def _volume(volume: _Section) -> Volume:
+    if uri := volume.get("uri", str, ""):
+        return Volume(object_uri=uri.rstrip("/"))
     return Volume(volume.get("claimName", str), volume.get("mountPath", str))
 
 

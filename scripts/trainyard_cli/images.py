@@ -5,7 +5,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,12 +205,23 @@ def base_identity(base: str) -> str:
 # ---- building
 
 
-def build(name: str, image: str, base: str, *, target: str = "final", context: Path = paths.ROOT) -> None:
-    """Build images/<name> as ``image``. Raises CliError with the last lines of the build's output."""
+def build(
+    name: str,
+    image: str,
+    base: str,
+    *,
+    target: str = "final",
+    context: Path = paths.ROOT,
+    arguments: Mapping[str, str] | None = None,
+) -> None:
+    """Build images/<name> as ``image``. Raises CliError with the last lines of the build's output.
+
+    ``arguments`` are further build arguments.
+    """
     command = [host.docker(), "build", "--network", "host", "--progress", "plain", "--target", target]
     command += ["--file", f"images/{name}/Dockerfile", "--tag", image, "--build-arg", f"BASE_IMAGE={base}"]
     commit = describe(paths.ROOT, "--always", "--abbrev=40")
-    for setting, value in {**_build_settings(), "GIT_COMMIT": commit}.items():
+    for setting, value in {**_build_settings(), "GIT_COMMIT": commit, **(arguments or {})}.items():
         command += ["--build-arg", f"{setting}={value}"]
     bundle = _ca_bundle()
     if bundle:

@@ -166,7 +166,8 @@ class Suites:
         name = "trainer tests"
         with self.stages(name) as stage:
             image = "trainyard/trainer-test:latest"
-            images.build("trainer", image, node_image.base_image(stage), target="test")
+            store = {"VERSITYGW_IMAGE": images.ensure_built(stage, "versitygw")}
+            images.build("trainer", image, node_image.base_image(stage), target="test", arguments=store)
             volumes = ["-v", f"{paths.ROOT}:/src:ro", "-v", f"{self._reports}:{REPORTS_IN_CONTAINER}"]
             pytest: list[str | Path] = [
                 "pytest",

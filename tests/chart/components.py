@@ -35,6 +35,8 @@ ALWAYS = [
     Component("CronJob", "trainyard-mlflow-garbage-collection", "mlflow"),
     Component("Deployment", "trainyard-versitygw", "versitygw", namespace="ml-training"),
 ]
+# Training pods mount no claim: nothing has to be bound for them.
+WITHOUT_VOLUMES = [one for one in ALWAYS if one.name != "trainyard-training-volumes"]
 DATABASE = [Component("StatefulSet", "trainyard-postgresql", "postgresql")]
 PLUGIN = "nvidia-device-plugin"
 REAL_GPUS = [Component("DaemonSet", "trainyard-nvidia-device-plugin", PLUGIN, namespace=PLUGIN)]
@@ -62,6 +64,8 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
     ("production.yaml", "gke.yaml"): ALWAYS,
     ("production.yaml", "aks.yaml"): [*ALWAYS, *REAL_GPUS],
     ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
+    ("production.yaml", "object-storage.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
+    ("production.yaml", "object-storage.yaml", "closed-network.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
 }
 EVERY = [(files, component) for files, components in VARIANTS.items() for component in components]
 

@@ -38,6 +38,10 @@ ON: Object = {
         "ingress": {"enabled": True, "host": "x.example.com"},
         "podDisruptionBudget": {"enabled": True},
     },
+    "versitygw": {
+        "service": {"type": "NodePort"},
+        "ingress": {"enabled": True, "host": "z.example.com"},
+    },
     "nvidia-device-plugin": {"simulator": {"enabled": False}},
     "karpenter": {"enabled": True},
     "openlineage": {"url": "http://example.com"},

@@ -14,7 +14,7 @@ from render import POD_KINDS, Object, containers, identity, pod_metadata, pod_sp
 Place = tuple[str, str | None, str]
 
 # A URL's host and port: http://host:port, or the database's user:password@host:port.
-ADDRESS = re.compile(r"(?:https?://|[^/\s\"']:[^/\s\"']*@)(\[?[\w.-]+\]?):(\d+)")
+ADDRESS = re.compile(r"(?:https?://|[^/\s\"']:[^/\s\"']*@)(\[?[\w.-]+\]?):(\d{1,5})(?!\d)")
 TEMPLATE = re.compile(r"\{((?:[\w.-]+/)?[\w.-]+)/([\w.-]+)\}")
 SYSTEM_CLASSES = {"system-node-critical", "system-cluster-critical"}
 CLUSTER_DOMAIN = ("svc", "svc.cluster.local")
@@ -214,7 +214,11 @@ class References:
         training = told["training"]
         self._want(one, ("ServiceAccount", training["namespace"], training["serviceAccountName"]))
         for volume in training["volumes"].values():
-            self._want(one, ("PersistentVolumeClaim", training["namespace"], volume["claimName"]))
+            if "claimName" in volume:
+                self._want(one, ("PersistentVolumeClaim", training["namespace"], volume["claimName"]))
+        for source in training["pod"].get("envFrom", []):
+            if "secretRef" in source:
+                self._want(one, ("Secret", training["namespace"], source["secretRef"]["name"]))
         for key in ("priorityClassName", "spotPriorityClassName"):
             self._want(one, ("PriorityClass", None, training[key]))
         if serving := told.get("serving"):

@@ -41,18 +41,21 @@ def render_chart(
     release: str = "trainyard",
     namespace: str = "trainyard",
     chart: Path = CHART,
+    apis: tuple[str, ...] = (),
 ) -> list[Object]:
     """Return the objects of one render, each valid for the API.
 
     `files` are names in values/ (kind.yaml), applied in order; `values` go on top of them. `chart` may be a
-    subchart, which then stands alone. Raises ChartError.
+    subchart, which then stands alone. `apis` are further ones of the cluster. Raises ChartError.
     """
-    return _objects(files, json.dumps(values or {}), release, namespace, chart)
+    return _objects(files, json.dumps(values or {}), release, namespace, chart, apis)
 
 
 @functools.cache
-def _objects(files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path) -> list[Object]:
-    documents = DOCUMENT_START.split(_helm(files, values, release, namespace, chart))
+def _objects(
+    files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path, apis: tuple[str, ...]
+) -> list[Object]:
+    documents = DOCUMENT_START.split(_helm(files, values, release, namespace, chart, apis))
     return [one for one in map(_object, documents) if one]
 
 
@@ -84,9 +87,13 @@ def render_text(
 
 
 @functools.cache
-def _helm(files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path) -> str:
+def _helm(
+    files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path, apis: tuple[str, ...] = ()
+) -> str:
     command = [HELM, "template", release, str(chart), "--namespace", namespace]
     command += ["--kube-version", f"{kubernetes_version()}.0"]
+    for api in apis:
+        command += ["--api-versions", api]
     for file in files:
         command += ["--values", str(ROOT / "values" / file)]
     done = subprocess.run([*command, "--values", "-"], input=values, capture_output=True, text=True)

@@ -16,7 +16,12 @@ from render import ROOT, identity, render_chart
 
 WAIVERS = yaml.safe_load((Path(__file__).parent / "waivers.yaml").read_text())
 # Those of kind are never pulled: its images are loaded.
-FILES = [(), ("production.yaml",), ("production.yaml", "dags-from-git.yaml")]
+FILES = [
+    (),
+    ("production.yaml",),
+    ("production.yaml", "dags-from-git.yaml"),
+    ("production.yaml", "object-storage.yaml", "closed-network.yaml"),
+]
 CRITICAL = 1
 
 

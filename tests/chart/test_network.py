@@ -83,6 +83,8 @@ def test_every_pair(files: tuple[str, ...], blocks_hold_pods: bool, tmp_path: Pa
         expected[MLFLOW].add(ELSEWHERE)  # a NodePort
     if has_artifacts_in_s3(files):
         expected[OBJECT_STORE].add(MLFLOW)
+    if "object-storage.yaml" in files:
+        expected[OBJECT_STORE] |= {API_SERVER, *IN_TRAINING}
     if set(files) & {"kind.yaml", "production.yaml"}:
         expected[API_SERVER].add(ELSEWHERE)  # a NodePort, an Ingress
     for target in all_ends.values():
@@ -122,7 +124,14 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
     def reach(target: End, port: int, protocol: str = "TCP") -> set[str]:
         return callers(network, all_ends, target, port, protocol) - {ELSEWHERE}
 
-    out = CALL_OUT | ({"trainyard-dag-publisher-ranking"} & all_ends.keys())  # the other one's git is by SSH
+    if "closed-network.yaml" in files:
+        assert reach(INTERNET, 443) == reach(INTERNET, 5432) == set()
+        for server, port in KUBERNETES:
+            assert reach(server, port) == USE_KUBERNETES
+        return
+    out = (CALL_OUT & all_ends.keys()) | (
+        {"trainyard-dag-publisher-ranking"} & all_ends.keys()
+    )  # the other one's git is by SSH
     if has_artifacts_in_s3(files):
         out |= {MLFLOW}
     if "production.yaml" in files:  # a database of one's own

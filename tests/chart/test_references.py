@@ -26,6 +26,10 @@ def secret(*names: str) -> set[Place]:
 EXTERNAL: dict[str, set[Place]] = {
     "production.yaml": secret("trainyard-airflow-metadata", "trainyard-mlflow-backend", "airflow-tls"),
     "dags-from-git.yaml": secret("ranking-git", "vision-git"),
+    "closed-network.yaml": {
+        ("Secret", namespace, "registry")
+        for namespace in ("trainyard", "ml-training", "ml-serving", "nvidia-device-plugin")
+    },
 }
 # What the user makes where a part of the platform is off.
 INSTEAD: dict[str, set[Place]] = {

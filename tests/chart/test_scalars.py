@@ -120,7 +120,7 @@ def batches() -> list[dict[Path, str]]:
 ELSEWHERE = re.compile(
     r"priorityClassName$|spotPriorityClassName$"  # there must be such a class
     r"|^training\.(default\w*Pool|namespace)$"  # others say the same
-    r"|^versitygw\.(namespace|persistence.existingClaim)$"
+    r"|^versitygw\.(namespace|persistence\.(existingClaim|storageClassName))$"  # that of the datasets is used
     r"|^training\.volumes\.datasets\.claimName$|^postgresql\.auth\.databases"
     r"|^gpuPools\.ondemand\.taints"  # an effect is needed, too
     r"|[rR]equirements\.0\."  # and an operator

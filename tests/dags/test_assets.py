@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +25,19 @@ def test_pods_and_sensors_look_at_the_same_place() -> None:
     assert assets.incoming("transactions").uri == "s3://incoming/transactions"
     assert assets.incoming_marker("t", "2026-11-21") == "s3://incoming/t/date=2026-11-21/_SUCCESS"
     assert assets.incoming_uri("t", "2026-11-21") == "file:///data/incoming/t/date=2026-11-21"
+
+
+def test_in_an_object_store_data_arrives_in_the_lake_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.loads(Path(os.environ["TRAINYARD_PLATFORM"]).read_text())
+    told["training"]["volumes"]["datasets"] = {"uri": "s3://lake/data/"}
+    (tmp_path / "platform.json").write_text(json.dumps(told))
+    monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
+    place = "s3://lake/data/incoming/t"
+    assert assets.incoming("t").uri == place
+    assert assets.incoming_uri("t", "2026-11-21") == f"{place}/date=2026-11-21"
+    assert assets.incoming_marker("t", "2026-11-21") == f"{place}/date=2026-11-21/_SUCCESS"
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "2026-11-23"), ("2026-11-02", "2026-11-02")])

@@ -37,6 +37,12 @@ NAMESPACE = "trainyard"
 DAG = "digits_training"
 RUN_SECONDS = 600
 UP_SECONDS = 600
+# Of scripts for the api-server, the one that holds the connection: its S3 hook.
+S3_PRELUDE = """
+import json
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+hook = S3Hook('trainyard_s3')
+"""
 
 
 @dataclass
@@ -57,6 +63,26 @@ class Run:
 def core() -> client.CoreV1Api:
     config.load_kube_config(os.environ["KUBECONFIG"])
     return client.CoreV1Api()
+
+
+def run_python(core: client.CoreV1Api, namespace: str, pod: str, container: str, script: str) -> Any:
+    """Run a script in a pod and return what it printed last, as JSON."""
+    output = output_of(core, pod, namespace, "python3", "-c", script, container=container)
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def in_component(core: client.CoreV1Api) -> Callable[[str, str], Any]:
+    """Runs Python in the pod of a component of Airflow."""
+
+    def _run(component: str, script: str) -> Any:
+        pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"component={component}").items
+        pod = next(
+            each for each in pods if each.status.phase == "Running" and not each.metadata.deletion_timestamp
+        )
+        return run_python(core, NAMESPACE, pod.metadata.name, component, script)
+
+    return _run
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,14 @@ And large XComs, which are files that every Airflow pod can read.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import NAMESPACE
+from conftest import S3_PRELUDE, run_python
 from kubernetes import client
-from pods import output_of, scratch, scratch_pod, wait_until
+from pods import scratch, scratch_pod, wait_until
 
 POD = "scratch-object-store"
 BUCKET = "incoming"
@@ -23,34 +22,11 @@ MEBIBYTE = 1 << 20
 Python = Callable[[str], Any]
 
 
-def run_python(core: client.CoreV1Api, namespace: str, pod: str, container: str, script: str) -> Any:
-    """Run a script in a pod and return what it printed last, as JSON."""
-    output = output_of(core, pod, namespace, "python3", "-c", script, container=container)
-    return json.loads(output.splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def in_component(core: client.CoreV1Api) -> Callable[[str, str], Any]:
-    """Runs Python in the pod of a component of Airflow."""
-
-    def _run(component: str, script: str) -> Any:
-        pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"component={component}").items
-        pod = next(each for each in pods if each.status.phase == "Running")
-        return run_python(core, NAMESPACE, pod.metadata.name, component, script)
-
-    return _run
-
-
 @pytest.fixture(scope="module")
 def s3(in_component: Callable[[str, str], Any]) -> Python:
     """Runs Python in the api-server, the one that holds the connection, with its S3 hook as `hook`."""
-    prelude = (
-        "import json\n"
-        "from airflow.providers.amazon.aws.hooks.s3 import S3Hook\n"
-        "hook = S3Hook('trainyard_s3')\n"
-        f"bucket, folder = {BUCKET!r}, {FOLDER!r}\n"
-    )
-    return lambda script: in_component("api-server", prelude + script)
+    names = f"bucket, folder = {BUCKET!r}, {FOLDER!r}\n"
+    return lambda script: in_component("api-server", S3_PRELUDE + names + script)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,10 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +32,9 @@ import mlflow
 import numpy as np
 import torch
 from trainyard_contract import Env, Tag
+from trainyard_trainer import storage
+
+PARAMS = {"epochs": 8, "batch_size": 64}  # of a training that is compared with others
 
 
 @dataclass
@@ -52,6 +58,7 @@ class Steps:
         self.run_key = run_key
         self.output = directory / "output"
         self.checkpoints = directory / "checkpoints"
+        self.object_uri = ""  # where lake, output and checkpoints are then
         self.return_file = directory / "return.json"
         self.tracking_uri = (directory / "mlruns").as_uri()
         self.environment = {
@@ -67,7 +74,10 @@ class Steps:
     ) -> ForkedProcess:
         self.return_file.unlink(missing_ok=True)
         output = self.lake if step in ("validate", "preprocess", "features") else self.output
-        arguments = ["--run-key", self.run_key, "--dataset", dataset, "--output", output.as_uri()]
+        uri = f"{self.object_uri}/{output.name}" if self.object_uri else output.as_uri()
+        if self.object_uri:
+            environment |= {Env.CHECKPOINT_DIR: f"{self.object_uri}/checkpoints/{self.run_key}"}
+        arguments = ["--run-key", self.run_key, "--dataset", dataset, "--output", uri]
         arguments += ["--params", json.dumps(params or {}), *flags]
         environment = os.environ | self.environment | environment
         return ForkedProcess("trainyard_trainer.cli", [[step, *arguments]], environment)
@@ -131,6 +141,41 @@ def steps(tmp_path: Path) -> Steps:
 
 
 @pytest.fixture(scope="session")
+def object_store(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The platform's object store with an empty bucket `training`: the variables by which it is reached."""
+    directory = tmp_path_factory.mktemp("object-store")
+    (directory / "training").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    keys = {"AWS_ACCESS_KEY_ID": "training", "AWS_SECRET_ACCESS_KEY": "secret"}
+    root = {f"ROOT_{name.removeprefix('AWS_')}": value for name, value in keys.items()}
+    # Headers of objects in files: a temporary directory may have no extended attributes.
+    headers = tmp_path_factory.mktemp("headers")
+    command = ["versitygw", f"--port={address}", "--quiet", "posix", f"--sidecar={headers}", str(directory)]
+    with subprocess.Popen(command, env=os.environ | root) as server:
+        yield {**keys, "AWS_ENDPOINT_URL": f"http://{address}", "AWS_REGION": "us-east-1"}
+        server.terminate()
+
+
+@pytest.fixture
+def bucket_uri(object_store: dict[str, str], monkeypatch, request) -> str:
+    """A prefix of its own in the object store, which this process and its children reach."""
+    for name, value in object_store.items():
+        monkeypatch.setenv(name, value)
+    storage._store.cache_clear()
+    return f"s3://training/{re.sub('[^a-z0-9]+', '-', request.node.name)}"
+
+
+@pytest.fixture(params=["volume", "object store"])
+def root(request, tmp_path: Path) -> storage.Directory:
+    """A directory where nothing is yet, in each kind of place."""
+    if request.param == "volume":
+        return storage.LocalDirectory(tmp_path / "root")
+    return storage.directory(request.getfixturevalue("bucket_uri"))
+
+
+@pytest.fixture(scope="session")
 def processed(tmp_path_factory) -> str:
     """The URI of a third of the digits, ready for training; no test may change the dataset."""
     from sklearn.datasets import load_digits
@@ -141,3 +186,11 @@ def processed(tmp_path_factory) -> str:
     steps = Steps(directory, directory / "lake", "data")
     raw = steps.run("validate", (directory / "digits.npz").as_uri()).result["dataset"]
     return str(steps.run("preprocess", raw).result["dataset"])
+
+
+@pytest.fixture(scope="session")
+def undisturbed(processed: str, tmp_path_factory) -> Ended:
+    directory = tmp_path_factory.mktemp("undisturbed")
+    ended = Steps(directory, directory / "lake", "undisturbed").run("train", processed, params=PARAMS)
+    assert ended.code == 0, ended.text
+    return ended

@@ -5,21 +5,27 @@ import pytest
 import torch
 from trainyard_trainer.checkpoint import KEEP, CheckpointStore
 from trainyard_trainer.errors import BadConfig, Temporary
+from trainyard_trainer.storage import LocalDirectory
 
 CONFIG = {"model": "digits", "learning_rate": 0.001}
 
 
 @pytest.fixture
-def store(tmp_path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "checkpoints", CONFIG)
+def store(root) -> CheckpointStore:
+    return CheckpointStore(root, CONFIG)
 
 
 def save(store: CheckpointStore, epoch: int, batch: int = 0) -> None:
     store.save(epoch, batch, {"progress": str(epoch), "weights": torch.full((1000,), float(epoch))})
 
 
-def newest(store: CheckpointStore):
-    return max(store.directory.iterdir())
+def names(store: CheckpointStore) -> list[str]:
+    return sorted(file.name for file in store.directory.files())
+
+
+def change_newest(store: CheckpointStore, change) -> None:
+    name = names(store)[-1]
+    store.directory.publish(name, change(store.directory.read(name)))
 
 
 def latest(store: CheckpointStore) -> str | None:
@@ -43,7 +49,7 @@ def test_the_newest_is_read(store):
 def test_only_the_newest_are_kept(store):
     for epoch in range(1, KEEP + 3):
         save(store, epoch)
-    assert len(list(store.directory.iterdir())) == KEEP
+    assert len(names(store)) == KEEP
     assert latest(store) == str(KEEP + 2)
 
 
@@ -61,13 +67,13 @@ def test_only_the_newest_are_kept(store):
 def test_a_damaged_one_falls_back(store, damage):
     save(store, 1)
     save(store, 2)
-    newest(store).write_bytes(damage(newest(store).read_bytes()))
+    change_newest(store, damage)
     assert latest(store) == "1"
 
 
 def test_all_damaged_is_nothing(store):
     save(store, 1)
-    newest(store).write_bytes(b"")
+    change_newest(store, lambda content: b"")
     assert store.latest() is None
 
 
@@ -84,7 +90,8 @@ def test_starting_over_removes_all(store):
     assert store.latest() is None
 
 
-def test_a_full_disk_keeps_the_one_before(store, monkeypatch):
+def test_a_full_disk_keeps_the_one_before(tmp_path, monkeypatch):
+    store = CheckpointStore(LocalDirectory(tmp_path), CONFIG)
     save(store, 1)
 
     def full(_descriptor):
@@ -94,5 +101,5 @@ def test_a_full_disk_keeps_the_one_before(store, monkeypatch):
     with pytest.raises(Temporary, match="no space left on the volume"):
         save(store, 2)
     monkeypatch.undo()
-    assert [file.name for file in store.directory.iterdir()] == [newest(store).name]
+    assert len(names(store)) == 1
     assert latest(store) == "1"

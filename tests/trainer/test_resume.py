@@ -6,20 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from conftest import Ended, Steps
+from conftest import PARAMS, Ended, Steps
 
-PARAMS = {"epochs": 8, "batch_size": 64}
 SLOW = PARAMS | {"epoch_seconds": 1}
 METRICS = ("train_loss", "val_loss", "val_f1_macro")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(processed: str, tmp_path_factory) -> Ended:
-    directory = tmp_path_factory.mktemp("undisturbed")
-    ended = Steps(directory, directory / "lake", "undisturbed").run("train", processed, params=PARAMS)
-    assert ended.code == 0, ended.text
-    return ended
 
 
 def interrupt(

@@ -76,8 +76,8 @@ def test_a_broken_rule_is_named(tmp_path, rule, content):
 
 
 def test_other_sources_are_named(tmp_path):
-    with pytest.raises(BadConfig, match="use generator://NAME or file"):
-        Model().load("s3://incoming/customers.csv", DATE)
+    with pytest.raises(BadConfig, match="use generator://NAME, file:///"):
+        Model().load("ftp://incoming/customers.csv", DATE)
     with pytest.raises(BadData, match="rule file: there is no file"):
         Model().load((tmp_path / "absent.csv").as_uri(), DATE)
     with pytest.raises(BadData, match=r"holds 0 \.csv files"):

@@ -8,6 +8,7 @@ from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.models import fraud
 from trainyard_trainer.models.digits import Model
 from trainyard_trainer.steps.train import Trainer
+from trainyard_trainer.storage import LocalDirectory
 
 PARAMS = {"seed": 3, "batch_size": 150, "learning_rate": 0.01}
 EPOCHS = 2
@@ -36,7 +37,7 @@ def test_cut_at_every_batch_it_ends_alike(columns, tmp_path):
     for cut in range(total + 1):
         first = trainer(columns)
         go(first, cut)
-        store = CheckpointStore(tmp_path / str(cut), PARAMS)
+        store = CheckpointStore(LocalDirectory(tmp_path / str(cut)), PARAMS)
         store.save(first.epoch, first.batch, first.state())
         torch.manual_seed(99)  # what another process would have
         second = trainer(columns)

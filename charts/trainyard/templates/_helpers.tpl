@@ -12,11 +12,11 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
      Params: the root context */}}
 {{- define "trainyard.platform" -}}
 {{- $training := pick .Values.training "namespace" "serviceAccountName" "trackingUiUrl" "gpuDevice"
-    "priorityClassName" "spotPriorityClassName" "checkpointFreq" "keepFailedPods" "resources" "pod" "podSecurityContext"
+    "priorityClassName" "spotPriorityClassName" "checkpointFreq" "keepFailedPods" "resources" "podSecurityContext"
     "containerSecurityContext" }}
 {{- $volumes := dict }}
 {{- range $name, $volume := .Values.training.volumes }}
-{{- $_ := set $volumes $name (pick $volume "claimName" "mountPath") }}
+{{- $_ := set $volumes $name (ternary (pick $volume "uri") (pick $volume "claimName" "mountPath") (not (empty $volume.uri))) }}
 {{- end }}
 {{- $derived := dict
     "image" (include "common.image" (dict "root" . "key" "training.image" "image" .Values.training.image))
@@ -24,6 +24,7 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
     "imagePullSecrets" (include "common.pullSecrets" (dict "root" . "secrets" .Values.training.imagePullSecrets) | fromJsonArray)
     "trackingUri" (include "trainyard.trackingUri" .)
     "volumes" $volumes
+    "pod" (include "trainyard.trainingPod" . | fromJson)
     "defaultPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultPool" "spot" false) | default nil)
     "defaultSpotPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultSpotPool" "spot" true) | default nil) }}
 {{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson) }}

@@ -29,6 +29,9 @@
 {{ .Values.versitygw.namespace | default .Values.training.namespace }}
 {{- end }}
 
+{{/* The claim that it serves: that of the datasets, or where these are in the object store one of its own.
+     Params: the root context */}}
 {{- define "trainyard.versitygwClaim" -}}
-{{ .Values.versitygw.persistence.existingClaim | default .Values.training.volumes.datasets.claimName }}
+{{- $datasets := .Values.training.volumes.datasets }}
+{{- .Values.versitygw.persistence.existingClaim | default (ternary (include "versitygw.fullname" .Subcharts.versitygw) $datasets.claimName (not (empty $datasets.uri))) }}
 {{- end }}

@@ -78,9 +78,11 @@
 {{- with $root.Values.openlineage.url }}{{ $lineage = list (include "trainyard.urlPort" . | int) }}{{ end }}
 {{- $artifacts := list }}
 {{- if and $root.Values.mlflow.enabled (contains "://" $root.Values.mlflow.artifacts.destination) }}{{ $artifacts = $web }}{{ end }}
+{{- $store := ternary (list "versitygw") list (eq (include "trainyard.airflowUsesObjectStore" $root) "true") }}
+{{- $embedded := ternary (list "versitygw") list (hasKey (include "trainyard.embeddedBuckets" $root | fromJson) "training") }}
 {{- /* Alerts, object stores, remote logs and whatever tasks fetch are outside. */}}
 {{- $calls := dict
-    "api-server" (dict "components" (list "postgresql") "outside" (concat $database $web))
+    "api-server" (dict "components" (concat (list "postgresql") $store) "outside" (concat $database $web))
     "scheduler" (dict "components" (list "postgresql") "outside" $database)
     "dag-processor" (dict "components" (list "postgresql") "outside" (concat $database $web))
     "triggerer" (dict "components" (list "postgresql" "mlflow" "versitygw" "model-servers") "outside" (concat $database $tracking $lineage $web))
@@ -91,7 +93,7 @@
     "bootstrap-secrets" (dict "kubernetes" true)
     "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts))
     "mlflow-garbage-collection" (dict "components" (list "postgresql" "mlflow") "outside" $database)
-    "training" (dict "components" (list "training" "mlflow") "outside" (concat $tracking $web))
+    "training" (dict "components" (concat (list "training" "mlflow") $embedded) "outside" (concat $tracking $web))
     "model-servers" (dict "components" (list "mlflow") "outside" $tracking)
     "postgresql" dict
     "versitygw" dict }}

@@ -25,7 +25,7 @@
 {{/* The same with those of Secrets that come from elsewhere. */}}
 {{- define "trainyard.ownKeys" -}}
 {{- include "common.list" (dict "params" . "templates" (list
-    "trainyard.wantedAirflowKeys" "trainyard.wantedDatabaseKeys" "trainyard.wantedObjectStoreKeys")) }}
+    "trainyard.wantedAirflowKeys" "trainyard.wantedDatabaseKeys" "trainyard.wantedObjectStoreKeys" "trainyard.wantedAccountKeys")) }}
 {{- end }}
 
 {{/* Where two things are to be the same key of the same Secret, one line each. Params: the root context */}}

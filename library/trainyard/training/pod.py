@@ -30,6 +30,7 @@ from trainyard.pod_settings import PodSettings
 from trainyard.training import gang
 from trainyard.training.attempt import ANNOTATION, Attempt
 
+_DATASETS = "datasets"
 GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
 _UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
     f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
@@ -125,26 +126,30 @@ def build_pod(
             "securityContext": dict(training.pod_security_context),
             "containers": [_container(platform, pool, settings, request, task, attempt)],
             "volumes": [
-                {"name": "datasets", "persistentVolumeClaim": {"claimName": training.datasets.claim_name}},
-                {
-                    "name": "checkpoints",
-                    "persistentVolumeClaim": {"claimName": training.checkpoints.claim_name},
-                },
-                *settings.volumes(),
                 *(
                     {"name": name, "persistentVolumeClaim": {"claimName": volume.claim_name}}
-                    for name, volume in _more_volumes(training)
+                    for name, volume in _claims(training)
                 ),
+                *settings.volumes(),
             ],
         },
     }
 
 
-def _more_volumes(training: Training) -> list[tuple[str, Volume]]:
-    """The platform's further volumes, with names that a pod may have for them."""
-    return [
-        (f"more-{number}", volume) for number, (_, volume) in enumerate(sorted(training.more_volumes.items()))
+def _claims(training: Training) -> list[tuple[str, Volume]]:
+    """The claims that the pod mounts, with names that it may have for them."""
+    more = (volume for _, volume in sorted(training.more_volumes.items()))
+    volumes = [
+        (_DATASETS, training.datasets),
+        ("checkpoints", training.checkpoints),
+        *((f"more-{number}", volume) for number, volume in enumerate(more)),
     ]
+    return [(name, volume) for name, volume in volumes if volume.is_mounted]
+
+
+def _mount(name: str, volume: Volume, step: str) -> dict[str, Any]:
+    mount = {"name": name, "mountPath": volume.mount_path}
+    return mount if name != _DATASETS else {**mount, "readOnly": step not in STEPS_THAT_WRITE_DATASETS}
 
 
 def run_key_of(request: TrainingRequest, task: TaskIdentity) -> str:
@@ -207,7 +212,6 @@ def _container(
     attempt: Attempt,
 ) -> dict[str, Any]:
     training = platform.training
-    read_only_datasets = request.step not in STEPS_THAT_WRITE_DATASETS
     of_platform = _environment(platform, pool, request, task, attempt)
     of_task = {**request.env_vars, **_adaptations(attempt)}
     return {
@@ -227,10 +231,8 @@ def _container(
         "terminationMessagePath": RESULT_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "datasets", "mountPath": training.datasets.mount_path, "readOnly": read_only_datasets},
-            {"name": "checkpoints", "mountPath": training.checkpoints.mount_path},
+            *(_mount(name, volume, request.step) for name, volume in _claims(training)),
             *settings.volume_mounts(),
-            *({"name": name, "mountPath": volume.mount_path} for name, volume in _more_volumes(training)),
         ],
     }
 
@@ -243,7 +245,7 @@ def _environment(
         Env.TRACKING_URI: training.tracking_uri,
         Env.MLFLOW_RUN_ID: "",
         Env.EXPERIMENT: task.dag_id,
-        Env.CHECKPOINT_DIR: f"{training.checkpoints.mount_path}/{run_key_of(request, task)}",
+        Env.CHECKPOINT_DIR: training.checkpoints.directory(run_key_of(request, task)),
         Env.CHECKPOINT_FREQ: str(training.checkpoint_freq),
         Env.DEVICE: training.gpu_device if pool else "cpu",
         Env.ATTEMPT: str(attempt.number),

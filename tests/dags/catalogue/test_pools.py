@@ -105,3 +105,11 @@ def test_uris_follow_the_mount_paths(tmp_path: Path) -> None:
     requests = json.dumps([task["request"] for dag in dags.values() for task in dag["tasks"].values()])
     assert "file:///lake" in requests and "file:///mnt/state" in requests
     assert "file:///data" not in requests and "file:///checkpoints" not in requests
+
+
+def test_uris_follow_the_object_store(tmp_path: Path) -> None:
+    volumes = {"datasets": {"uri": "s3://lake/data"}, "checkpoints": {"uri": "s3://state"}}
+    dags = catalogue(tmp_path, {"a100": False}, volumes=volumes)
+    requests = json.dumps([task["request"] for dag in dags.values() for task in dag["tasks"].values()])
+    assert "s3://lake/data/incoming/" in requests and "s3://state/" in requests
+    assert "file://" not in requests and "s3://incoming" not in requests

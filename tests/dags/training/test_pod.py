@@ -257,3 +257,15 @@ def test_further_volumes_are_mounted_to_be_written(
         if mount["name"] in claims and not mount.get("readOnly")
     }
     assert mounted == {"checkpoints": "/checkpoints", "pretrained": "/models", "cache": "/cache"}
+
+
+def test_what_is_in_an_object_store_is_not_mounted(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    training = replace(platform.training, checkpoints=Volume(object_uri="s3://training/checkpoints"))
+    pod = build_pod(replace(platform, training=training), request_for_train, identity)
+    kubernetes_validate.validate(pod, VERSIONS.kubernetes_minor, strict=True)
+    assert "checkpoints" not in {volume["name"] for volume in pod["spec"]["volumes"]}
+    mounts = pod["spec"]["containers"][0]["volumeMounts"]
+    assert {mount["mountPath"] for mount in mounts} == {"/data", "/tmp", "/dev/shm"}
+    assert env_of(pod)["CHECKPOINT_DIR"] == f"s3://training/checkpoints/{identity.run_key()}"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from trainyard_trainer import lake
+from trainyard_trainer import storage
 from trainyard_trainer.errors import BadData, storage_error
 
 _WEIGHTS = Path("data/model.pth")
@@ -59,7 +59,7 @@ def save(
     }
     for name, content in files.items():
         try:
-            lake.publish_file(directory / name, content)
+            storage.publish_file(directory / name, content)
         except OSError as error:
             raise storage_error("writing the model", directory / name, error) from error
 

@@ -1,7 +1,6 @@
 """How a step can fail. Each error carries the exit code by which the platform decides whether to retry."""
 
 import errno
-from pathlib import Path
 from typing import ClassVar
 
 from trainyard_contract import ExitCode
@@ -57,12 +56,12 @@ class Preempted(BaseException):
 _TEMPORARY_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
-def storage_error(doing: str, path: Path, error: OSError) -> TrainerError:
+def storage_error(doing: str, path: object, error: OSError) -> TrainerError:
     """Return the error to raise for an OSError that came while `doing` (as in "writing the checkpoint")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Temporary(f"{doing} {path}: no space left on the volume; free some or enlarge it")
     if error.errno in _TEMPORARY_STORAGE:
         return Temporary(f"{doing} {path}: {error.strerror}")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return BadConfig(f"{doing} {path}: {error.strerror}; this step needs a writable volume")
+        return BadConfig(f"{doing} {path}: {error.strerror}; this step has to be allowed to do that")
     return BadConfig(f"{doing} {path}: {error.strerror or error}")

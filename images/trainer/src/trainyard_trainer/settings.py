@@ -7,7 +7,9 @@ from pathlib import Path
 
 from trainyard_contract import DEVICES, RUN_KEY, RUN_KEY_RULE, Env, Tag
 
+from trainyard_trainer import storage
 from trainyard_trainer.errors import BadConfig
+from trainyard_trainer.storage import Directory, LocalDirectory
 
 _TAGS = {
     Env.FALLBACK: Tag.FALLBACK,
@@ -25,7 +27,7 @@ class Settings:
     experiment: str
     tracking_patience: float  # seconds for which a call is retried while MLflow does not respond
     mlflow_run_id: str  # "" = find it by the run key, or create it
-    checkpoint_dir: Path
+    checkpoint_dir: Directory
     checkpoint_freq: int  # epochs
     device: str  # one of DEVICES
     attempt: int  # 1 for the first
@@ -48,7 +50,7 @@ class Settings:
             experiment=os.environ.get(Env.EXPERIMENT) or "trainyard",
             tracking_patience=positive_number(Env.TRACKING_PATIENCE, 120),
             mlflow_run_id=os.environ.get(Env.MLFLOW_RUN_ID, ""),
-            checkpoint_dir=Path(os.environ.get(Env.CHECKPOINT_DIR) or "/checkpoints"),
+            checkpoint_dir=_checkpoint_dir(),
             checkpoint_freq=positive_number(Env.CHECKPOINT_FREQ, 5),
             device=device,
             attempt=positive_number(Env.ATTEMPT, 1),
@@ -70,6 +72,12 @@ def number(name: str, default: int, *, minimum: int = 0) -> int:
 def positive_number(name: str, default: int) -> int:
     """Read a whole number of at least 1 from the environment. Raises BadConfig naming the variable."""
     return number(name, default, minimum=1)
+
+
+def _checkpoint_dir() -> Directory:
+    """Read the directory of the checkpoints: a path on a volume, or a URI."""
+    text = os.environ.get(Env.CHECKPOINT_DIR) or "/checkpoints"
+    return storage.directory(text) if "://" in text else LocalDirectory(Path(text))
 
 
 def _parent_run_key() -> str:

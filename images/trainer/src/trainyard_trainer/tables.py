@@ -1,16 +1,16 @@
 """Tables from CSV files and generators, and the rules that their columns are checked against."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from trainyard_trainer import generators, lake
+from trainyard_trainer import generators, storage
 from trainyard_trainer.errors import BadConfig, BadData, storage_error
 from trainyard_trainer.lake import Columns
 
@@ -41,10 +41,10 @@ def load(source: str, schema: Schema, date: str) -> Columns:
     """
     if urlsplit(source).scheme == generators.SCHEME:
         columns: Mapping[str, Sequence[Any]] = generators.Source.parse(source).columns(date)
-    elif urlsplit(source).scheme == "file":
-        columns = _read_csv(_csv_file(lake.local_path(source)))
+    elif urlsplit(source).scheme in storage.SCHEMES:
+        columns = _read_csv(*_csv_file(source))
     else:
-        raise BadConfig(f"--dataset is {source!r}; use generator://NAME or file:///.../NAME.csv")
+        raise BadConfig(f"--dataset is {source!r}; use generator://NAME, file:///.../NAME.csv, or s3://")
     _require_columns(columns, schema)
     return {name: _converted(name, columns[name], field) for name, field in schema.items()}
 
@@ -76,21 +76,28 @@ def one_hot(values: npt.NDArray[Any], choices: Sequence[str]) -> npt.NDArray[np.
     return (values[:, np.newaxis] == np.array(choices)).astype(np.float64)
 
 
-def _csv_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.csv"))
-    if len(files) != 1:
-        raise BadData(f"rule file: directory {path} holds {len(files)} .csv files, must hold one")
-    return files[0]
-
-
-def _read_csv(path: Path) -> dict[str, list[str]]:
+def _csv_file(source: str) -> tuple[storage.Directory, str]:
+    """Return a file's directory and name: the URI's own, or the only .csv file of the URI's directory."""
+    if source.endswith(".csv"):
+        return storage.file(source)
+    directory = storage.directory(source)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            rows = list(reader)
+        files = directory.files()
+    except OSError as error:
+        raise storage_error("listing", directory, error) from error
+    names = [one.name for one in files if one.name.endswith(".csv") and "/" not in one.name]
+    if len(names) != 1:
+        raise BadData(f"rule file: directory {directory} holds {len(names)} .csv files, must hold one")
+    return directory, names[0]
+
+
+def _read_csv(directory: storage.Directory, name: str) -> dict[str, list[str]]:
+    path = directory.place(name)
+    try:
+        text = directory.read(name).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(reader, [])
+        rows = list(reader)
     except FileNotFoundError:
         raise BadData(f"rule file: there is no file {path}") from None
     except OSError as error:

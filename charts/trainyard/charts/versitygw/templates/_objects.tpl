@@ -1,5 +1,6 @@
 {{/* Everything that this chart makes. An umbrella that knows better where the claim lies renders it itself.
-     Params: root, namespace, claim (the name of the claim to serve) */}}
+     Params: root, namespace, claim (the name of the claim to serve), accounts (a list, optional: name, secret (with
+     AWS's own keys), and the buckets that are its own; it sees no other ones) */}}
 {{- define "versitygw.objects" -}}
 {{- $labels := dict "root" .root "component" "object-store" }}
 {{- $values := .root.Values }}
@@ -52,6 +53,9 @@ spec:
             - --port=:{{ $values.service.port }}
             - --health=/health
             - --quiet
+            {{- if .accounts }}
+            - --iam-dir=/accounts
+            {{- end }}
             - posix
             - --disable-object-lock-file
             {{- if $isSidecar }}
@@ -67,6 +71,23 @@ spec:
             - name: ROOT_SECRET_ACCESS_KEY
               valueFrom:
                 secretKeyRef: {name: {{ include "versitygw.secretName" .root | include "common.scalar" }}, key: secret-key}
+            {{- range $number, $account := .accounts }}
+            {{- range $variable, $key := dict "ACCESS" "AWS_ACCESS_KEY_ID" "SECRET" "AWS_SECRET_ACCESS_KEY" }}
+            - name: ACCOUNT_{{ $number }}_{{ $variable }}
+              valueFrom:
+                secretKeyRef: {name: {{ $account.secret | include "common.scalar" }}, key: {{ $key }}}
+            {{- end }}
+            {{- end }}
+          {{- with .accounts }}
+          lifecycle:
+            postStart:
+              exec:
+                command:
+                  - sh
+                  - -euc
+                  - |-
+                    {{- include "versitygw.makeAccounts" (dict "accounts" . "port" $values.service.port) | nindent 20 }}
+          {{- end }}
           ports:
             - {name: s3, containerPort: {{ $values.service.port | include "common.scalar" }}}
           startupProbe:
@@ -90,7 +111,14 @@ spec:
             {{- if $isSidecar }}
             - {name: volume, mountPath: /metadata, subPath: .versitygw}
             {{- end }}
+            {{- if .accounts }}
+            - {name: accounts, mountPath: /accounts}
+            {{- end }}
       volumes:
+        {{- if .accounts }}
+        - name: accounts
+          emptyDir: {sizeLimit: 1Mi}
+        {{- end }}
         - name: volume
           persistentVolumeClaim: {claimName: {{ .claim | include "common.scalar" }}}
 ---
@@ -104,9 +132,63 @@ metadata:
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
+  type: {{ $values.service.type | include "common.scalar" }}
   selector: {{- include "common.selectorLabels" $labels | nindent 4 }}
   ports:
-    - {name: s3, port: {{ $values.service.port | include "common.scalar" }}, targetPort: s3}
+    - name: s3
+      port: {{ $values.service.port | include "common.scalar" }}
+      targetPort: s3
+      {{- with $values.service.nodePort }}
+      nodePort: {{ . | include "common.scalar" }}
+      {{- end }}
 ---
+{{- with $values.ingress }}
+{{- if .enabled }}
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: {{ $name | include "common.scalar" }}
+  namespace: {{ $.namespace | include "common.scalar" }}
+  labels: {{- include "common.labels" $labels | nindent 4 }}
+  {{- with .annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- with .ingressClassName }}
+  ingressClassName: {{ . | include "common.scalar" }}
+  {{- end }}
+  rules:
+    - host: {{ .host | include "common.scalar" }}
+      http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend:
+              service:
+                name: {{ $name | include "common.scalar" }}
+                port: {name: s3}
+  {{- with .tlsSecretName }}
+  tls:
+    - hosts: [{{ $values.ingress.host | include "common.scalar" }}]
+      secretName: {{ . | include "common.scalar" }}
+  {{- end }}
+---
+{{- end }}
+{{- end }}
 {{ include "common.serviceAccount" (dict "root" .root "component" "object-store" "name" $name "namespace" .namespace) }}
+{{- end }}
+
+{{/* Makes the accounts and gives them their buckets, each time that the server starts: accounts are not kept.
+     Params: accounts, port */}}
+{{- define "versitygw.makeAccounts" -}}
+export ADMIN_ENDPOINT_URL=http://127.0.0.1:{{ .port }} ADMIN_ACCESS_KEY_ID="$ROOT_ACCESS_KEY_ID" ADMIN_SECRET_ACCESS_KEY="$ROOT_SECRET_ACCESS_KEY"
+admin() { versitygw admin "$@"; }
+make() { admin create-user --access "$1" --secret "$2" --role user || admin update-user --access "$1" --secret "$2"; }
+until admin list-users > /dev/null; do sleep 1; done
+{{- range $number, $account := .accounts }}
+make "$ACCOUNT_{{ $number }}_ACCESS" "$ACCOUNT_{{ $number }}_SECRET"
+{{- range $account.buckets }}
+admin change-bucket-owner --bucket {{ . }} --owner "$ACCOUNT_{{ $number }}_ACCESS"
+{{- end }}
+{{- end }}
 {{- end }}

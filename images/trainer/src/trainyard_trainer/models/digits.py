@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainyard_trainer import lake
+from trainyard_trainer import storage
 from trainyard_trainer.errors import BadConfig, BadData
 from trainyard_trainer.lake import Columns
 from trainyard_trainer.models.base import BaseModel, Rows
@@ -40,10 +41,13 @@ class Model(BaseModel):
             digits = load_digits()
             return {"images": digits.images, "labels": digits.target}
         if not source.endswith(".npz"):
-            raise BadConfig(f"--dataset is {source!r}; use sklearn://digits or file:///.../digits.npz")
-        path = lake.local_path(source)
+            raise BadConfig(
+                f"--dataset is {source!r}; use sklearn://digits or file:///.../digits.npz (or s3://)"
+            )
+        directory, name = storage.file(source)
+        path = directory.place(name)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(BytesIO(directory.read(name)), allow_pickle=False) as arrays:
                 return dict(arrays)
         except FileNotFoundError:
             raise BadData(f"there is no file {path}") from None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainyard_trainer import lake, log, scores
+from trainyard_trainer import lake, log, scores, storage
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.errors import BadData, Temporary, TrainerError, ran_out_of_memory, storage_error
 from trainyard_trainer.feature_table import FeatureTable
@@ -35,7 +35,6 @@ def run(context: Context) -> Result:
     log.event("evaluated", model_uri=model_uri, rows=len(labels), **metrics)
     champion = _score_champion(context, columns)
 
-    report = lake.local_path(context.output) / _REPORT
     content = {
         **metrics,
         "model_uri": model_uri,
@@ -44,11 +43,13 @@ def run(context: Context) -> Result:
         "confusion": matrix.tolist(),
         **champion,
     }
-    try:
-        lake.publish_file(report, json.dumps(content, indent=2).encode())
-    except OSError as error:
-        raise storage_error("writing the report", report, error) from error
-    context.tracker.log_artifact(report, "evaluation")
+    with storage.working_copy(context.output) as directory:
+        report = directory / _REPORT
+        try:
+            storage.publish_file(report, json.dumps(content, indent=2).encode())
+        except OSError as error:
+            raise storage_error("writing the report", report, error) from error
+        context.tracker.log_artifact(report, "evaluation")
     model_id = model_uri.removeprefix("models:/") if model_uri.startswith("models:/m-") else None
     context.tracker.log_metrics(metrics, step=0, model_id=model_id)
     return {
@@ -59,7 +60,7 @@ def run(context: Context) -> Result:
         "data_version": dataset.version,
         "git_commit": context.settings.git_commit,
         "rows": len(labels),
-        "output": lake.file_uri(report),
+        "output": storage.directory(context.output).uri_of(_REPORT),
         **champion,
     }
 

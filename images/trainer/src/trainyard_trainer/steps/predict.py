@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from trainyard_contract import Tag
 
-from trainyard_trainer import artifact, compute, lake, log
+from trainyard_trainer import artifact, compute, lake, log, storage
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.errors import BadConfig, storage_error
 from trainyard_trainer.feature_table import FeatureTable
@@ -38,9 +38,8 @@ def run(context: Context) -> Result:
     content = _csv(ids, predictions, probabilities)
 
     name, date = context.model.name, context.params["date"]
-    directory = (
-        lake.local_path(context.output) / "predictions" / name / f"date={date}" / f"model_version={version}"
-    )
+    predictions_of = storage.directory(context.output) / "predictions" / name
+    directory = predictions_of / f"date={date}" / f"model_version={version}"
     manifest = {
         "model": name,
         "model_uri": model_uri,
@@ -52,14 +51,14 @@ def run(context: Context) -> Result:
         "files": {_PREDICTIONS: hashlib.sha256(content).hexdigest()},
     }
     try:
-        lake.publish_file(directory / _PREDICTIONS, content)
-        lake.publish_file(directory / lake.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode())
+        directory.publish(_PREDICTIONS, content)
+        directory.publish(lake.MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode())
     except OSError as error:
         raise storage_error("writing the predictions", directory, error) from error
     log.event("predicted", path=str(directory), rows=len(ids))
-    context.tracker.set_tags({Tag.PREDICTIONS: lake.file_uri(directory)})
+    context.tracker.set_tags({Tag.PREDICTIONS: directory.uri})
     return {
-        "output": lake.file_uri(directory),
+        "output": directory.uri,
         "rows": len(ids),
         "sha256": manifest["files"][_PREDICTIONS],
         "model_uri": model_uri,

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy, softmax
 from trainyard_contract import Tag
 
-from trainyard_trainer import artifact, compute, lake, log, scores
+from trainyard_trainer import artifact, compute, lake, log, scores, storage
 from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.distributed import PeerLost, ProcessGroup, Worker, process_group
@@ -237,25 +237,24 @@ def _publish(
 ) -> Result:
     """Write the trained model to --output, log it to MLflow, and return its URI, name and weights."""
     params, commit = context.params, context.settings.git_commit
-    directory = lake.local_path(context.output)
-    artifact.save(
-        trainer.network,
-        directory,
-        example=trainer.examples(),
-        metrics=metrics,
-        config={
-            **config,
-            **data,
-            "run_key": context.run_key,
-            "mlflow_run_id": context.tracker.run_id,
-            "git_commit": commit,
-            "weights_sha256": weights,
-        },
-    )
     metric = context.model.metric
     score = f"{metric}-{metrics[f'val_{metric}']:.4f}"
     name = artifact.name(context.model.name, params["date"], commit, params, score)
-    model_uri = context.tracker.log_model(name, directory, weights, step=trainer.epoch, params=config)
+    recorded = {
+        "run_key": context.run_key,
+        "mlflow_run_id": context.tracker.run_id,
+        "git_commit": commit,
+        "weights_sha256": weights,
+    }
+    with storage.working_copy(context.output) as directory:
+        artifact.save(
+            trainer.network,
+            directory,
+            example=trainer.examples(),
+            metrics=metrics,
+            config={**config, **data, **recorded},
+        )
+        model_uri = context.tracker.log_model(name, directory, weights, step=trainer.epoch, params=config)
     log.event("model_logged", uri=model_uri, name=name, **metrics)
     return {
         "model_uri": model_uri,

@@ -1,0 +1,15 @@
+{{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
+{{- define "versitygw.problems" -}}
+{{- $problems := list }}
+{{- with .Values.service }}
+{{- if and .nodePort (eq .type "ClusterIP") }}
+{{- $problems = append $problems "versitygw.service.nodePort: type ClusterIP has none; set versitygw.service.type to NodePort, or remove it" }}
+{{- end }}
+{{- end }}
+{{- with .Values.ingress }}
+{{- if and .enabled (not .host) }}
+{{- $problems = append $problems "versitygw.ingress.host: needed where versitygw.ingress.enabled is true" }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}

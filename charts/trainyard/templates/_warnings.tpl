@@ -1,0 +1,112 @@
+{{/* What helm tells after each install and upgrade: choices that are right for a trial and wrong for real use. Nothing is
+     refused for them. A template here makes a list of texts as JSON; add a further one to the list.
+     Params: the root context */}}
+{{- define "trainyard.warnings" -}}
+{{- include "common.lines" (dict "params" . "templates" (list "trainyard.passwordWarnings" "trainyard.tlsWarnings"
+    "trainyard.loginWarnings" "trainyard.imageWarnings" "trainyard.clusterWarnings")) }}
+{{- end }}
+
+{{/* Passwords that stand in values, and so in git and in the Secret that Helm keeps. One line each. */}}
+{{- define "trainyard.passwordWarnings" -}}
+{{- if .Values.airflow.enabled }}
+{{- $airflow := .Subcharts.airflow.Values }}
+{{- with ($airflow.data.metadataConnection).pass }}
+airflow.data.metadataConnection.pass: the database's password stands in your values{{ if has . (list "postgres" "airflow" "admin" "password") }}, and is one that everybody tries first{{ end }}; name a Secret in airflow.data.metadataSecretName
+{{- end }}
+{{- range $airflow.createUserJob.env }}
+{{- if and (contains "PASSWORD" (.name | default "")) .value }}
+airflow.createUserJob.env: {{ .name }} stands in your values; leave it out, and the password is made in the cluster
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What is reached from outside of the cluster in the clear. One line each. */}}
+{{- define "trainyard.tlsWarnings" -}}
+{{- if .Values.airflow.enabled }}
+{{- $airflow := .Subcharts.airflow }}
+{{- if $airflow.Values.ingress.apiServer.enabled }}
+{{- range include "airflow.ingressHosts" $airflow | fromJsonArray }}
+{{- if not (.tls | default dict).enabled }}
+airflow.ingress.apiServer: {{ .name }} has no TLS, so that passwords go in the clear; set its tls.enabled and tls.secretName
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if eq $airflow.Values.apiServer.service.type "LoadBalancer" }}
+airflow.apiServer.service.type: a LoadBalancer has no TLS, so that passwords go in the clear; use airflow.ingress.apiServer
+{{- end }}
+{{- end }}
+{{- range $name := list "mlflow" "versitygw" }}
+{{- $values := index $.Values $name }}
+{{- if $values.enabled }}
+{{- if and $values.ingress.enabled (not $values.ingress.tlsSecretName) }}
+{{ $name }}.ingress: {{ $values.ingress.host }} has no TLS; set {{ $name }}.ingress.tlsSecretName
+{{- end }}
+{{- if eq $values.service.type "LoadBalancer" }}
+{{ $name }}.service.type: a LoadBalancer has no TLS; use {{ $name }}.ingress
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether MLflow asks for a login, in which case this makes a text. Params: the root context */}}
+{{- define "trainyard.mlflowHasLogin" -}}
+{{- end }}
+
+{{/* Pages that anybody may use. One line each. */}}
+{{- define "trainyard.loginWarnings" -}}
+{{- if and .Values.mlflow.enabled (not (include "trainyard.mlflowHasLogin" .)) }}
+{{- with .Values.mlflow }}
+{{- if .ingress.enabled }}
+mlflow.ingress: MLflow asks nobody for a login: whoever reaches {{ .ingress.host }} may read, change and delete every model; put an authenticating proxy in front
+{{- else if ne .service.type "ClusterIP" }}
+mlflow.service.type: MLflow asks nobody for a login: whoever reaches its {{ .service.type }} may read, change and delete every model; set it to ClusterIP, or put an authenticating proxy in front
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Images that are placeholders. One line each. */}}
+{{- define "trainyard.imageWarnings" -}}
+{{- $images := dict "training.image" (dict "root" . "image" .Values.training.image) }}
+{{- range $name := list "mlflow" "versitygw" "postgresql" "nvidia-device-plugin" }}
+{{- if (index $.Values $name).enabled }}
+{{- $chart := index $.Subcharts $name }}
+{{- $_ := set $images (printf "%s.image" $name) (dict "root" $chart "image" $chart.Values.image) }}
+{{- end }}
+{{- end }}
+{{- if .Values.airflow.enabled }}
+{{- $airflow := .Subcharts.airflow }}
+{{- $_ := set $images "airflow.images.airflow" (dict "root" $airflow "image" $airflow.Values.images.airflow) }}
+{{- if $airflow.Values.dags.image.enabled }}{{ $_ := set $images "airflow.dags.image" (dict "root" $airflow "image" $airflow.Values.dags.image) }}{{ end }}
+{{- end }}
+{{- range $key, $one := $images }}
+{{- $reference := include "common.image" (dict "root" $one.root "key" $key "image" $one.image "version" $one.root.Chart.AppVersion) }}
+{{- if regexMatch `(^|[./])example\.(com|org|net)/` $reference }}
+{{ $key }}: {{ $reference }} is a placeholder; name your registry
+{{- else if regexMatch `@sha256:0+$` $reference }}
+{{ $key }}: {{ $reference }} is a placeholder; give the digest that ./scripts/publish prints
+{{- else if and (hasPrefix "trainyard/" $reference) (ne $one.image.pullPolicy "Never") (ne $one.image.pullPolicy "IfNotPresent") }}
+{{ $key }}: {{ $reference }} names no registry, and would come from whoever has that name at the public one; name yours, or set global.imageRegistry
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The cluster around it. One line each. */}}
+{{- define "trainyard.clusterWarnings" -}}
+{{- $plugin := index .Values "nvidia-device-plugin" }}
+{{- $onTrial := and $plugin.enabled (index .Subcharts "nvidia-device-plugin").Values.simulator.enabled }}
+{{- if not .Values.networkPolicies.enabled }}
+networkPolicies.enabled: every pod of the cluster reaches the database, MLflow and the object store, and training pods reach everything; set it to true
+{{- end }}
+{{- if and .Values.postgresql.enabled (not $onTrial) }}
+postgresql.enabled: the embedded database is one pod on one volume, without a backup; for production use a server of your own
+{{- end }}
+{{- if and $plugin.enabled (not $onTrial) }}
+{{- range $api, $owner := dict "cloud.google.com/v1" "GKE" "nvidia.com/v1/ClusterPolicy" "NVIDIA's GPU operator" }}
+{{- if $.Capabilities.APIVersions.Has $api }}
+nvidia-device-plugin.enabled: {{ $owner }}, which is in this cluster, runs a device plugin of its own, and two on a node hand out the same GPUs; set it to false
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
