@@ -174,15 +174,6 @@ def test_objects_of_the_user_hold_what_they_say() -> None:
     assert (secret["type"], secret["metadata"]["annotations"]) == ("Opaque", {"a": "b"})
 
 
-def test_a_changed_object_of_the_user_restarts_the_components() -> None:
-    checksums = set()
-    for value in ("1", "2"):
-        objects = render_chart(values={"airflow": {"extraConfigMaps": {"a": {"data": {"b": value}}}}})
-        scheduler = find(objects, "Deployment", "trainyard-scheduler")
-        checksums.add(pod_metadata(scheduler)["annotations"]["checksum/extra"])
-    assert len(checksums) == 2
-
-
 def test_an_object_that_holds_no_map_is_refused() -> None:
     with pytest.raises(ChartError, match=r"airflow\.extraSecrets\.a\.stringData: is not YAML with a text"):
         render_text(values={"airflow": {"extraSecrets": {"a": {"stringData": "just text"}}}})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
 from components import VARIANTS
-from render import Object, find, pod_metadata, render_chart, render_text
+from render import Object, find, identity, pod_metadata, pod_spec, pods, render_chart, render_text
+from trainyard_cli.chart import merge
 
-JOBS = ("trainyard-migrate-database", "trainyard-bootstrap-secrets", "trainyard-airflow-pools")
-
-
-def job_names(values: Object | None = None) -> dict[str, str]:
-    objects = render_chart(values=values)
-    return {name: find(objects, "Job", name)["metadata"]["name"] for name in JOBS}
+RESTARTS = yaml.safe_load((Path(__file__).parent / "restarts.yaml").read_text())
 
 
 FIRST = ((), ("production.yaml", "dags-from-git.yaml"))
@@ -23,32 +25,47 @@ def test_two_renders_are_the_same_bytes(files: tuple[str, ...]) -> None:
     assert render_text(files=files) == render_text(files=files, fresh=True)
 
 
-def test_a_new_image_makes_new_jobs() -> None:
-    before, after = job_names(), job_names({"airflow": {"images": {"airflow": {"tag": "next"}}}})
-    assert all(before[name] != after[name] for name in JOBS)
+@pytest.mark.parametrize("case", RESTARTS, ids=lambda case: str(case["values"])[:60])
+def test_a_change_restarts_what_reads_it_and_nothing_else(case: Object) -> None:
+    base = case.get("base", {})
+    before, after = (made(render_chart(values=values)) for values in (base, merge(base, case["values"])))
+    changed = {place for place in before | after if before.get(place) != after.get(place)}
+    expected = {
+        (what, f"trainyard-{name}".replace("trainyard-worker", "placeholder-name"))
+        for what in ("restarts", "new_jobs", "next_pods")
+        for name in flat(case.get(what, []))
+    }
+    assert changed == expected
 
 
-@pytest.mark.parametrize(
-    ("values", "changed"),
-    [
-        ({"airflow": {"config": {"core": {"parallelism": 7}}}}, {"trainyard-migrate-database"}),
-        ({"gpuPools": {"spot": {"nodes": {"max": 5}}}}, {"trainyard-airflow-pools"}),
-        ({"secrets": {"external": ["trainyard-admin"]}}, {"trainyard-bootstrap-secrets"}),
-        ({"airflow": {"apiServer": {"replicas": 3}}}, set()),
-    ],
-)
-def test_a_job_is_new_only_when_what_it_runs_changes(values: Object, changed: set[str]) -> None:
-    before, after = job_names(), job_names(values)
-    assert {name for name in JOBS if before[name] != after[name]} == changed
+def made(objects: list[Object]) -> dict[tuple[str, str], str]:
+    """The pods that are made, by what becomes of a change and by name; a Job's name stands for its pods.
+
+    Kubernetes takes no other pods for a Job that is there: one without a new name would stop the upgrade.
+    """
+    found = {}
+    for one in pods(objects):
+        kind, name = identity(one)
+        what = {"Job": "new_jobs", "CronJob": "next_pods", "Pod": "next_pods"}.get(kind, "restarts")
+        template = json.dumps([pod_metadata(one), pod_spec(one)], sort_keys=True)
+        found[what, name] = one["metadata"]["name"] if kind == "Job" else template
+    return found
 
 
-def test_changed_configuration_rolls_the_pods_that_read_it() -> None:
-    def checksum(values: Object | None) -> str:
-        scheduler = find(render_chart(values=values), "Deployment", "trainyard-scheduler")
-        return pod_metadata(scheduler)["annotations"]["checksum/config"]
+def flat(names: list[Any]) -> Iterator[str]:
+    """Names out of a list that may hold lists."""
+    for one in names:
+        yield from one if isinstance(one, list) else [one]
 
-    assert checksum(None) != checksum({"airflow": {"config": {"core": {"parallelism": 7}}}})
-    assert checksum(None) == checksum({"airflow": {"apiServer": {"replicas": 3}}})
+
+def test_a_job_with_other_pods_has_another_name() -> None:
+    templates: dict[str, set[str]] = {}
+    for case in RESTARTS:
+        for one in render_chart(values=merge(case.get("base", {}), case["values"])):
+            if one["kind"] == "Job":
+                template = json.dumps(one["spec"]["template"], sort_keys=True)
+                templates.setdefault(one["metadata"]["name"], set()).add(template)
+    assert {name for name, found in templates.items() if len(found) > 1} == set()
 
 
 def test_claims_that_hold_data_outlive_the_release() -> None:

@@ -22,6 +22,8 @@ from airflow.jobs import triggerer_job_runner
 from airflow.models import import_all_models
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
+from airflow.providers.cncf.kubernetes.executors.kubernetes_executor_utils import get_base_pod_from_template
+from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Asset, AssetAlias, BaseOperator
 from airflow.sdk.api.datamodels._generated import TaskStatesResponse, XComResponse
@@ -41,6 +43,18 @@ from trainyard.training.operator import TrainingPodPartial
 
 DAGS = Path(__file__).parents[2] / "dags"
 TASK = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
+
+
+def test_the_executor_reads_the_pod_template_anew_for_each_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a changed template restarts no scheduler."""
+    template = tmp_path / "pod.yaml"
+    monkeypatch.setenv("AIRFLOW__KUBERNETES_EXECUTOR__POD_TEMPLATE_FILE", str(template))
+    settings = KubeConfig()
+    for name in ("before", "after"):
+        template.write_text(f"{{kind: Pod, metadata: {{name: {name}}}}}")
+        assert get_base_pod_from_template(None, settings).metadata.name == name
 
 
 class Supervisor:

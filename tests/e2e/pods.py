@@ -197,6 +197,16 @@ def component_of(core: client.CoreV1Api, component: str, namespace: str) -> str:
     return pod.metadata.name
 
 
+def pods_that_stay(core: client.CoreV1Api, namespace: str) -> set[str]:
+    """UIDs of the pods that stay: those of Jobs and of tasks come and go."""
+    kinds = ("ReplicaSet", "StatefulSet")
+    return {
+        pod.metadata.uid
+        for pod in core.list_namespaced_pod(namespace).items
+        if any(owner.kind in kinds for owner in pod.metadata.owner_references or [])
+    }
+
+
 def sync_mounts(core: client.CoreV1Api, component: str, namespace: str) -> None:
     """Have the kubelet renew a component's mounted ConfigMaps and Secrets now, not within a minute.
 

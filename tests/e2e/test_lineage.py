@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 from conftest import DAG, NAMESPACE, up
 from kubernetes import client
-from pods import component_of, log_of, output_of, sync_mounts, wait_until
+from pods import component_of, log_of, output_of, pods_that_stay, sync_mounts, wait_until
 from receiver import NAME, PORT, receiver_pod
 from trainyard_cli.mlflow_api import ModelVersion
 
 pytestmark = pytest.mark.alone
 
 SCRATCH = "e2e-lineage"
+WORKER = {"limits": {"memory": "1111Mi"}}
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +27,13 @@ def events(
     """What a receiver has got that the release sends its events to; afterwards it sends none again."""
     with receiver_pod(core, platform["training"], SCRATCH) as pod:
         values = tmp_path_factory.mktemp("values") / "lineage.yaml"
-        values.write_text(json.dumps({"openlineage": {"url": f"http://{pod.status.pod_ip}:{PORT}"}}))
         address = f"{pod.status.pod_ip}:{PORT}"
+        changed = {"openlineage": {"url": f"http://{address}"}, "airflow": {"workers": {"resources": WORKER}}}
+        values.write_text(json.dumps(changed))
         try:
+            before = pods_that_stay(core, NAMESPACE)
             up("--values", values)
+            assert pods_that_stay(core, NAMESPACE) == before, "what is read anew restarts nothing"
             _wait_for_platform_file(core, lambda text: address in text)
             yield lambda: [json.loads(line) for line in log_of(core, NAME, SCRATCH).splitlines()]
         finally:
@@ -45,6 +50,18 @@ def _wait_for_platform_file(core: client.CoreV1Api, accept: Callable[[str], bool
 
     sync_mounts(core, "triggerer", NAMESPACE)
     wait_until("the triggerer to see the changed platform file", accepted, seconds=240)
+
+
+def test_the_next_worker_pod_has_other_resources(events, core: client.CoreV1Api) -> None:
+    """Airflow reads this file for each pod: tests/dags/test_airflow_compat.py."""
+
+    def limits() -> dict[str, str]:
+        scheduler = component_of(core, "scheduler", NAMESPACE)
+        text = output_of(core, scheduler, NAMESPACE, "cat", "/opt/airflow/pod_templates/pod_template_file.yaml")
+        return yaml.safe_load(text)["spec"]["containers"][0]["resources"]["limits"]
+
+    sync_mounts(core, "scheduler", NAMESPACE)
+    wait_until("the scheduler to see it", lambda: limits().items() >= WORKER["limits"].items(), seconds=240)
 
 
 def test_events_lead_from_the_data_to_the_version(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import NAMESPACE, ROOT, up
 from kubernetes import client
-from pods import wait_until
+from pods import pods_that_stay, wait_until
 from pytest_helm_charts.clusters import Cluster
 from pytest_helm_charts.k8s.deployment import wait_for_deployments_to_run
 from pytest_helm_charts.k8s.stateful_set import wait_for_stateful_sets_to_run
@@ -48,9 +48,9 @@ def test_every_dag_file_is_read_without_error(airflow: Airflow) -> None:
 
 
 def test_an_upgrade_that_changes_nothing_restarts_nothing(core: client.CoreV1Api) -> None:
-    before = _pods(core), _secrets(core)
+    before = pods_that_stay(core, NAMESPACE), _secrets(core)
     up()
-    assert (_pods(core), _secrets(core)) == before
+    assert (pods_that_stay(core, NAMESPACE), _secrets(core)) == before
 
 
 @pytest.mark.parametrize("namespace", ["trainyard", "ml-training"])
@@ -63,17 +63,6 @@ def test_pod_security_is_enforced(core: client.CoreV1Api, namespace: str) -> Non
     }
     with pytest.raises(client.ApiException, match="violates PodSecurity"):
         core.create_namespaced_pod(namespace, privileged)
-
-
-def _pods(core: client.CoreV1Api) -> set[str]:
-    """UIDs of the pods that stay: those of Jobs and of tasks come and go."""
-    pods = core.list_namespaced_pod(NAMESPACE).items
-    kinds = ("ReplicaSet", "StatefulSet")
-    return {
-        pod.metadata.uid
-        for pod in pods
-        if any(owner.kind in kinds for owner in pod.metadata.owner_references or [])
-    }
 
 
 def _secrets(core: client.CoreV1Api) -> dict[str, Any]:

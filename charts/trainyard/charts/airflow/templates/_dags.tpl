@@ -107,17 +107,9 @@ git-sync
 {{ .Values.dags.persistence.existingClaim | default (printf "%s-dags" (include "airflow.fullname" .)) }}
 {{- end }}
 
-{{/* The worker pod's template, as KubernetesExecutor reads it for each pod. Params: the chart's root context */}}
+{{/* The worker pod's template. KubernetesExecutor reads the file anew for each pod, so a change restarts nothing. Params: the chart's root context */}}
 {{- define "airflow.podTemplate" -}}
 {{ tpl (.Values.podTemplate | default (.Files.Get "files/pod_template_file.yaml")) . }}
-{{- end }}
-
-{{/* The template without the DAG image: a new image reaches the scheduler without a restart, by the kubelet's update
-     of the mounted ConfigMap; and a run with a version takes its image from that. Params: the chart's root context */}}
-{{- define "airflow.podTemplateChecksum" -}}
-{{- $template := include "airflow.podTemplate" . }}
-{{- if .Values.dags.image.enabled }}{{ $template = replace (include "airflow.dagsImage" .) "" $template }}{{ end }}
-{{- sha256sum $template }}
 {{- end }}
 
 {{/* What is wrong with where DAGs come from, one line each. Params: the chart's root context */}}

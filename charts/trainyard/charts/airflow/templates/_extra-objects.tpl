@@ -27,6 +27,33 @@ type: {{ . | include "common.scalar" }}
 {{- end }}
 {{- end }}
 
+{{/* Those that a component's containers get, with what they hold: who reads them as variables would not see a change.
+     JSON, or nothing. Params: root, name, key (of its values), component (its values), secrets */}}
+{{- define "airflow.extraRead" -}}
+{{- $root := .root }}
+{{- $own := dict "env" (include "airflow.env" . | fromYamlArray) "envFrom" (include "airflow.envFrom" . | fromYaml).envFrom }}
+{{- $read := include "common.references" (dict "volumes" (include "airflow.volumes" . | fromYamlArray)
+    "containers" (concat (list $own) (.component.extraContainers | default list) (.component.extraInitContainers | default list))) | fromJson }}
+{{- $found := dict }}
+{{- range $kind, $objects := dict "ConfigMap" .root.Values.extraConfigMaps "Secret" .root.Values.extraSecrets }}
+{{- range $name, $object := $objects }}
+{{- if has (tpl $name $root) (get $read $kind) }}
+{{- $_ := set $found (print $kind $name) (include "airflow.extraHeld" (dict "root" $root "object" $object)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $found }}{{ toJson . }}{{ end }}
+{{- end }}
+
+{{/* All that one of them holds. JSON. Params: root, object (its values) */}}
+{{- define "airflow.extraHeld" -}}
+{{- $held := dict }}
+{{- range $field := list "data" "stringData" }}
+{{- $_ := set $held $field (include "airflow.extraData" (dict "root" $.root "data" (index $.object $field)) | fromJson) }}
+{{- end }}
+{{- toJson $held }}
+{{- end }}
+
 {{/* What such an object holds, each value as text; what does not parse is {Error: ...}. JSON.
      Params: root, data (a map, or a string of YAML that may hold templates) */}}
 {{- define "airflow.extraData" -}}

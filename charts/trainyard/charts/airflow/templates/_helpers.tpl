@@ -227,20 +227,17 @@ spec:
     metadata:
       labels: {{- include "airflow.podLabels" $labels | nindent 8 }}
       annotations:
+        {{- /* What a pod reads at its start. The kubelet updates scripts and the pod template in the mounted ConfigMaps, and
+              they are read anew each time. */}}
         checksum/config: {{ include "airflow.configData" $root | sha256sum }}
-        checksum/scripts: {{ include "airflow.scriptsData" $root | sha256sum }}
-        {{- if eq .name "scheduler" }}
-        checksum/pod-template: {{ include "airflow.podTemplateChecksum" $root | include "common.scalar" }}
-        {{- end }}
         {{- if and (eq .name "api-server") $component.apiServerConfig }}
         checksum/api-server-config: {{ include "airflow.apiServerConfig" $root | sha256sum }}
         {{- end }}
         {{- if $root.Values.data.metadataConnection.host }}
         checksum/metadata: {{ include "airflow.metadataUrls" $root | sha256sum }}
         {{- end }}
-        {{- if or $root.Values.extraConfigMaps $root.Values.extraSecrets }}
-        {{- /* Who reads them as variables would not see a change. */}}
-        checksum/extra: {{ include "airflow.extraObjects" $root | sha256sum }}
+        {{- with include "airflow.extraRead" . | trim }}
+        checksum/extra: {{ sha256sum . }}
         {{- end }}
         {{- with merge dict ($component.podAnnotations | default dict) ($root.Values.airflowPodAnnotations | default dict) }}
         {{- toYaml . | nindent 8 }}

@@ -1,12 +1,13 @@
-{{/* The migration Job. No Helm hook: it is named after everything it runs, so an upgrade that changes it makes a new one,
-     an upgrade that does not leaves it alone, and Argo CD sees neither drift nor an immutable field.
+{{/* The migration Job. No Helm hook: it is named after its pod, which cannot be changed, its scripts and the database. So
+     an upgrade that changes one of them makes a new Job, an upgrade that does not leaves it alone, and Argo CD sees
+     neither drift nor an immutable field.
      Params: root, adminSecretName (where the first user's name and password are) */}}
 {{- define "airflow.migrateDatabaseJob" -}}
 {{- $root := .root }}
 {{- $job := $root.Values.migrateDatabaseJob }}
 {{- $labels := dict "root" $root "component" "migrate-database" }}
 {{- $template := include "airflow.migrateDatabasePod" (dict "root" $root "component" $job "adminSecretName" .adminSecretName) }}
-{{- $hash := printf "%s%s%s" $template (include "airflow.configData" $root) (include "airflow.scriptsData" $root) | sha256sum | trunc 8 -}}
+{{- $hash := printf "%s%s" $template (include "airflow.migrationReads" $root) | sha256sum | trunc 8 -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -22,6 +23,27 @@ spec:
   ttlSecondsAfterFinished: {{ . | include "common.scalar" }}
   {{- end }}
   template: {{- $template | nindent 4 }}
+{{- end }}
+
+{{/* What the migration reads beside its pod: scripts, options of airflow.cfg, and which database it is. JSON.
+     Params: the chart's root context */}}
+{{- define "airflow.migrationReads" -}}
+{{- $options := dict }}
+{{- range $section, $values := .Values.config }}
+{{- range $option, $value := $values }}
+{{- $name := printf "AIRFLOW__%s__%s" $section $option | upper }}
+{{- if not (include "airflow.isOfNoDatabase" $name) }}{{ $_ := set $options $name (tpl (include "common.text" $value) $) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- $secret := get .Values.extraSecrets (include "airflow.metadataSecretName" .) | default dict }}
+{{- list (.Files.Get "files/migrate_database.py") (.Files.Get "files/database.py") $options
+    (omit .Values.data.metadataConnection "pass") (include "airflow.extraHeld" (dict "root" . "object" $secret)) | toJson }}
+{{- end }}
+
+{{/* Whether a variable sets something of Airflow that is no matter of its database: the migration is without it, or each
+     change would make a new Job. Params: its name */}}
+{{- define "airflow.isOfNoDatabase" -}}
+{{- if and (regexMatch "^AIRFLOW_(_|CONN_|VAR_)" .) (not (regexMatch "^AIRFLOW__(DATABASE|SECRETS|CORE__(AUTH_MANAGER|EXECUTOR|FERNET_KEY))" .)) }}true{{ end }}
 {{- end }}
 
 {{/* Where the first user's name and password come from, as a list of variables. Params: root, adminSecretName */}}
@@ -60,7 +82,9 @@ spec:
       securityContext: {{- include "airflow.containerSecurityContext" . | nindent 8 }}
       resources: {{- toYaml .component.resources | nindent 8 }}
       env:
-        {{- include "airflow.env" $pod | nindent 8 }}
+        {{- range include "airflow.env" $pod | fromYamlArray }}
+        {{- if not (include "airflow.isOfNoDatabase" .name) }}{{ list . | toYaml | nindent 8 }}{{ end }}
+        {{- end }}
         {{- with $user.defaultUser }}
         {{- if and .enabled $user.enabled }}
         - {name: ADMIN_ROLE, value: {{ .role | quote }}}
