@@ -21,6 +21,12 @@ HELM = os.environ.get("HELM", "helm")
 DOCUMENT_START = re.compile("^---$", re.MULTILINE)
 # Not part of Kubernetes, so it has no schema here: the API of Karpenter's NodePools.
 CUSTOM = {"karpenter.sh/v1"}
+CLUSTER_KINDS = {
+    "Namespace",
+    "PriorityClass",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}
 
 Object = dict[str, Any]

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from render import HELM, ROOT, find, identity, render_chart
+from leaves import ON
+from render import CLUSTER_KINDS, HELM, ROOT, find, identity, render_chart
 from trainyard_cli import applications, chart, environments, gitops
+from trainyard_cli.chart import merge
 from trainyard_cli.environments import Environment
 from trainyard_cli.errors import CliError
 from trainyard_cli.git import Repository
@@ -21,7 +23,6 @@ from trainyard_cli.rendering import Renderer
 
 # A second release needs a project of its own.
 VALUES_FILES = sorted({file.name for file in (ROOT / "values").glob("*.yaml")} - {"second-release.yaml"})
-CLUSTER_KINDS = {"Namespace", "PriorityClass"}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,21 @@ def manifests() -> dict[str, dict[str, Any]]:
     return {manifest["kind"]: manifest for manifest in found}
 
 
+# What is off in all of them.
+MORE_KINDS = {
+    "karpenter": {"enabled": True},
+    "airflow": {
+        "apiServer": {"hpa": {"enabled": True}},
+        "extraSecrets": {"a": {"stringData": {"k": "v"}}},
+        "extraConfigMaps": {"a": {"data": {"k": "v"}}},
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def rendered() -> list[dict[str, Any]]:
-    return [one for file in VALUES_FILES for one in render_chart(files=(file,))]
+    renders = [render_chart(files=(file,)) for file in VALUES_FILES]
+    return [one for objects in [*renders, render_chart(values=merge(ON, MORE_KINDS))] for one in objects]
 
 
 def kind_of(one: dict[str, Any]) -> tuple[str, str]:
@@ -47,7 +60,7 @@ def allowed(project: dict[str, Any], key: str) -> set[tuple[str, str]]:
 def test_the_project_allows_exactly_the_kinds_that_the_chart_renders(manifests, rendered) -> None:
     project = manifests["AppProject"]
     kinds = {kind_of(one) for one in rendered}
-    of_cluster = {each for each in kinds if each[1] in CLUSTER_KINDS}
+    of_cluster = {each for each in kinds if each[1] in {*CLUSTER_KINDS, "NodePool"}}
     assert allowed(project, "clusterResourceWhitelist") == of_cluster
     assert allowed(project, "namespaceResourceWhitelist") == kinds - of_cluster
 
@@ -95,7 +108,8 @@ def test_the_controller_on_kind_may_write_what_the_project_allows_and_no_secret(
     }
     project = manifests["AppProject"]
     kinds = allowed(project, "clusterResourceWhitelist") | allowed(project, "namespaceResourceWhitelist")
-    assert writable == {(group, plural(kind)) for group, kind in kinds}
+    others = {("", "Secret"), ("karpenter.sh", "NodePool")}
+    assert writable == {(group, plural(kind)) for group, kind in kinds - others}
     assert "secrets" not in {resource for rule in role["rules"] for resource in rule["resources"]}
 
 

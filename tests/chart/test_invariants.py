@@ -8,6 +8,7 @@ import pytest
 from components import EVERY, HOST_PATH_ALLOWED, NO_PROBE_NEEDED, ROOT_ALLOWED, VARIANTS, Component
 from kubernetes.utils.quantity import parse_quantity
 from render import (
+    CLUSTER_KINDS,
     POD_KINDS,
     Object,
     containers,
@@ -26,7 +27,6 @@ STANDARD_LABELS = {
 }
 IMAGE = re.compile(r"^[a-z0-9][a-z0-9._/:-]*:[\w][\w.-]*(@sha256:[0-9a-f]{64})?$")
 RESOURCES = {"cpu", "memory", "ephemeral-storage"}
-CLUSTER_WIDE = {"Namespace", "PriorityClass"}
 
 each_variant = pytest.mark.parametrize("files", VARIANTS, ids=lambda files: "+".join(files) or "defaults")
 each_workload = pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_no_two_objects_are_the_same(files: tuple[str, ...]) -> None:
 @each_variant
 def test_every_object_says_its_namespace_and_standard_labels(files: tuple[str, ...]) -> None:
     for one in render_chart(files=files):
-        if one["kind"] not in CLUSTER_WIDE:
+        if one["kind"] not in CLUSTER_KINDS:
             assert one["metadata"].get("namespace"), identity(one)
         assert set(one["metadata"]["labels"]) >= STANDARD_LABELS, identity(one)
 

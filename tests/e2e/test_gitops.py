@@ -36,6 +36,8 @@ KINDS = (
     *(
         "namespaces",
         "priorityclasses",
+        "validatingadmissionpolicies",
+        "validatingadmissionpolicybindings",
         "deployments",
         "statefulsets",
         "daemonsets",
@@ -111,7 +113,7 @@ def _written(one: Json) -> Json:
 def _is_own(one: Json) -> bool:
     metadata = one["metadata"]
     namespace = metadata.get("namespace") or metadata["name"]
-    if one["kind"] == "PriorityClass":
+    if one["kind"] in ("PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
         return namespace.startswith("trainyard")
     return namespace in NAMESPACES and one.get("type") != "helm.sh/release.v1"
 

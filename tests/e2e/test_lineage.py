@@ -57,7 +57,9 @@ def test_the_next_worker_pod_has_other_resources(events, core: client.CoreV1Api)
 
     def limits() -> dict[str, str]:
         scheduler = component_of(core, "scheduler", NAMESPACE)
-        text = output_of(core, scheduler, NAMESPACE, "cat", "/opt/airflow/pod_templates/pod_template_file.yaml")
+        text = output_of(
+            core, scheduler, NAMESPACE, "cat", "/opt/airflow/pod_templates/pod_template_file.yaml"
+        )
         return yaml.safe_load(text)["spec"]["containers"][0]["resources"]["limits"]
 
     sync_mounts(core, "scheduler", NAMESPACE)

@@ -59,6 +59,15 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- end }}
 {{- end }}
 
+{{/* The specs of the pods of these CronJobs. JSON. Params: the root context */}}
+{{- define "trainyard.maintenancePods" -}}
+{{- $cronJobs := (include "trainyard.maintenance" . | default "{}" | fromJson).cronJobs | default dict }}
+{{- $pods := list }}
+{{- if $cronJobs.airflowDatabase }}{{ $pods = append $pods (include "airflow.databaseCleanupPod" .Subcharts.airflow | fromYaml).spec }}{{ end }}
+{{- if $cronJobs.mlflowGarbage }}{{ $pods = append $pods (include "mlflow.garbageCollectionPod" .Subcharts.mlflow | fromYaml).spec }}{{ end }}
+{{- toJson $pods }}
+{{- end }}
+
 {{/* A small Job of the platform that runs one script, named after all that it runs.
      Params: root, name, component, script (in files/), env (a list), serviceAccountName, token (mount it?) */}}
 {{- define "trainyard.scriptJob" -}}

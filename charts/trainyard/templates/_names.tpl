@@ -4,6 +4,11 @@
 {{ include "common.fullname" (dict "root" (dict "Values" dict "Release" .Release) "max" 33) }}
 {{- end }}
 
+{{/* The Job that makes Secrets, without its hash, and its ServiceAccount and Roles. */}}
+{{- define "trainyard.bootstrapName" -}}
+{{ include "trainyard.fullname" . }}-bootstrap-secrets
+{{- end }}
+
 {{/* The ConfigMap with platform.json. */}}
 {{- define "trainyard.platformConfigMapName" -}}
 {{ include "trainyard.fullname" . }}-platform

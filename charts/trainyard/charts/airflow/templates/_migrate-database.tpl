@@ -37,7 +37,7 @@ spec:
 {{- end }}
 {{- $secret := get .Values.extraSecrets (include "airflow.metadataSecretName" .) | default dict }}
 {{- list (.Files.Get "files/migrate_database.py") (.Files.Get "files/database.py") $options
-    (omit .Values.data.metadataConnection "pass") (include "airflow.extraHeld" (dict "root" . "object" $secret)) | toJson }}
+    (pick .Values.data.metadataConnection "user" "host" "port" "db" "sslmode") (include "airflow.extraHeld" (dict "root" . "object" $secret)) | toJson }}
 {{- end }}
 
 {{/* Whether a variable sets something of Airflow that is no matter of its database: the migration is without it, or each

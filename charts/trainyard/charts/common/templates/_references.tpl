@@ -21,5 +21,5 @@
 {{- $configMaps = append $configMaps (.configMap).name }}
 {{- end }}
 {{- end }}
-{{- dict "Secret" (compact $secrets | uniq | sortAlpha) "ConfigMap" (compact $configMaps | uniq | sortAlpha) | toJson }}
+{{- dict "Secret" (compact $secrets | uniq) "ConfigMap" (compact $configMaps | uniq) | toJson }}
 {{- end }}

@@ -1,0 +1,122 @@
+{{/* Rights by RBAC end at the kind: who may create pods in a namespace may run them as any ServiceAccount of it, and mount
+     any of its Secrets. A ValidatingAdmissionPolicy and its binding say which.
+     Params: root, component, users (ServiceAccounts as NAMESPACE:NAME), namespaces, group, resource, operations,
+     variables, validations (a list of each; of a validation see trainyard.podValidations) */}}
+{{- define "trainyard.admissionPolicy" -}}
+{{- $labels := include "common.labels" (dict "root" .root "component" .component) }}
+{{- $name := include "trainyard.admissionPolicyName" . }}
+{{- $users := list }}
+{{- range .users }}{{ $users = append $users (printf "system:serviceaccount:%s" .) }}{{ end }}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: {{ $name | include "common.scalar" }}
+  labels: {{- $labels | nindent 4 }}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    matchPolicy: Equivalent
+    objectSelector: {}
+    namespaceSelector:
+      matchExpressions:
+        - {key: kubernetes.io/metadata.name, operator: In, values: {{ toJson .namespaces }}}
+    resourceRules:
+      - apiGroups: [{{ .group | quote }}]
+        apiVersions: [v1]
+        operations: {{ toJson .operations }}
+        resources: [{{ .resource }}]
+        scope: "*"
+  matchConditions:
+    - name: of-this-release
+      expression: request.userInfo.username in {{ toJson $users }}
+  {{- with .variables }}
+  variables: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  validations: {{- toYaml .validations | nindent 4 }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ $name | include "common.scalar" }}
+  labels: {{- $labels | nindent 4 }}
+spec:
+  policyName: {{ $name | include "common.scalar" }}
+  validationActions: [Deny]
+{{- end }}
+
+{{/* Releases of one name may be in several namespaces, and a policy is in none. Params: root, component */}}
+{{- define "trainyard.admissionPolicyName" -}}
+{{ include "common.cut" (dict "name" (printf "%s-%s-%s" (include "trainyard.fullname" .root) .root.Release.Namespace .component) "max" 63) }}
+{{- end }}
+
+{{/* What pods may be like: those of the chart's own templates, and what the values allow beside. JSON
+     {variables, validations}.
+     Params: path (of the pod's spec in CEL), what (the word for it in messages), pods (specs of the templates),
+     serviceAccounts, secrets (further names), cure (what helps) */}}
+{{- define "trainyard.podRules" -}}
+{{- $accounts := .serviceAccounts }}
+{{- $secrets := .secrets }}
+{{- $volumes := list "configMap" "csi" "downwardAPI" "emptyDir" "ephemeral" "image" "persistentVolumeClaim" "projected" "secret" }}
+{{- $hostPaths := list }}
+{{- $isPrivileged := false }}
+{{- range .pods }}
+{{- $accounts = append $accounts .serviceAccountName }}
+{{- $secrets = concat $secrets (include "common.references" . | fromJson).Secret }}
+{{- range .volumes }}
+{{- $volumes = concat $volumes (keys (omit . "name") | sortAlpha) }}
+{{- $hostPaths = append $hostPaths (.hostPath).path }}
+{{- end }}
+{{- range concat (.initContainers | default list) .containers }}
+{{- $isPrivileged = or $isPrivileged (.securityContext).privileged }}
+{{- end }}
+{{- $isPrivileged = or $isPrivileged .hostNetwork .hostPID .hostIPC }}
+{{- end }}
+{{- $accounts = uniq $accounts }}
+{{- $secrets = uniq $secrets }}
+{{- $volumes = uniq $volumes }}
+{{- $hostPaths = compact $hostPaths | uniq }}
+{{- /* In CEL, an empty name stands for what is not there. */}}
+{{- $variables := list
+    (dict "name" "pod" "expression" .path)
+    (dict "name" "containers" "expression" "variables.pod.containers + variables.pod.?initContainers.orValue([])")
+    (dict "name" "volumes" "expression" "variables.pod.?volumes.orValue([])")
+    (dict "name" "secrets" "expression" (prepend $secrets "" | toJson))
+    (dict "name" "strangers" "expression" (include "trainyard.celStrangers" . | trim)) }}
+{{- $validations := list
+    (dict "expression" (printf "variables.pod.?serviceAccountName.orValue('default') in %s" (toJson $accounts))
+      "message" (printf "%s runs as the ServiceAccount %s; %s" .what (join " or " $accounts) .cure))
+    (dict "expression" "variables.strangers.size() == 0"
+      "messageExpression" (printf "%s + variables.strangers.join(', ')" (printf "%s may use %s; %s. Another one is in: " .what (ternary (join ", " $secrets | printf "the Secrets %s") "no Secret" (gt (len $secrets) 0)) .cure | toJson)))
+    (dict "expression" (printf "variables.volumes.all(v, dyn(v).all(k, k in %s) && v.?hostPath.?path.orValue('') in %s)" (prepend $volumes "name" | toJson) (prepend $hostPaths "" | toJson))
+      "message" (printf "%s may have volumes of the kinds %s%s" .what (join ", " $volumes) (ternary (printf ", with hostPath of %s" (join ", " $hostPaths)) "" (gt (len $hostPaths) 0)))) }}
+{{- if not $isPrivileged }}
+{{- $validations = append $validations (dict
+    "expression" "!variables.pod.?hostNetwork.orValue(false) && !variables.pod.?hostPID.orValue(false) && !variables.pod.?hostIPC.orValue(false) && variables.containers.all(c, !c.?securityContext.?privileged.orValue(false))"
+    "message" (printf "%s is not privileged, and has no namespaces of its host" .what)) }}
+{{- end }}
+{{- dict "variables" $variables "validations" $validations | toJson }}
+{{- end }}
+
+{{/* CEL: the containers and volumes with a Secret that is not among variables.secrets. */}}
+{{- define "trainyard.celStrangers" -}}
+variables.containers.filter(c,
+  c.?env.orValue([]).exists(e, !(e.?valueFrom.?secretKeyRef.?name.orValue('') in variables.secrets)) ||
+  c.?envFrom.orValue([]).exists(e, !(e.?secretRef.?name.orValue('') in variables.secrets))
+).map(c, 'container ' + c.name) +
+variables.volumes.filter(v,
+  !(v.?secret.?secretName.orValue('') in variables.secrets) ||
+  !(v.?csi.?nodePublishSecretRef.?name.orValue('') in variables.secrets) ||
+  v.?projected.?sources.orValue([]).exists(s, !(s.?secret.?name.orValue('') in variables.secrets))
+).map(v, 'volume ' + v.name)
+{{- end }}
+
+{{/* Programs of pods as lists of image, command and arguments. JSON. Params: a list of specs */}}
+{{- define "trainyard.programs" -}}
+{{- $programs := list }}
+{{- range . }}
+{{- range concat (.initContainers | default list) .containers }}
+{{- $programs = append $programs (concat (list .image) (.command | default list) (.args | default list)) }}
+{{- end }}
+{{- end }}
+{{- toJson $programs }}
+{{- end }}
