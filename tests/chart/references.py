@@ -28,7 +28,7 @@ class References:
         self.objects = [*objects, *_worker_pods(objects)]
         self.external = external or set()
         self.places = {place(one) for one in objects}
-        self.secrets = {key for one in objects for key in _bootstrapped(one)}
+        self.secrets = {key for one in objects for key in bootstrapped(one)}
         self.missing: list[str] = []
 
     def check(self) -> list[str]:
@@ -275,7 +275,7 @@ def _recipes(one: Object) -> Iterator[tuple[str, str, dict[str, str]]]:
                         yield name, key, recipe
 
 
-def _bootstrapped(one: Object) -> Iterator[tuple[str, str, str]]:
+def bootstrapped(one: Object) -> Iterator[tuple[str, str, str]]:
     """Namespace, name and key of what a bootstrap Job makes."""
     if one["kind"] == "Job":
         for full_name, key, _ in _recipes(one):
