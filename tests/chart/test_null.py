@@ -64,7 +64,7 @@ def test_null_is_the_default_at_every_depth() -> None:
     every = list(named_keys(CHART))
     assert len(every) > 500
     for depth in range(1, max(map(len, every)) + 1):
-        # A subchart that is null as a whole is without the umbrella's values: it hears nothing of them.
+        # A subchart that is null as a whole loses what the umbrella sets: refused, see bad/components.yaml.
         paths = [path for path in every if len(path) == depth and (depth > 1 or path[0] not in SUBCHARTS)]
         assert differing(paths, {}, render_text()) == []
 

@@ -5,7 +5,11 @@
      Params: the chart's root context */}}
 {{- define "common.setDefaults" -}}
 {{- if .Chart.IsRoot }}
-{{- range $path, $value := .Files.Get "files/defaults.json" | fromJson }}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
+{{- range $name, $lost := include "common.lostSettings" (dict "root" . "defaults" $defaults) | fromJson }}
+{{- fail (printf "%[1]s: null takes away what the platform sets in it (%[2]s); remove the line, or set %[1]s.enabled to false" $name (join ", " $lost)) }}
+{{- end }}
+{{- range $path, $value := $defaults }}
 {{- $map := $.Values }}
 {{- $parts := splitList "." $path }}
 {{- range initial $parts }}
@@ -17,4 +21,27 @@
 {{- if not (hasKey $map (last $parts)) }}{{ $_ := set $map (last $parts) $value }}{{ end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The keys that an umbrella sets in its subcharts, by those subcharts that are null as a whole: there, all of them are
+     as without an umbrella. One key alone may be what the user has chosen. JSON.
+     Params: root, defaults (files/defaults.json of the umbrella) */}}
+{{- define "common.lostSettings" -}}
+{{- $lost := dict }}
+{{- range $name, $subchart := .root.Subcharts }}
+{{- $own := $subchart.Files.Get "files/defaults.json" | fromJson }}
+{{- $set := list }}
+{{- $isWhole := true }}
+{{- range $key, $value := $own }}
+{{- $default := get $.defaults (print $name "." $key) }}
+{{- if and $isWhole (not (deepEqual $value $default)) (not (contains "?" $key)) }}
+{{- $set = append $set (splitList "." $key | first) | uniq }}
+{{- $found := get $.root.Values $name }}
+{{- range splitList "." $key }}{{ $found = ternary $found dict (kindIs "map" $found) | dig . nil }}{{ end }}
+{{- $isWhole = deepEqual $found $value }}
+{{- end }}
+{{- end }}
+{{- if and $isWhole (gt (len $set) 1) }}{{ $_ := set $lost $name $set }}{{ end }}
+{{- end }}
+{{- toJson $lost }}
 {{- end }}
