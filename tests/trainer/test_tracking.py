@@ -92,10 +92,13 @@ def test_patience_ends(tracker, monkeypatch):
 
 def test_two_runs_of_one_key_become_one(tracker, steps: Steps):
     client = steps.client()
-    client.create_run(steps.runs()[0].info.experiment_id, tags={"trainyard.run_key": steps.run_key})
+    twice = client.create_run(steps.runs()[0].info.experiment_id, tags={"trainyard.run_key": steps.run_key})
     assert len(steps.runs()) == 2
     assert tracking.Tracker(Settings.from_environment(), steps.run_key).run_id == tracker.run_id
     assert len(steps.runs()) == 1
+    # It may not delete the other.
+    run = client.get_run(twice.info.run_id)
+    assert (run.info.lifecycle_stage, run.info.status) == ("active", "KILLED")
 
 
 def test_trials_that_start_together_have_one_parent(steps: Steps, monkeypatch):
@@ -141,7 +144,8 @@ def test_a_model_whose_upload_broke_off_is_replaced(tracker, steps: Steps, tmp_p
     assert uri != broken.model_uri
     assert tracker.log_model("m", tmp_path / "model", "hash", step=1, params={}) == uri
     assert tracker.latest_model() == uri
-    assert [model.model_uri for model in steps.models()] == [uri]
+    states = {model.model_uri: str(model.status) for model in steps.models()}
+    assert states == {uri: "READY", broken.model_uri: "FAILED"}
 
 
 def test_another_value_of_a_parameter_is_refused(tracker):

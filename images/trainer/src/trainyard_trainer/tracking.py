@@ -250,7 +250,8 @@ class Tracker:
         """Return the id of the run of a run key.
 
         There can be two when several processes create it at once, or when a response was lost and the
-        request was repeated: the oldest is used and the others are deleted.
+        request was repeated: the oldest is used, and the others lose the run key. The trainer may not delete
+        them.
         """
         if not self._runs(experiment_id, run_key):
             tags = {Tag.RUN_KEY: run_key, **self._user}
@@ -259,7 +260,8 @@ class Tracker:
             log.event("mlflow_run_created", run_id=run.info.run_id, run_key=run_key)
         oldest, *others = self._runs(experiment_id, run_key)
         for run_id in others:
-            self._client.delete_run(run_id)
+            self._client.set_tag(run_id, Tag.RUN_KEY, f"{run_key} (twice)")
+            self._client.update_run(run_id, status="KILLED")
         return oldest
 
     def _experiment(self, name: str) -> str:
@@ -283,19 +285,16 @@ class Tracker:
         return [info.run_id for info in sorted((run.info for run in runs), key=_age)]
 
     def _models(self) -> list[Any]:
-        """Return the models of this run key, latest first; delete those whose upload was not completed."""
+        """Return the models of this run key, latest first. Those of an incomplete upload have failed."""
         found = self._client.search_logged_models(
             [self.experiment_id],
             filter_string=f"tags.`{Tag.RUN_KEY}` = '{self._run_key}'",
             order_by=[{"field_name": "creation_timestamp", "ascending": False}],
         )
-        ready = []
         for model in found:
-            if str(model.status) == "READY":
-                ready.append(model)
-            else:
-                self._client.delete_logged_model(model.model_id)
-        return ready
+            if str(model.status) == "PENDING":
+                self._client.finalize_logged_model(model.model_id, "FAILED")
+        return [model for model in found if str(model.status) == "READY"]
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
