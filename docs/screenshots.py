@@ -52,7 +52,9 @@ def take_pictures(platform: Platform, out: Path) -> None:
         raise CliError("Chromium was not found", "apt-get install chromium, then run this again")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 800}, color_scheme="light")
+        page = browser.new_page(
+            viewport={"width": 1400, "height": 800}, color_scheme="light", **mlflow_login(platform)
+        )
         show_mlflow_run(page, platform.mlflow.base_url)
         save(page, out / "mlflow-run.png")
         log_in(page, platform)
@@ -64,6 +66,21 @@ def take_pictures(platform: Platform, out: Path) -> None:
         show_question(page, platform)
         save(page, out / "approval.png")
         browser.close()
+
+
+def mlflow_login(platform: Platform) -> dict[str, Any]:
+    """How the browser answers when MLflow asks for a login."""
+    if not platform.mlflow.auth:
+        return {}
+    username, password = platform.mlflow.auth
+    return {
+        "http_credentials": {
+            "username": username,
+            "password": password,
+            "origin": platform.mlflow.base_url,
+            "send": "always",
+        }
+    }
 
 
 def show_mlflow_run(page: Page, url: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import configparser
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import random
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -27,8 +29,11 @@ CALL_SECONDS = 20.0  # for one request
 PATIENCE_SECONDS = 120.0  # for a request and its repetitions: MLflow may restart meanwhile
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 PAGE = 1000
-# Answers with a client error that another try may not get.
-TEMPORARY_STATUS = (408, 429)
+# Answers with a client error that another try may not get. 401 is one of them: the kubelet updates the file
+# with the password a minute or two after its Secret has come or changed.
+TEMPORARY_STATUS = (401, 408, 429)
+# Where the chart mounts the Secret `trainyard-promoter` in the triggerer, as a file of MLflow's clients.
+CREDENTIALS_FILE = Path("/opt/airflow/mlflow-login/credentials")
 ARTIFACTS = "mlflow-artifacts:/"  # artifacts that the server stores itself (--serve-artifacts)
 
 Json = dict[str, Any]
@@ -78,8 +83,9 @@ class Run:
 class MlflowClient:
     """A client of one MLflow server: `async with MlflowClient(uri) as mlflow`.
 
-    Errors that may pass (no connection, 5xx, 408, 429) are retried with a growing pause. Authentication is
-    that of MLflow's own client: MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN.
+    Errors that may pass (no connection, 5xx, 401, 408, 429) are retried with a growing pause. Authentication
+    is that of MLflow's own client: MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME and _PASSWORD, or its
+    credentials file, which the chart mounts.
 
     Args:
         tracking_uri: the server's address.
@@ -106,7 +112,7 @@ class MlflowClient:
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self.call_seconds), headers=_authorization(), trust_env=True
+            timeout=aiohttp.ClientTimeout(total=self.call_seconds), trust_env=True
         )
         return self
 
@@ -238,7 +244,7 @@ class MlflowClient:
     async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> Json:
         shown = _without_password(url)
         try:
-            async with self._session.request(method, url, **request) as response:
+            async with self._session.request(method, url, headers=_authorization(), **request) as response:
                 status, text = response.status, await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # These have the URL as their text, with the password.
@@ -273,9 +279,17 @@ def _authorization() -> Mapping[str, str]:
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        secret = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
-        return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
+        return _basic(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+    file = configparser.ConfigParser(interpolation=None)
+    file.read(CREDENTIALS_FILE)  # nothing where there is none
+    if file.has_option("mlflow", "mlflow_tracking_username"):
+        own = file["mlflow"]
+        return _basic(own["mlflow_tracking_username"], own.get("mlflow_tracking_password", ""))
     return {}
+
+
+def _basic(user: str, password: str) -> Mapping[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 def _object(text: str) -> Json | None:

@@ -28,11 +28,16 @@ class ModelVersion:
 
 
 class Mlflow:
-    """One MLflow tracking server and registry."""
+    """One MLflow tracking server and registry.
 
-    def __init__(self, base_url: str) -> None:
+    `auth` is the user and the password; None where it asks for none.
+    """
+
+    def __init__(self, base_url: str, auth: tuple[str, str] | None = None) -> None:
         self.base_url = base_url.rstrip("/")
-        self._http = httpx.Client(base_url=f"{self.base_url}/api/2.0/mlflow", timeout=30, trust_env=False)
+        self.auth = auth
+        url = f"{self.base_url}/api/2.0/mlflow"
+        self._http = httpx.Client(base_url=url, auth=auth, timeout=30, trust_env=False)
 
     def versions_of_run(self, run_key: str) -> list[ModelVersion]:
         """Return the model versions that carry the tag trainyard.run_key, oldest first."""

@@ -24,6 +24,7 @@ from .stages import Stage, Stages
 FRESH_DISK_GIB = 20
 DISK_GIB = 2
 ADMIN_SECRET = "trainyard-admin"
+MLFLOW_ADMIN_SECRET = "trainyard-mlflow-login-admin"
 # What lies in TRAINYARD_HOME beside the state.
 CACHED = (
     *("base-*", "bin", "build", "charts", "go", "logs", "mypy", "pip-audit", "reports-*", "sbom", "uv"),
@@ -133,10 +134,11 @@ def connect() -> Platform:
     admin = secret(kube, release.NAMESPACE, ADMIN_SECRET)
     if admin is None:
         raise CliError("the platform is not installed on the cluster", "./scripts/up installs it")
+    login = secret(kube, release.NAMESPACE, MLFLOW_ADMIN_SECRET)  # none where mlflow.auth.enabled is false
     return Platform(
         kube=kube,
         airflow=Airflow(release.airflow_url(), admin["username"], admin["password"]),
-        mlflow=Mlflow(release.mlflow_url()),
+        mlflow=Mlflow(release.mlflow_url(), (login["username"], login["password"]) if login else None),
         username=admin["username"],
         password=admin["password"],
     )

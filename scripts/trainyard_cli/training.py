@@ -12,7 +12,7 @@ from . import paths, release
 from .errors import CliError
 from .follow import failures, follow
 from .mlflow_api import Mlflow, ModelVersion
-from .platform import ADMIN_SECRET, Platform
+from .platform import ADMIN_SECRET, MLFLOW_ADMIN_SECRET, Platform
 
 TRAINING_DAG = "digits_training"
 # Metrics of the summary, the ones that decide first.
@@ -125,18 +125,17 @@ def summary(platform: Platform, version: ModelVersion, console: Console) -> None
 
 def access(platform: Platform, console: Console) -> None:
     """Print where the pages are and how to log in; the password itself to a terminal only, not to a log."""
-    read = f"kubectl --kubeconfig {paths.KUBECONFIG} -n trainyard get secret {ADMIN_SECRET}"
+    _print_facts({"Airflow": platform.airflow.base_url}, console)
+    _print_login(ADMIN_SECRET, platform.username, platform.password, console)
+    _print_facts({"MLflow": platform.mlflow.base_url}, console)
+    if platform.mlflow.auth:
+        _print_login(MLFLOW_ADMIN_SECRET, *platform.mlflow.auth, console)
+
+
+def _print_login(secret: str, user: str, password: str, console: Console) -> None:
+    read = f"kubectl --kubeconfig {paths.KUBECONFIG} -n trainyard get secret {secret}"
     read += " -o jsonpath={.data.password} | base64 -d"
-    shown = platform.password if console.is_terminal else read
-    _print_facts(
-        {
-            "Airflow": platform.airflow.base_url,
-            "  user": platform.username,
-            "  password": shown,
-            "MLflow": platform.mlflow.base_url,
-        },
-        console,
-    )
+    _print_facts({"  user": user, "  password": password if console.is_terminal else read}, console)
 
 
 def _print_facts(facts: dict[str, str], console: Console) -> None:

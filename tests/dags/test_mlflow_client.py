@@ -60,14 +60,14 @@ def answered(
     return asyncio.run(serve()), requests
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [401, 408, 429, 500, 502, 503])
 def test_what_may_pass_is_tried_again(status: int) -> None:
     version, requests = answered((status, "busy"), (status, "busy"), (200, FOUND))
     assert version.version == "3"
     assert len(requests) == 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409])
+@pytest.mark.parametrize("status", [400, 403, 404, 409])
 def test_a_refusal_is_final(status: int) -> None:
     error, requests = answered((status, {"error_code": "NO", "message": "not that"}), (200, FOUND))
     assert (error.status, error.code, error.temporary, error.retry) == (status, "NO", False, False)
@@ -149,6 +149,33 @@ def test_it_authenticates_as_mlflows_own_client(
         monkeypatch.setenv(name, value)
     _, (request,) = answered((200, FOUND))
     assert request.headers.get("Authorization") == header
+
+
+def test_it_logs_in_by_the_file_that_comes_with_a_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "credentials"
+    monkeypatch.setattr(mlflow_client, "CREDENTIALS_FILE", file)
+    requests: list[str | None] = []
+
+    async def served(request: web.Request) -> web.Response:
+        requests.append(request.headers.get("Authorization"))
+        if len(requests) == 1:  # the kubelet brings the Secret while the client waits
+            file.write_text("[mlflow]\nmlflow_tracking_username = u\nmlflow_tracking_password = 50%\n")
+        return web.json_response(FOUND, status=200 if requests[-1] else 401)
+
+    async def ask() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", served)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with MlflowClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
+            await client.get_model_version("m", "3")
+        await runner.cleanup()
+
+    asyncio.run(ask())
+    assert requests == [None, "Basic dTo1MCU="]
 
 
 def test_pages_are_put_together() -> None:
