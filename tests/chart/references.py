@@ -97,10 +97,15 @@ class References:
                 self._want(one, ("ConfigMap", namespace, config["name"]))
                 for item in config.get("items", []):
                     self._want_config_key(one, config["name"], item["key"])
-            if (secret := source.get("secret")) and not secret.get("optional"):
+            if (secret := source.get("secret")) and not self._may_be_missing(volume, secret):
                 self._want(one, ("Secret", namespace, secret.get("secretName") or secret["name"]))
         if claim := volume.get("persistentVolumeClaim"):
             self._want(one, ("PersistentVolumeClaim", namespace, claim["claimName"]))
+
+    def _may_be_missing(self, volume: Object, secret: Object) -> bool:
+        """The triggerer has its login of MLflow as optional, as it may not know whether there is one."""
+        has_login = volume["name"] == "mlflow-login" and "--app-name=basic-auth" in json.dumps(self.objects)
+        return bool(secret.get("optional")) and not has_login
 
     def _check_mounts(self, one: Object, container: Object) -> None:
         """Each mount has a volume, and a single file of a ConfigMap is in it."""
@@ -224,6 +229,14 @@ class References:
         if serving := told.get("serving"):
             self._want(one, ("ServiceAccount", serving["namespace"], serving["serviceAccountName"]))
             self._want(one, ("PriorityClass", None, serving["priorityClassName"]))
+        for section in filter(None, (training, told.get("serving"))):
+            for volume in section["pod"]["extraVolumes"]:
+                self._want_key(
+                    one,
+                    volume["secret"]["secretName"],
+                    volume["secret"]["items"][0]["key"],
+                    section["namespace"],
+                )
         if maintenance := told.get("maintenance"):
             for name in maintenance["cronJobs"].values():
                 self._want(one, ("CronJob", maintenance["namespace"], name))

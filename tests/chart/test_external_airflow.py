@@ -56,7 +56,11 @@ def referenced_secrets(objects: list[Object]) -> set[tuple[str, str, str]]:
         if one["kind"] not in POD_KINDS:
             continue
         namespace = one["metadata"]["namespace"]
-        assert not [volume for volume in pod_spec(one)["volumes"] if "secret" in volume], identity(one)
+        for volume in pod_spec(one)["volumes"]:
+            for source in (volume, *volume.get("projected", {}).get("sources", [])):
+                for item in source.get("secret", {}).get("items", []):
+                    name = source["secret"].get("secretName") or source["secret"]["name"]
+                    found.add((namespace, name, item["key"]))
         for container in containers(one):
             assert "envFrom" not in container, identity(one)
             for value in environment(container).values():
@@ -74,10 +78,11 @@ def test_it_has_every_secret_that_it_needs(namespace: str) -> None:
     assert {name for _, name, _ in needed} >= {"trainyard-mlflow-backend", "trainyard-versitygw"}
     assert needed <= wanted
     assert (namespace or "trainyard", "trainyard-s3-connection", "connection") in wanted
+    assert (namespace or "trainyard", "trainyard-promoter", "credentials") in wanted
     # Nothing for an Airflow that is not there.
     names = {name for _, name, _ in wanted}
     assert not names & {"trainyard-fernet-key", "trainyard-jwt-secret", "trainyard-airflow-metadata"}
-    assert not [name for name in names if "admin" in name]
+    assert "trainyard-admin" not in names
 
 
 @pytest.mark.parametrize("namespace", ["", "airflow"])
@@ -96,7 +101,11 @@ def test_the_job_may_make_and_read_these_secrets(namespace: str) -> None:
         if rule["verbs"] == ["get"]
         for name in rule["resourceNames"]
     }
-    assert read == {("trainyard", "trainyard-postgresql"), ("ml-training", "trainyard-versitygw")}
+    logins = {
+        ("trainyard", f"trainyard-mlflow-login-{name}")
+        for name in ("admin", "trainer", "promoter", "serving")
+    }
+    assert read == {("trainyard", "trainyard-postgresql"), ("ml-training", "trainyard-versitygw"), *logins}
     job = pod_spec(find(objects, "Job", BOOTSTRAP))
     scripts = find(objects, "ConfigMap", job["volumes"][0]["configMap"]["name"])
     assert "bootstrap_secrets.py" in scripts["data"]
@@ -165,6 +174,6 @@ def test_the_script_jobs_take_an_image_that_is_at_hand(values: Object, image: st
 
 
 def test_what_comes_from_elsewhere_is_not_made() -> None:
-    objects = render(**OWN_DATABASE, **OWN_OBJECT_STORE)
+    objects = render(**OWN_DATABASE, **OWN_OBJECT_STORE, mlflow={"auth": {"enabled": False}})
     assert BOOTSTRAP not in {identity(one)[1] for one in objects}
     assert "trainyard-platform-scripts" not in {identity(one)[1] for one in objects}

@@ -38,6 +38,17 @@ INSTEAD: dict[str, set[Place]] = {
 }
 
 
+# The Secrets of MLflow's login, which nobody makes where the bootstrap Job is off.
+LOGIN: set[Place] = {
+    *secret("trainyard-mlflow-session", "trainyard-promoter"),
+    *secret(
+        *(f"trainyard-mlflow-login-{account}" for account in ("admin", "trainer", "promoter", "serving"))
+    ),
+    ("Secret", "ml-training", "trainyard-mlflow-login-trainer"),
+    ("Secret", "ml-serving", "trainyard-mlflow-login-serving"),
+}
+
+
 def external(files: tuple[str, ...]) -> set[Place]:
     return {one for file in files for one in EXTERNAL.get(file, set())}
 
@@ -187,6 +198,7 @@ SWITCHES: dict[str, set[Place]] = {
         *secret("trainyard-postgresql"),
         *(INSTEAD["postgresql"] | INSTEAD["versitygw"]),
         ("Secret", "ml-training", "trainyard-versitygw"),
+        *LOGIN,
     },
     **{
         f"{chart}.serviceAccount.create": {("ServiceAccount", "trainyard", name)}

@@ -54,12 +54,13 @@ def test_a_control_task_needs_no_pod_at_all(first_run: Run, recorder: PodRecorde
         assert recorder.of_task(first_run.run_id, task) == []
 
 
-def test_task_pods_hold_no_secret_and_no_token(first_run: Run, recorder: PodRecorder) -> None:
+def test_task_pods_hold_no_token_and_no_secret_but_their_login(first_run: Run, recorder: PodRecorder) -> None:
     for task in TRAINING_TASKS:
         (pod,) = recorder.of_task(first_run.run_id, task)
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False
-        assert not [v for v in spec.get("volumes", []) if "secret" in v or "projected" in v]
+        secrets = [v for v in spec.get("volumes", []) if "secret" in v or "projected" in v]
+        assert [v["secret"]["secretName"] for v in secrets] == ["trainyard-mlflow-login-trainer"]
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
             assert not container.get("envFrom")
             assert not [e for e in container.get("env", []) if "secretKeyRef" in e.get("valueFrom", {})], (

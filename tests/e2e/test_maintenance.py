@@ -62,7 +62,7 @@ def post(mlflow) -> Callable[..., dict[str, Any]]:
 
     def _post(path: str, method: str = "POST", **body: Any) -> dict[str, Any]:
         url = f"{mlflow.base_url}/api/2.0/mlflow/{path}"
-        response = httpx.request(method, url, json=body, timeout=30, trust_env=False)
+        response = httpx.request(method, url, json=body, auth=mlflow.auth, timeout=30, trust_env=False)
         response.raise_for_status()
         return response.json()
 

@@ -84,7 +84,7 @@ def service(core: client.CoreV1Api, platform, served: str, model_name: str) -> I
 @pytest.fixture(scope="module")
 def broken(mlflow, model_name: str, served: str) -> Iterator[str]:
     """A registered version whose artifact is not a model."""
-    api = Mlflow(mlflow.base_url)
+    api = Mlflow(mlflow)
     known = api.call("GET", "model-versions/get", name=model_name, version=served)["model_version"]
     experiment = api.call("GET", "runs/get", run_id=known["run_id"])["run"]["info"]["experiment_id"]
     logged = api.call(
@@ -107,8 +107,8 @@ def broken(mlflow, model_name: str, served: str) -> Iterator[str]:
 class Mlflow:
     """What this test writes into MLflow."""
 
-    def __init__(self, base_url: str) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=30, trust_env=False)
+    def __init__(self, mlflow: Any) -> None:
+        self._http = httpx.Client(base_url=mlflow.base_url, auth=mlflow.auth, timeout=30, trust_env=False)
 
     def call(self, method: str, path: str, **fields: str) -> dict[str, Any]:
         sent = {"params": fields} if method == "GET" else {"json": fields}

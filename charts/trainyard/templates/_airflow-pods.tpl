@@ -19,12 +19,21 @@
 - name: alerts
   secret: {secretName: {{ include "trainyard.alertsSecretName" .root | include "common.scalar" }}, optional: true}
 {{- end }}
+{{- if eq .name "triggerer" }}
+{{- /* Control tasks, which register and promote models, run there and nowhere else. There is none without a login; one
+       that comes later is mounted within a minute or two, for which the library waits. */}}
+- name: mlflow-login
+  secret: {secretName: {{ include "trainyard.mlflowPromoterSecretName" .root | include "common.scalar" }}, optional: true}
+{{- end }}
 {{- end }}
 
 {{- define "airflow.platformVolumeMounts" -}}
 - {name: platform, mountPath: /opt/airflow/platform, readOnly: true}
 {{- if include "trainyard.sendsAlerts" . }}
 - {name: alerts, mountPath: /opt/airflow/alerts, readOnly: true}
+{{- end }}
+{{- if eq .name "triggerer" }}
+- {name: mlflow-login, mountPath: /opt/airflow/mlflow-login, readOnly: true}
 {{- end }}
 {{- end }}
 

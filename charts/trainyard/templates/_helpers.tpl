@@ -8,6 +8,24 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- end -}}
 {{- end }}
 
+{{/* Whether the MLflow that the platform uses is the release's and asks for a login. Another one gets nothing of ours.
+     Params: the root context */}}
+{{- define "trainyard.logsInToMlflow" -}}
+{{- if and .Values.mlflow.enabled (.Values.mlflow.auth).enabled (not .Values.training.trackingUri) }}true{{ end }}
+{{- end }}
+
+{{/* The settings of pods that call MLflow, with the file by which they log in. JSON. Params: root, pod, account */}}
+{{- define "trainyard.podWithLogin" -}}
+{{- $pod := .pod | default dict }}
+{{- if include "trainyard.logsInToMlflow" .root }}
+{{- $volume := include "mlflow.credentialsVolume" (dict "root" .root.Subcharts.mlflow "account" .account) | fromYaml }}
+{{- $mount := include "mlflow.credentialsMount" . | fromYaml }}
+{{- $pod = merge (dict "extraVolumes" (prepend ($pod.extraVolumes | default list) $volume)
+    "extraVolumeMounts" (prepend ($pod.extraVolumeMounts | default list) $mount)) $pod }}
+{{- end }}
+{{- toJson $pod }}
+{{- end }}
+
 {{/* platform.json: what the DAG library knows of the cluster, and the only place it knows it from.
      Params: the root context */}}
 {{- define "trainyard.platform" -}}
@@ -24,12 +42,13 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
     "imagePullSecrets" (include "common.pullSecrets" (dict "root" . "secrets" .Values.training.imagePullSecrets) | fromJsonArray)
     "trackingUri" (include "trainyard.trackingUri" .)
     "volumes" $volumes
-    "pod" (include "trainyard.trainingPod" . | fromJson)
+    "pod" (include "trainyard.podWithLogin" (dict "root" . "pod" (include "trainyard.trainingPod" . | fromJson) "account" "trainer") | fromJson)
     "defaultPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultPool" "spot" false) | default nil)
     "defaultSpotPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultSpotPool" "spot" true) | default nil) }}
 {{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson) }}
 {{- if .Values.serving.enabled }}
-{{- $serving := pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" "pod" }}
+{{- $serving := pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" }}
+{{- $_ := set $serving "pod" (include "trainyard.podWithLogin" (dict "root" . "pod" .Values.serving.pod "account" "serving") | fromJson) }}
 {{- with .Values.serving.podDisruptionBudget }}
 {{- if .enabled }}{{ $_ := set $serving "podDisruptionBudget" (include "common.budget" .config | fromJson) }}{{ end }}
 {{- end }}

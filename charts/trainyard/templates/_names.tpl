@@ -19,6 +19,11 @@
 {{ include "trainyard.fullname" . }}-s3-connection
 {{- end }}
 
+{{/* The Secret by whose key `credentials` the triggerer logs in to MLflow. */}}
+{{- define "trainyard.mlflowPromoterSecretName" -}}
+{{ include "trainyard.fullname" . }}-promoter
+{{- end }}
+
 {{/* The Secret that says who gets alerts, which is the user's. */}}
 {{- define "trainyard.alertsSecretName" -}}
 {{ include "trainyard.fullname" . }}-alerts

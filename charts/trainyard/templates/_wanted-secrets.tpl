@@ -25,7 +25,8 @@
 {{/* The same with those of Secrets that come from elsewhere. */}}
 {{- define "trainyard.ownKeys" -}}
 {{- include "common.list" (dict "params" . "templates" (list
-    "trainyard.wantedAirflowKeys" "trainyard.wantedDatabaseKeys" "trainyard.wantedObjectStoreKeys" "trainyard.wantedAccountKeys")) }}
+    "trainyard.wantedAirflowKeys" "trainyard.wantedDatabaseKeys" "trainyard.wantedLoginKeys" "trainyard.wantedObjectStoreKeys"
+    "trainyard.wantedAccountKeys")) }}
 {{- end }}
 
 {{/* Where two things are to be the same key of the same Secret, one line each. Params: the root context */}}
@@ -80,6 +81,45 @@
 {{- end }}
 {{- end }}
 {{- toJson $keys }}
+{{- end }}
+
+{{/* Of MLflow's login: the accounts' names and passwords, and for those who use one the file of MLflow's clients, in their
+     namespace. */}}
+{{- define "trainyard.wantedLoginKeys" -}}
+{{- $keys := list }}
+{{- if and .Values.mlflow.enabled (.Values.mlflow.auth).enabled }}
+{{- $mlflow := .Subcharts.mlflow }}
+{{- $session := include "mlflow.sessionSecretName" $mlflow }}
+{{- $keys = append $keys (dict "by" "mlflow.auth.enabled" "secret" $session "key" "secret-key" "recipe" (dict "generate" "password")) }}
+{{- $users := include "trainyard.mlflowUsers" . | fromJson }}
+{{- range $account, $_ := include "mlflow.accounts" $mlflow | fromJson }}
+{{- $by := printf "mlflow.auth.people.%s" $account }}
+{{- $secret := include "mlflow.accountSecretName" (dict "root" $mlflow "account" $account) }}
+{{- $keys = concat $keys (list
+    (dict "by" $by "secret" $secret "key" "username" "recipe" (dict "value" $account))
+    (dict "by" $by "secret" $secret "key" "password" "recipe" (dict "generate" "password"))) }}
+{{- with get $users $account }}
+{{- $file := printf "[mlflow]\nmlflow_tracking_username = %s\nmlflow_tracking_password = {%s/password}\n" $account $secret }}
+{{- $keys = append $keys (dict "by" $by "secret" . "key" "credentials" "recipe" (dict "template" $file)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $keys }}
+{{- end }}
+
+{{/* Which accounts of MLflow are used by pods, and the Secrets with their files. JSON. Params: the root context */}}
+{{- define "trainyard.mlflowUsers" -}}
+{{- $mlflow := .Subcharts.mlflow }}
+{{- $namespaces := dict "admin" .Release.Namespace "trainer" .Values.training.namespace "promoter" (include "trainyard.airflowNamespace" .) }}
+{{- if .Values.serving.enabled }}{{ $_ := set $namespaces "serving" .Values.serving.namespace }}{{ end }}
+{{- $users := dict }}
+{{- range $account, $namespace := $namespaces }}
+{{- $name := include "mlflow.accountSecretName" (dict "root" $mlflow "account" $account) }}
+{{- if eq $account "promoter" }}{{ $name = include "trainyard.mlflowPromoterSecretName" $ }}{{ end }}
+{{- if ne $namespace $.Release.Namespace }}{{ $name = printf "%s/%s" $namespace $name }}{{ end }}
+{{- $_ := set $users $account $name }}
+{{- end }}
+{{- toJson $users }}
 {{- end }}
 
 {{/* Of the embedded object store: its account, and Airflow's connection to it, in Airflow's namespace. */}}

@@ -37,7 +37,11 @@ def test_it_passes_pod_security_restricted(pod: dict) -> None:
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {next(iter(set(v) - {"name"})) for v in spec["volumes"]} == {"persistentVolumeClaim", "emptyDir"}
+    assert {next(iter(set(v) - {"name"})) for v in spec["volumes"]} == {
+        "persistentVolumeClaim",
+        "emptyDir",
+        "secret",
+    }
     assert spec["automountServiceAccountToken"] is False
 
 

@@ -39,10 +39,16 @@ spec:
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: scripts, mountPath: /scripts, readOnly: true}
+        {{- if $.Values.auth.enabled }}
+        - {{ include "mlflow.credentialsMount" $ }}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {sizeLimit: 1Gi}
     - name: scripts
       configMap: {name: {{ include "mlflow.garbageCollectionName" $ | include "common.scalar" }}}
+    {{- if $.Values.auth.enabled }}
+    - {{- include "mlflow.credentialsVolume" (dict "root" $ "account" "admin") | nindent 6 }}
+    {{- end }}
 {{- end }}
 {{- end }}

@@ -32,3 +32,39 @@
 {{- with .Values.ingress }}{{ if .enabled }}{{ $all = append $all .host }}{{ end }}{{ end -}}
 {{- concat $all .Values.allowedHosts | uniq | join "," -}}
 {{- end }}
+
+{{/* Who may log in: name -> role. The platform's own four, and people. JSON. Params: the chart's root context */}}
+{{- define "mlflow.accounts" -}}
+{{- $accounts := dict "admin" "admin" "trainer" "trainer" "promoter" "promoter" "serving" "viewer" -}}
+{{- range $name, $role := .Values.auth.people }}{{ if $role }}{{ $_ := set $accounts $name $role }}{{ end }}{{ end -}}
+{{- toJson $accounts -}}
+{{- end }}
+
+{{/* The Secret of an account: its `username`, its `password`, and `credentials`, which is a file of MLflow's clients with
+     both. Params: root (the chart's root context), account */}}
+{{- define "mlflow.accountSecretName" -}}
+{{ include "mlflow.fullname" .root }}-login-{{ .account }}
+{{- end }}
+
+{{/* The Secret with the key of sessions, the same for all replicas. Params: the chart's root context */}}
+{{- define "mlflow.sessionSecretName" -}}
+{{ include "mlflow.fullname" . }}-session
+{{- end }}
+
+{{/* What logs in as an account: its file of MLflow's clients, as a volume. Params: root, account */}}
+{{- define "mlflow.credentialsVolume" -}}
+name: mlflow-login
+secret:
+  secretName: {{ include "mlflow.accountSecretName" . | include "common.scalar" }}
+  items: [{key: credentials, path: credentials}]
+{{- end }}
+
+{{/* Where MLflow's clients look for it: ~/.mlflow, for pods whose home is /tmp. */}}
+{{- define "mlflow.credentialsMount" -}}
+{name: mlflow-login, mountPath: /tmp/.mlflow, readOnly: true}
+{{- end }}
+
+{{/* The scripts of the server. Params: the chart's root context */}}
+{{- define "mlflow.scriptsData" -}}
+{{ (.Files.Glob "files/server/*.py").AsConfig }}
+{{- end }}

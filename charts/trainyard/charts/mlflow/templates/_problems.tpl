@@ -6,6 +6,14 @@
 {{- $problems = append $problems (printf "mlflow.allowedHosts: %s would let any page in a browser reach MLflow, by DNS rebinding; name each host" .) }}
 {{- end }}
 {{- end }}
+{{- with include "common.nameProblems" (dict "key" "mlflow.auth.people" "values" (.Values.auth.people | default dict) "max" 63 "separator" ".-") }}
+{{- $problems = append $problems . }}
+{{- end }}
+{{- range $name := list "admin" "trainer" "promoter" "serving" }}
+{{- if hasKey ($.Values.auth.people | default dict) $name }}
+{{- $problems = append $problems (printf "mlflow.auth.people.%s: the platform has an account of this name itself; choose another name" $name) }}
+{{- end }}
+{{- end }}
 {{- with .Values.artifacts }}
 {{- if hasPrefix "/" .destination }}
 {{- if not .persistence.enabled }}

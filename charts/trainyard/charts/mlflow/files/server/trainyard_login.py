@@ -1,0 +1,59 @@
+"""Who may log in to MLflow: the `authorization_function` of MLflow's own login.
+
+It is MLflow's check of name and password, and it closes what MLflow leaves open to everybody who logs in: to
+create an experiment or a registered model, which makes its creator the owner. A training pod that created a
+model before the first promotion would own its aliases.
+
+It also lets what is missing be missing. MLflow answers "permission denied" for it, so that nobody learns
+which names there are; here everybody may read all, and clients tell what is new from what is forbidden.
+"""
+
+from __future__ import annotations
+
+from flask import Response, request
+from mlflow.server import auth
+from mlflow.server.handlers import _get_model_registry_store, _get_tracking_store
+from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
+from werkzeug.datastructures import Authorization
+
+# The end of a route -> the type of resource of which the user has to be allowed to change all. Passwords come
+# from Secrets: one that an account changed itself would hold until the next start.
+RESTRICTED = {
+    "/mlflow/experiments/create": "experiment",
+    "/mlflow/registered-models/create": "registered_model",
+    "/mlflow/users/update-password": None,  # administrators only
+}
+
+
+def authenticate() -> Authorization | Response:
+    """Return the user's name and password when they are right and the request is one that he may send."""
+    found = auth.authenticate_request_basic_auth()
+    if isinstance(found, Response) or not request.url_rule:
+        return found
+    if request.method == "GET":
+        find_what_is_read(request.url_rule.rule)
+    for route, kind in RESTRICTED.items():
+        if request.url_rule.rule.endswith(route) and not may_change_all(found.username, kind):
+            return auth.make_forbidden_response()
+    return found
+
+
+def find_what_is_read(route: str) -> None:
+    """Raise MLflow's own error if what a request reads does not exist."""
+    if "/mlflow/registered-models/" in route or "/mlflow/model-versions/" in route:
+        if name := request.args.get("name"):
+            _get_model_registry_store().get_registered_model(name)
+    elif "/mlflow/runs/" in route:
+        if run_id := request.args.get("run_id"):
+            _get_tracking_store().get_run(run_id)
+    elif model_id := (request.view_args or {}).get("model_id"):
+        _get_tracking_store().get_logged_model(model_id)
+
+
+def may_change_all(username: str | None, kind: str | None) -> bool:
+    """Return whether the user may change every resource of this type."""
+    user = auth.store.get_user(username)
+    if user.is_admin or kind is None:
+        return bool(user.is_admin)
+    granted = auth.store.get_role_permission_for_resource(user.id, kind, "*", DEFAULT_WORKSPACE_NAME)
+    return granted is not None and granted.can_update

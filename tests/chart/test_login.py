@@ -1,0 +1,104 @@
+"""MLflow's login: who has which account, and what remains where it is off."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from render import Object, containers, environment, find, platform, pod_spec, render_chart, worker_pod
+
+SERVER = "trainyard-mlflow"
+
+
+def render(files: tuple[str, ...] = (), training: Object | None = None, **auth: Any) -> list[Object]:
+    return render_chart(files=files, values={"mlflow": {"auth": auth}, "training": training or {}})
+
+
+def secrets_of(pod: Object) -> set[str]:
+    """Names of the Secrets among a pod's volumes."""
+    sources = [each for one in pod["volumes"] for each in (one, *one.get("projected", {}).get("sources", []))]
+    found = [each["secret"] for each in sources if "secret" in each]
+    return {each.get("secretName") or each["name"] for each in found}
+
+
+def recipes(objects: list[Object]) -> dict[str, Any]:
+    job = find(objects, "Job", "trainyard-bootstrap-secrets")
+    return json.loads(environment(containers(job)[0])["SECRETS"])
+
+
+@pytest.mark.parametrize("files", [("kind.yaml",), ("production.yaml",)])
+def test_each_has_its_own_account_and_no_other(files: tuple[str, ...]) -> None:
+    objects = render(files)
+    told = platform(objects)
+    triggerer = pod_spec(find(objects, "Deployment", "trainyard-triggerer"))
+    garbage = pod_spec(find(objects, "CronJob", "trainyard-mlflow-garbage-collection"))
+    assert secrets_of({"volumes": told["training"]["pod"]["extraVolumes"]}) == {
+        "trainyard-mlflow-login-trainer"
+    }
+    assert secrets_of({"volumes": told["serving"]["pod"]["extraVolumes"]}) == {
+        "trainyard-mlflow-login-serving"
+    }
+    assert secrets_of(triggerer) == {"trainyard-alerts", "trainyard-promoter"}
+    assert secrets_of(garbage) == {"trainyard-mlflow-login-admin"}
+    # A Secret of the training namespace holds nobody else's password.
+    made = recipes(objects)
+    assert (
+        "login-trainer/password"
+        in made["ml-training/trainyard-mlflow-login-trainer"]["credentials"]["template"]
+    )
+    assert [name for name in made if name.startswith("ml-training/") and "mlflow" in name] == [
+        "ml-training/trainyard-mlflow-login-trainer"
+    ]
+    for name in ("api-server", "scheduler", "dag-processor"):
+        workload = find(objects, "Deployment", f"trainyard-{name}")
+        assert "trainyard-promoter" not in secrets_of(pod_spec(workload))
+    assert not secrets_of(pod_spec(worker_pod(objects)))
+
+
+def test_the_server_knows_accounts_and_asks_for_a_login() -> None:
+    people = {"ada": "editor", "grace": "admin"}
+    objects = render(people=people)
+    server = find(objects, "Deployment", SERVER)
+    (prepare,) = pod_spec(server)["initContainers"]
+    accounts = {"admin": "admin", "trainer": "trainer", "promoter": "promoter", "serving": "viewer", **people}
+    assert json.loads(environment(prepare)["ACCOUNTS"]) == accounts
+    assert secrets_of(pod_spec(server)) == {f"trainyard-mlflow-login-{name}" for name in accounts}
+    (container,) = pod_spec(server)["containers"]
+    assert "--app-name=basic-auth" in container["args"]
+    # The probes are answered without a login.
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/api/3.0/mlflow/server-info"
+    assert set(recipes(objects)["trainyard-mlflow-login-ada"]) == {"username", "password"}
+
+
+def test_passwords_are_no_arguments_and_no_variables() -> None:
+    for container in containers(find(render(), "Deployment", SERVER)):
+        assert "$(" not in " ".join(container.get("args", []))
+        assert not [name for name in environment(container) if "PASSWORD" in name]
+
+
+def test_off_leaves_nothing_of_it() -> None:
+    objects = render(enabled=False)
+    # The triggerer's mount is there anyway, and empty without the Secret.
+    for kind, name in (("Deployment", SERVER), ("CronJob", "trainyard-mlflow-garbage-collection")):
+        assert not secrets_of(pod_spec(find(objects, kind, name)))
+    assert not [name for name in recipes(objects) if "login" in name or "promoter" in name]
+    assert platform(objects)["training"]["pod"]["extraVolumes"] == []
+    (container,) = pod_spec(find(objects, "Deployment", SERVER))["containers"]
+    assert "--app-name=basic-auth" not in container["args"]
+
+
+def test_another_mlflow_gets_no_password_of_this_one() -> None:
+    told = platform(render(training={"trackingUri": "http://mlflow.example.com"}))
+    assert told["training"]["pod"]["extraVolumes"] == told["serving"]["pod"]["extraVolumes"] == []
+
+
+def test_settings_of_a_pod_stay_beside_the_login() -> None:
+    pod = {
+        "extraVolumes": [{"name": "certificates", "configMap": {"name": "certificates"}}],
+        "extraVolumeMounts": [{"name": "certificates", "mountPath": "/certificates"}],
+    }
+    told = platform(render(training={"pod": pod}))["training"]["pod"]
+    assert [one["name"] for one in told["extraVolumes"]] == ["mlflow-login", "certificates"]
+    assert [one["mountPath"] for one in told["extraVolumeMounts"]] == ["/tmp/.mlflow", "/certificates"]
