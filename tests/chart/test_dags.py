@@ -80,11 +80,6 @@ def test_a_new_dag_image_restarts_the_dag_processor_alone(mount: str) -> None:
     assert environment(containers(worker_pod(render_chart(values=after)))[-1])[IMAGE_VARIABLE].endswith(":2")
 
 
-def test_another_worker_pod_restarts_the_scheduler_alone() -> None:
-    after = {"airflow": {"workers": {"resources": {"requests": {"cpu": "1"}}}}}
-    assert restarted({}, after) == {"trainyard-scheduler"}
-
-
 @pytest.mark.parametrize("mount", ["initContainer", "imageVolume"])
 def test_only_what_reads_dags_mounts_them(mount: str) -> None:
     values = dags(image={"mount": mount}, git={"bundles": {"team": SSH}})
@@ -197,11 +192,6 @@ def test_a_key_is_in_its_own_publisher_only() -> None:
     }
     assert paths == {"gitSshKey", "known_hosts"}
     assert find(objects, "ConfigMap", "trainyard-dag-publisher")["data"]["team"] == KNOWN_HOSTS
-
-
-def test_another_host_key_restarts_its_publisher_alone() -> None:
-    other = {**SSH, "knownHosts": "git.example.com ssh-ed25519 BBBB\n"}
-    assert restarted(git(team=SSH, two=SSH), git(team=other, two=SSH)) == {"trainyard-dag-publisher-team"}
 
 
 def test_another_bundle_restarts_what_reads_the_configuration() -> None:
