@@ -28,7 +28,7 @@ MLFLOW_ADMIN_SECRET = "trainyard-mlflow-login-admin"
 # What lies in TRAINYARD_HOME beside the state.
 CACHED = (
     *("base-*", "bin", "build", "charts", "go", "logs", "mypy", "pip-audit", "reports-*", "sbom", "uv"),
-    "lock",
+    *("lock", "go.lock"),
 )
 ENVIRONMENTS = ("venv-*", "uv-venv", "venv.lock")
 

@@ -4,6 +4,7 @@ Each directory of images/kind-node/go is one, whose `tool` directives name the p
 them. The module of a program that has an image of its own is images/<module>/go.
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -11,7 +12,8 @@ import shutil
 import tarfile
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from .stages import Reporter
 
 GO_MODULES = paths.ROOT / "images" / "kind-node" / "go"
 GO_CACHE = paths.HOME / "go"
+GO_LOCK = paths.HOME / "go.lock"
 PLATFORM = "linux-amd64"
 # What nobody waits for yet leaves the processors to the builds that somebody waits for.
 PATIENT = ("argocd",)
@@ -131,31 +134,50 @@ def build(stage: Reporter, module: str) -> Path:
 
 
 def _build(stage: Reporter, module: str, directory: Path) -> None:
-    with _finding_go:
-        go, environment = _go(stage)
-    stage.update(f"building {module} from Go modules")
     new = directory.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
-    command = [go, "build", *_build_options(module), "-o", f"{new}/", "tool"]
     priority = NICE if module in PATIENT else ()
-    run([*priority, *command], cwd=source(module), env=environment, log=f"go-{module}")
+    with _sources_kept():
+        with _finding_go:
+            go, environment = _go(stage)
+        stage.update(f"building {module} from Go modules")
+        command = [go, "build", *_build_options(module), "-o", f"{new}/", "tool"]
+        run([*priority, *command], cwd=source(module), env=environment, log=f"go-{module}")
     new.rename(directory)
 
 
 def run_tool(stage: Reporter, module: str, program: str, *arguments: str) -> None:
     """Run one of the module's programs, one that reads Go sources, in the module."""
     built = build(stage, module) / program
-    with _finding_go:
-        go, environment = _go(stage)
-    stage.update(f"running {program}")
-    path = os.pathsep.join([str(Path(go).parent), os.environ["PATH"]])
-    command: list[str | Path] = [*NICE, built, *arguments]
-    run(command, cwd=source(module), env={**environment, "PATH": path}, log=f"go-{module}")
+    with _sources_kept():
+        with _finding_go:
+            go, environment = _go(stage)
+        stage.update(f"running {program}")
+        path = os.pathsep.join([str(Path(go).parent), os.environ["PATH"]])
+        command: list[str | Path] = [*NICE, built, *arguments]
+        run(command, cwd=source(module), env={**environment, "PATH": path}, log=f"go-{module}")
+
+
+@contextmanager
+def _sources_kept() -> Iterator[None]:
+    """Keep other commands from deleting what this one builds from."""
+    paths.HOME.mkdir(parents=True, exist_ok=True)
+    with GO_LOCK.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def forget_sources() -> None:
-    """Delete the sources and objects of what has been built: gigabytes, of no use until a version changes."""
-    shutil.rmtree(GO_CACHE, ignore_errors=True)
+    """Delete the sources and objects of what has been built: gigabytes, of no use until a version changes.
+
+    Another command that is building keeps them.
+    """
+    with GO_LOCK.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        shutil.rmtree(GO_CACHE, ignore_errors=True)
 
 
 def releases() -> dict[str, Release]:
