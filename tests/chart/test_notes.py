@@ -58,9 +58,10 @@ def test_as_it_stands_each_of_its_images_is_named() -> None:
     assert all("is a placeholder; name your registry" in line for line in found)
 
 
-def test_the_trial_on_kind_is_warned_of_the_open_mlflow_alone() -> None:
-    (warning,) = warnings("kind.yaml")
-    assert warning.startswith("mlflow.service.type: MLflow asks nobody for a login")
+def test_the_trial_on_kind_is_warned_of_an_open_mlflow_alone() -> None:
+    assert warnings("kind.yaml") == []
+    (warning,) = warnings("kind.yaml", values={"mlflow": {"auth": {"enabled": False}}})
+    assert warning.startswith("mlflow.auth.enabled: MLflow asks nobody for a login")
 
 
 PASSWORD = {"host": "db", "user": "airflow", "pass": "postgres"}
@@ -112,9 +113,14 @@ ZEROS = "sha256:" + 64 * "0"
             id="object store behind a LoadBalancer",
         ),
         pytest.param(
-            {"mlflow": {"ingress": {"enabled": True, "host": "m.corp.internal", "tlsSecretName": "m-tls"}}},
-            "mlflow.ingress",
-            "MLflow asks nobody for a login",
+            {
+                "mlflow": {
+                    "auth": {"enabled": False},
+                    "ingress": {"enabled": True, "host": "m.corp.internal", "tlsSecretName": "m-tls"},
+                }
+            },
+            "mlflow.auth.enabled",
+            "whoever reaches m.corp.internal may read, change and delete every model",
             id="open MLflow",
         ),
         pytest.param(

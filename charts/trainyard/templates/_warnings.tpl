@@ -49,18 +49,14 @@ airflow.apiServer.service.type: a LoadBalancer has no TLS, so that passwords go 
 {{- end }}
 {{- end }}
 
-{{/* Whether MLflow asks for a login, in which case this makes a text. Params: the root context */}}
-{{- define "trainyard.mlflowHasLogin" -}}
-{{- end }}
-
 {{/* Pages that anybody may use. One line each. */}}
 {{- define "trainyard.loginWarnings" -}}
-{{- if and .Values.mlflow.enabled (not (include "trainyard.mlflowHasLogin" .)) }}
+{{- if and .Values.mlflow.enabled (not .Values.mlflow.auth.enabled) }}
 {{- with .Values.mlflow }}
 {{- if .ingress.enabled }}
-mlflow.ingress: MLflow asks nobody for a login: whoever reaches {{ .ingress.host }} may read, change and delete every model; put an authenticating proxy in front
+mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches {{ .ingress.host }} may read, change and delete every model; set it to true
 {{- else if ne .service.type "ClusterIP" }}
-mlflow.service.type: MLflow asks nobody for a login: whoever reaches its {{ .service.type }} may read, change and delete every model; set it to ClusterIP, or put an authenticating proxy in front
+mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches its {{ .service.type }} may read, change and delete every model; set it to true
 {{- end }}
 {{- end }}
 {{- end }}
