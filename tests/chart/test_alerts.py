@@ -16,8 +16,8 @@ SENDERS = ("trainyard-dag-processor", "trainyard-triggerer")
 @pytest.mark.parametrize("name", SENDERS)
 def test_senders_have_the_secret_if_there_is_one(files: tuple[str, ...], name: str) -> None:
     spec = pod_spec(find(render_chart(files=files), "Deployment", name))
-    (volume,) = [volume for volume in spec["volumes"] if "secret" in volume]
-    assert volume["secret"] == {"secretName": "trainyard-alerts", "optional": True}
+    secret = {"secretName": "trainyard-alerts", "optional": True}
+    (volume,) = [volume for volume in spec["volumes"] if volume.get("secret") == secret]
     (mount,) = [one for one in spec["containers"][0]["volumeMounts"] if one["name"] == volume["name"]]
     # No subPath: what is mounted by one stays as it was when the pod began.
     assert mount == {"name": volume["name"], "mountPath": str(DIRECTORY), "readOnly": True}

@@ -25,7 +25,7 @@ from render import (
 STANDARD_LABELS = {
     f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "part-of", "managed-by")
 }
-IMAGE = re.compile(r"^[a-z0-9][a-z0-9._/:-]*:[\w][\w.-]*(@sha256:[0-9a-f]{64})?$")
+IMAGE = re.compile(r"^[a-z0-9][a-z0-9._/:-]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})$")
 RESOURCES = {"cpu", "memory", "ephemeral-storage"}
 
 each_variant = pytest.mark.parametrize("files", VARIANTS, ids=lambda files: "+".join(files) or "defaults")

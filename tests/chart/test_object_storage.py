@@ -34,11 +34,15 @@ def test_nothing_asks_for_a_shared_volume(base: str) -> None:
 
 
 @each_base
-def test_training_pods_mount_scratch_alone(base: str, tmp_path: Path) -> None:
+def test_training_pods_mount_scratch_and_their_login_alone(base: str, tmp_path: Path) -> None:
     pod = made_at_run_time(render_chart(files=(base, OVERLAY)), tmp_path)["training"]
-    assert {next(iter(volume.keys() - {"name"})) for volume in pod["spec"]["volumes"]} == {"emptyDir"}
+    assert {next(iter(volume.keys() - {"name"})) for volume in pod["spec"]["volumes"]} == {
+        *("emptyDir", "secret")
+    }
     (container,) = pod["spec"]["containers"]
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/dev/shm"}
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {
+        *("/tmp", "/dev/shm", "/tmp/.mlflow")
+    }
     assert environment(container)["CHECKPOINT_DIR"].startswith("s3://training/checkpoints/digits__manual")
     assert container["envFrom"] == [source("trainyard-training-s3")]
 
