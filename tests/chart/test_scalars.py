@@ -164,7 +164,7 @@ def test_a_text_arrives_as_it_was_written_or_is_refused_by_name(odd: str) -> Non
 
 
 def unordered(objects: list[Object]) -> list[Object]:
-    """The same, sorted: objects, names in rules and words of policies come by name, so others come elsewhere."""
+    """The same, sorted: objects, names in rules and words of policies come by name."""
     for one in objects:
         for rule in one.get("rules") or ():
             rule.get("resourceNames", []).sort()
