@@ -271,5 +271,5 @@ def test_what_is_in_an_object_store_is_not_mounted(
     kubernetes_validate.validate(pod, VERSIONS.kubernetes_minor, strict=True)
     assert "checkpoints" not in {volume["name"] for volume in pod["spec"]["volumes"]}
     mounts = pod["spec"]["containers"][0]["volumeMounts"]
-    assert {mount["mountPath"] for mount in mounts} == {"/data", "/tmp", "/dev/shm"}
+    assert {mount["mountPath"] for mount in mounts} == {"/data", "/tmp", "/tmp/.mlflow", "/dev/shm"}
     assert env_of(pod)["CHECKPOINT_DIR"] == f"s3://training/checkpoints/{identity.run_key()}"
