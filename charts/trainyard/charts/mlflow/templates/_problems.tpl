@@ -6,6 +6,9 @@
 {{- $problems = append $problems (printf "mlflow.allowedHosts: %s would let any page in a browser reach MLflow, by DNS rebinding; name each host" .) }}
 {{- end }}
 {{- end }}
+{{- with include "common.ingressProblem" (dict "key" "mlflow.ingress" "ingress" .Values.ingress) }}
+{{- $problems = append $problems . }}
+{{- end }}
 {{- with include "common.nameProblems" (dict "key" "mlflow.auth.people" "values" (.Values.auth.people | default dict) "max" 63 "separator" ".-") }}
 {{- $problems = append $problems . }}
 {{- end }}

@@ -142,38 +142,10 @@ spec:
       nodePort: {{ . | include "common.scalar" }}
       {{- end }}
 ---
-{{- with $values.ingress }}
-{{- if .enabled }}
-apiVersion: networking.k8s.io/v1
-kind: Ingress
-metadata:
-  name: {{ $name | include "common.scalar" }}
-  namespace: {{ $.namespace | include "common.scalar" }}
-  labels: {{- include "common.labels" $labels | nindent 4 }}
-  {{- with .annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
-  {{- end }}
-spec:
-  {{- with .ingressClassName }}
-  ingressClassName: {{ . | include "common.scalar" }}
-  {{- end }}
-  rules:
-    - host: {{ .host | include "common.scalar" }}
-      http:
-        paths:
-          - path: /
-            pathType: Prefix
-            backend:
-              service:
-                name: {{ $name | include "common.scalar" }}
-                port: {name: s3}
-  {{- with .tlsSecretName }}
-  tls:
-    - hosts: [{{ $values.ingress.host | include "common.scalar" }}]
-      secretName: {{ . | include "common.scalar" }}
-  {{- end }}
+{{- if $values.ingress.enabled }}
+{{ include "common.ingress" (dict "root" .root "component" "object-store" "name" $name "namespace" .namespace "port" "s3"
+    "ingress" $values.ingress) }}
 ---
-{{- end }}
 {{- end }}
 {{ include "common.serviceAccount" (dict "root" .root "component" "object-store" "name" $name "namespace" .namespace) }}
 {{- end }}

@@ -6,10 +6,8 @@
 {{- $problems = append $problems "versitygw.service.nodePort: type ClusterIP has none; set versitygw.service.type to NodePort, or remove it" }}
 {{- end }}
 {{- end }}
-{{- with .Values.ingress }}
-{{- if and .enabled (not .host) }}
-{{- $problems = append $problems "versitygw.ingress.host: needed where versitygw.ingress.enabled is true" }}
-{{- end }}
+{{- with include "common.ingressProblem" (dict "key" "versitygw.ingress" "ingress" .Values.ingress) }}
+{{- $problems = append $problems . }}
 {{- end }}
 {{- $problems | join "\n" }}
 {{- end }}
