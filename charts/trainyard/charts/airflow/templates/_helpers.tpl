@@ -236,8 +236,10 @@ spec:
         {{- if $root.Values.data.metadataConnection.host }}
         checksum/metadata: {{ include "airflow.metadataUrls" $root | sha256sum }}
         {{- end }}
+        {{- if or $root.Values.extraConfigMaps $root.Values.extraSecrets }}
         {{- with include "airflow.extraRead" . | trim }}
         checksum/extra: {{ sha256sum . }}
+        {{- end }}
         {{- end }}
         {{- with merge dict ($component.podAnnotations | default dict) ($root.Values.airflowPodAnnotations | default dict) }}
         {{- toYaml . | nindent 8 }}

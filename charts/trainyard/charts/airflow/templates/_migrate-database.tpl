@@ -32,7 +32,7 @@ spec:
 {{- range $section, $values := .Values.config }}
 {{- range $option, $value := $values }}
 {{- $name := printf "AIRFLOW__%s__%s" $section $option | upper }}
-{{- if not (include "airflow.isOfNoDatabase" $name) }}{{ $_ := set $options $name (tpl (include "common.text" $value) $) }}{{ end }}
+{{- if not (include "airflow.isOfNoDatabase" $name) }}{{ $_ := set $options $name (include "common.made" (dict "root" $ "text" $value)) }}{{ end }}
 {{- end }}
 {{- end }}
 {{- $secret := get .Values.extraSecrets (include "airflow.metadataSecretName" .) | default dict }}
