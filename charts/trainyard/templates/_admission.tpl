@@ -1,7 +1,7 @@
 {{/* Rights by RBAC end at the kind: who may create pods in a namespace may run them as any ServiceAccount of it, and mount
      any of its Secrets. A ValidatingAdmissionPolicy and its binding say which.
      Params: root, component, users (ServiceAccounts as NAMESPACE:NAME), namespaces, group, resource, operations,
-     variables, validations (a list of each; of a validation see trainyard.podValidations) */}}
+     variables, validations (a list of each; those of pods are made by trainyard.podRules) */}}
 {{- define "trainyard.admissionPolicy" -}}
 {{- $labels := include "common.labels" (dict "root" .root "component" .component) }}
 {{- $name := include "trainyard.admissionPolicyName" . }}

@@ -107,7 +107,8 @@ git-sync
 {{ .Values.dags.persistence.existingClaim | default (printf "%s-dags" (include "airflow.fullname" .)) }}
 {{- end }}
 
-{{/* The worker pod's template. KubernetesExecutor reads the file anew for each pod, so a change restarts nothing. Params: the chart's root context */}}
+{{/* The worker pod's template. KubernetesExecutor reads the file anew for each pod, so a change restarts nothing.
+     Params: the chart's root context */}}
 {{- define "airflow.podTemplate" -}}
 {{ tpl (.Values.podTemplate | default (.Files.Get "files/pod_template_file.yaml")) . }}
 {{- end }}
