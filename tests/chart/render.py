@@ -167,6 +167,12 @@ def pods(objects: list[Object]) -> list[Object]:
     return [*(one for one in objects if one["kind"] in POD_KINDS), worker_pod(objects)]
 
 
+def wanted_secrets(objects: list[Object]) -> Object:
+    """What the bootstrap Job is told to make: name of the Secret -> key -> how its value comes about."""
+    job = find(objects, "Job", "trainyard-bootstrap-secrets")
+    return json.loads(environment(containers(job)[0])["SECRETS"])
+
+
 def platform(objects: list[Object]) -> Object:
     """Return what is reported to the DAG library of the platform."""
     return json.loads(find(objects, "ConfigMap", "trainyard-platform")["data"]["platform.json"])

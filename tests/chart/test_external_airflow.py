@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from references import bootstrapped
 from render import (
     POD_KINDS,
     Object,
@@ -39,14 +40,7 @@ def render(namespace: str = "", **values: Any) -> list[Object]:
 
 def wanted_secrets(objects: list[Object]) -> set[tuple[str, str, str]]:
     """Namespace, name and key of everything that the bootstrap Job makes."""
-    job = find(objects, "Job", BOOTSTRAP)
-    wanted = json.loads(environment(containers(job)[0])["SECRETS"])
-    own = job["metadata"]["namespace"]
-    return {
-        (name.rpartition("/")[0] or own, name.rpartition("/")[2], key)
-        for name, keys in wanted.items()
-        for key in keys
-    }
+    return {key for one in objects for key in bootstrapped(one)}
 
 
 def referenced_secrets(objects: list[Object]) -> set[tuple[str, str, str]]:

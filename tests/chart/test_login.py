@@ -6,7 +6,17 @@ import json
 from typing import Any
 
 import pytest
-from render import Object, containers, environment, find, platform, pod_spec, render_chart, worker_pod
+from render import (
+    Object,
+    containers,
+    environment,
+    find,
+    platform,
+    pod_spec,
+    render_chart,
+    wanted_secrets,
+    worker_pod,
+)
 
 SERVER = "trainyard-mlflow"
 
@@ -20,11 +30,6 @@ def secrets_of(pod: Object) -> set[str]:
     sources = [each for one in pod["volumes"] for each in (one, *one.get("projected", {}).get("sources", []))]
     found = [each["secret"] for each in sources if "secret" in each]
     return {each.get("secretName") or each["name"] for each in found}
-
-
-def recipes(objects: list[Object]) -> dict[str, Any]:
-    job = find(objects, "Job", "trainyard-bootstrap-secrets")
-    return json.loads(environment(containers(job)[0])["SECRETS"])
 
 
 @pytest.mark.parametrize("files", [("kind.yaml",), ("production.yaml",)])
@@ -42,7 +47,7 @@ def test_each_has_its_own_account_and_no_other(files: tuple[str, ...]) -> None:
     assert secrets_of(triggerer) == {"trainyard-alerts", "trainyard-promoter"}
     assert secrets_of(garbage) == {"trainyard-mlflow-login-admin"}
     # A Secret of the training namespace holds nobody else's password.
-    made = recipes(objects)
+    made = wanted_secrets(objects)
     assert (
         "login-trainer/password"
         in made["ml-training/trainyard-mlflow-login-trainer"]["credentials"]["template"]
@@ -69,7 +74,7 @@ def test_the_server_knows_accounts_and_asks_for_a_login() -> None:
     # The probes are answered without a login.
     assert container["livenessProbe"]["httpGet"]["path"] == "/health"
     assert container["readinessProbe"]["httpGet"]["path"] == "/api/3.0/mlflow/server-info"
-    assert set(recipes(objects)["trainyard-mlflow-login-ada"]) == {"username", "password"}
+    assert set(wanted_secrets(objects)["trainyard-mlflow-login-ada"]) == {"username", "password"}
 
 
 def test_passwords_are_no_arguments_and_no_variables() -> None:
@@ -83,7 +88,7 @@ def test_off_leaves_nothing_of_it() -> None:
     # The triggerer's mount is there anyway, and empty without the Secret.
     for kind, name in (("Deployment", SERVER), ("CronJob", "trainyard-mlflow-garbage-collection")):
         assert not secrets_of(pod_spec(find(objects, kind, name)))
-    assert not [name for name in recipes(objects) if "login" in name or "promoter" in name]
+    assert not [name for name in wanted_secrets(objects) if "login" in name or "promoter" in name]
     assert platform(objects)["training"]["pod"]["extraVolumes"] == []
     (container,) = pod_spec(find(objects, "Deployment", SERVER))["containers"]
     assert "--app-name=basic-auth" not in container["args"]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from made import made_at_run_time
 from network import Network, policies, workloads
-from render import Object, containers, environment, find, platform, pod_spec, render_chart
-from test_versitygw import wanted_secrets
+from render import Object, containers, environment, find, platform, pod_spec, render_chart, wanted_secrets
 
 GATEWAY = "trainyard-versitygw"
 OVERLAY = "object-storage.yaml"

@@ -23,6 +23,7 @@ from render import (
     pods,
     render_chart,
     render_text,
+    wanted_secrets,
     worker_pod,
 )
 
@@ -184,8 +185,7 @@ def test_the_old_name_of_the_api_servers_key() -> None:
     server = containers(find(objects, "Deployment", "trainyard-api-server"))[-1]
     source = environment(server)["AIRFLOW__API__SECRET_KEY"]
     assert source == {"secretKeyRef": {"name": "old", "key": "webserver-secret-key"}}
-    bootstrap = containers(find(objects, "Job", "trainyard-bootstrap-secrets"))[0]
-    wanted = json.loads(environment(bootstrap)["SECRETS"])
+    wanted = wanted_secrets(objects)
     assert wanted["old"] == {"webserver-secret-key": {"generate": "password"}}
     assert "trainyard-api-secret-key" not in wanted
 
@@ -274,8 +274,7 @@ def test_the_database_by_its_parts_is_what_components_connect_to() -> None:
             ):
                 reference = variables[variable]["secretKeyRef"]
                 assert (reference["name"], reference["key"]) == ("trainyard-metadata", key)
-    bootstrap = containers(find(objects, "Job", "trainyard-bootstrap-secrets"))[0]
-    assert "trainyard-airflow-metadata" not in json.loads(environment(bootstrap)["SECRETS"])
+    assert "trainyard-airflow-metadata" not in wanted_secrets(objects)
     assert "SQL_ALCHEMY" not in json.dumps(worker_pod(objects))
 
 

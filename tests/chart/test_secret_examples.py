@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from references import References
-from render import Object, containers, environment, find, render_chart
+from render import Object, render_chart, wanted_secrets
 
 DIRECTORY = Path(__file__).parents[2] / "manifests/secrets"
 FILES = ("production.yaml", "object-storage.yaml")
@@ -38,8 +36,7 @@ def example(file: str) -> Keys:
 
 
 def made_by_the_chart(*files: str) -> Keys:
-    job = find(render_chart(files=files), "Job", "trainyard-bootstrap-secrets")
-    wanted: dict[str, Any] = json.loads(environment(containers(job)[0])["SECRETS"])
+    wanted = wanted_secrets(render_chart(files=files))
     split = {name.rpartition("/")[::2]: set(keys) for name, keys in wanted.items()}
     return {(namespace or "trainyard", name): keys for (namespace, name), keys in split.items()}
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from render import Object, containers, environment, find, platform, pod_spec, render_chart, worker_pod
+from render import (
+    Object,
+    containers,
+    environment,
+    find,
+    platform,
+    pod_spec,
+    render_chart,
+    wanted_secrets,
+    worker_pod,
+)
 
 KEYS = {
     "ROOT_ACCESS_KEY_ID": {"secretKeyRef": {"name": "trainyard-versitygw", "key": "access-key"}},
@@ -21,10 +31,6 @@ def gateway(values: Object | None = None) -> Object:
         "Deployment",
         "trainyard-versitygw",
     )
-
-
-def wanted_secrets(objects: list[Object]) -> Object:
-    return json.loads(environment(containers(find(objects, "Job", BOOTSTRAP))[0])["SECRETS"])
 
 
 def bootstrap_namespaces(objects: list[Object]) -> set[str]:
@@ -90,7 +96,7 @@ def test_its_keys_and_the_connection_are_born_in_the_cluster() -> None:
             "region_name": "us-east-1",
         },
     }
-    assert "ml-training" in bootstrap_namespaces(objects)
+    assert bootstrap_namespaces(objects) == {"trainyard", "ml-training", "ml-serving"}
 
 
 def test_the_connection_leads_to_the_service() -> None:
