@@ -78,7 +78,7 @@ def test_training_pods_mount_scratch_and_their_login_alone(killed_run: Run, reco
     for task in ("validate", "preprocess", "train", "evaluate", "clean_up"):
         for pod in recorder.of_task(killed_run.run_id, task):
             kinds = {next(iter(volume.keys() - {"name"})) for volume in pod["spec"]["volumes"]}
-            assert kinds <= {"emptyDir", "secret"}, task
+            assert kinds == {"emptyDir", "secret"}, task
 
 
 def test_the_model_is_in_s3(killed_run: Run, s3: Callable[[str], Any]) -> None:
