@@ -145,9 +145,7 @@ def object_store(tmp_path_factory) -> Iterator[dict[str, str]]:
     """The platform's object store with an empty bucket `training`: the variables by which it is reached."""
     directory = tmp_path_factory.mktemp("object-store")
     (directory / "training").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     keys = {"AWS_ACCESS_KEY_ID": "training", "AWS_SECRET_ACCESS_KEY": "secret"}
     root = {f"ROOT_{name.removeprefix('AWS_')}": value for name, value in keys.items()}
     # Headers of objects in files: a temporary directory may have no extended attributes.
@@ -190,7 +188,18 @@ def processed(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def undisturbed(processed: str, tmp_path_factory) -> Ended:
-    directory = tmp_path_factory.mktemp("undisturbed")
-    ended = Steps(directory, directory / "lake", "undisturbed").run("train", processed, params=PARAMS)
+    return train(tmp_path_factory.mktemp("undisturbed"), processed, PARAMS)
+
+
+def train(directory: Path, dataset: str, params: dict[str, Any]) -> Ended:
+    """A training that nothing disturbs, with a lake of its own."""
+    ended = Steps(directory, directory / "lake", "undisturbed").run("train", dataset, params=params)
     assert ended.code == 0, ended.text
     return ended
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -2,14 +2,13 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Ended, Steps
+from conftest import Ended, Steps, free_port, train
 from trainyard_trainer import compute, distributed
 from trainyard_trainer.distributed import Worker
 from trainyard_trainer.errors import BadConfig
@@ -21,23 +20,14 @@ SLOW = PARAMS | {"epoch_seconds": 20}
 GANG = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "TRAINYARD_PEER_TIMEOUT": "30"}
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def alone(processed: str, tmp_path_factory) -> Ended:
-    directory = tmp_path_factory.mktemp("alone")
-    ended = Steps(directory, directory / "lake", "alone").run("train", processed, params=PARAMS)
-    assert ended.code == 0, ended.text
-    return ended
+    return train(tmp_path_factory.mktemp("alone"), processed, PARAMS)
 
 
 def start(steps: Steps, processed: str, params: dict) -> list:
     """Two nodes of one process each."""
-    gang = GANG | {"MASTER_PORT": free_port()}
+    gang = GANG | {"MASTER_PORT": str(free_port())}
     return [
         steps.start(
             "train",
@@ -99,7 +89,7 @@ def test_what_ends_one_ends_both_and_one_process_goes_on(steps, processed, alone
 
 
 def test_a_node_of_two_gpus_runs_two_processes(steps, processed, alone):
-    gang = GANG | {"MASTER_PORT": free_port(), "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
+    gang = GANG | {"MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
     ended = steps.run("train", processed, params=PARAMS, **gang)
     same(ended, alone)
     assert len([event for event in ended.events if event["event"] == "epoch_done"]) == PARAMS["epochs"]

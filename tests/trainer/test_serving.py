@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from conftest import free_port
 from mlflow import MlflowClient
 from processes import ForkedProcess
 from trainyard_contract import VERSION_HEADER, Env, ExitCode, ServingEnv, ServingPath
@@ -103,9 +103,7 @@ def start(registry: Registry, version: str, port: int) -> ForkedProcess:
 def running(registry: Registry) -> Iterator[Server]:
     """A ready server of a version of its own; it is killed at the end if it still runs."""
     version = registry.register()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = start(registry, version, port)
     server = Server(process, f"http://127.0.0.1:{port}", version)
     deadline = time.monotonic() + 120
