@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import NAMESPACE
 from kubernetes import client
+from pods import component_of
 from rights import RIGHTS, Rules, rules_of
 
 SPACES = sorted({account.partition("/")[0] for account in RIGHTS})
@@ -154,7 +155,7 @@ def test_the_scheduler_creates_worker_pods(create_worker) -> None:
 
 def test_the_scheduler_changes_labels_of_pods_and_nothing_else(core: client.CoreV1Api) -> None:
     """Another image in a pod of the triggerer would get the triggerer's Secrets."""
-    name = core.list_namespaced_pod(NAMESPACE, label_selector="component=triggerer").items[0].metadata.name
+    name = component_of(core, "triggerer", NAMESPACE)
     scheduler = client.CoreV1Api(acting_as(core, f"{NAMESPACE}/trainyard-scheduler"))
     scheduler.patch_namespaced_pod(name, NAMESPACE, {"metadata": {"labels": {"a": "b"}}}, dry_run="All")
     image = {"spec": {"containers": [{"name": "triggerer", "image": "example.com/a:b"}]}}
