@@ -128,7 +128,7 @@ def test_what_cannot_be_restored_is_refused(found: list[Backup], name: str, says
 
 
 def test_what_a_container_refuses_is_the_error(installed: Installed) -> None:
-    said = "database mlflow: fine\nerror: the backup's airflow is of a newer version\n  cure: upgrade the release\n"
+    said = "mlflow: fine\nerror: the backup's airflow is of a newer version\n  cure: upgrade the release\n"
     pod = {
         "status": {
             "initContainerStatuses": [
