@@ -282,6 +282,18 @@ def test_a_place_without_room_for_a_name_of_its_own_is_clean(script: ModuleType,
     assert files(tmp_path / "place") == {}
 
 
+def test_a_bucket_that_does_not_answer_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "s3://bucket/prefix")
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "a"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(
+        script.BackupError, match=r"s3://bucket/prefix cannot be reached: .*\n  cure: correct"
+    ):
+        script.check()
+
+
 # ---- versions
 
 

@@ -21,6 +21,7 @@ with ARTIFACTS_ before its name.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -142,6 +143,7 @@ class Bucket:
 
     def __init__(self, uri: str, variables: str) -> None:
         import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
 
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -153,7 +155,14 @@ class Bucket:
             "region_name": "AWS_REGION",
         }
         given = {key: os.environ.get(variables + name) for key, name in names.items()}
-        self.s3 = boto3.client("s3", **{key: value for key, value in given.items() if value})
+        try:
+            self.s3 = boto3.client("s3", **{key: value for key, value in given.items() if value})
+            self.s3.head_bucket(Bucket=self.bucket)
+        except (BotoCoreError, ClientError, ValueError) as error:
+            cure = (
+                "correct backup.uri, backup.env and backup.envFrom: the bucket has to exist, and to be listed"
+            )
+            raise BackupError(f"{uri} cannot be reached: {error}", cure) from error
 
     def find(self, prefix: str = "") -> Iterator[Found]:
         """List it."""
@@ -507,8 +516,22 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "check": check,
 }
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Do what the argument says."""
     try:
         COMMANDS[sys.argv[1]]()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        cure = (
+            "raise backup.persistence.size and the size of the claim, or lower backup.keep; of /work and /tmp"
+        )
+        raise BackupError(f"no space is left: {error}", f"{cure} backup.scratchSize") from error
+
+
+if __name__ == "__main__":
+    try:
+        main()
     except BackupError as failed:
         sys.exit(str(failed))
