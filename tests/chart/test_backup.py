@@ -93,6 +93,20 @@ def test_the_claim_stays_and_is_mounted_at_once() -> None:
     assert "trainyard-backups" in claims
 
 
+def test_a_container_has_the_secrets_that_it_needs_and_no_other() -> None:
+    objects = render_chart(values=ON)
+    urls = {
+        each["name"]: {name for name in environment(each) if name.startswith("URL_")}
+        for name in ("backup", "restore")
+        for each in containers(find(objects, "CronJob", f"trainyard-{name}"))
+    }
+    both = {"URL_AIRFLOW", "URL_MLFLOW"}
+    assert {name for name, found in urls.items() if found} == {"connections", "fetch"}
+    assert urls["connections"] == urls["fetch"] == both
+    (check,) = containers(find(objects, "Job", "trainyard-backup-place"))
+    assert not both & environment(check).keys()
+
+
 def test_a_bucket_in_place_of_the_volume() -> None:
     objects = render_chart(files=("production.yaml", "backup.yaml"))
     cron_job = find(objects, "CronJob", "trainyard-backup")

@@ -66,12 +66,37 @@
 {{- end }}
 {{- end }}
 
-{{/* A container. Params: root, name, runtime (image, pullPolicy), command, env (optional), isPython */}}
+{{/* A container. Params: root, name, runtime (image, pullPolicy), command, env (optional), uses (a list of what it gets:
+     place, artifacts, databases, which are their URLs) */}}
 {{- define "trainyard.backupContainer" -}}
 {{- $root := .root }}
 {{- $backup := $root.Values.backup }}
 {{- $artifacts := include "trainyard.backupArtifacts" $root }}
-{{- $onVolume := and (hasPrefix "/" $artifacts) .isPython -}}
+{{- $usesPlace := has "place" .uses }}
+{{- $usesArtifacts := has "artifacts" .uses }}
+{{- $env := .env | default list }}
+{{- $sources := list }}
+{{- if $usesPlace }}
+{{- $env = append $env (dict "name" "PLACE" "value" ($backup.uri | default "/backups")) }}
+{{- $env = concat $env ($backup.env | default list) }}
+{{- $sources = concat $sources ($backup.envFrom | default list) }}
+{{- end }}
+{{- if $usesArtifacts }}
+{{- $env = append $env (dict "name" "ARTIFACTS" "value" $artifacts) }}
+{{- if hasPrefix "s3://" $artifacts }}
+{{- $secret := include "trainyard.storeAccountSecretName" (dict "root" $root "name" "mlflow") }}
+{{- $sources = append $sources (dict "prefix" "ARTIFACTS_" "secretRef" (dict "name" $secret)) }}
+{{- end }}
+{{- end }}
+{{- $databases := include "trainyard.backupDatabases" $root | fromJsonArray }}
+{{- if has "databases" .uses }}
+{{- range $databases }}
+{{- $url := dict "secretKeyRef" (dict "name" .secret "key" .key) }}
+{{- $env = append $env (dict "name" (printf "URL_%s" (upper .name)) "valueFrom" $url) }}
+{{- end }}
+{{- end }}
+{{- $names := list }}
+{{- range $databases }}{{ $names = append $names .name }}{{ end -}}
 - name: {{ .name }}
   image: {{ .runtime.image | include "common.scalar" }}
   imagePullPolicy: {{ .runtime.pullPolicy | include "common.scalar" }}
@@ -82,37 +107,20 @@
   env:
     - {name: HOME, value: /tmp}
     - {name: PGSERVICEFILE, value: /connections/pg_service.conf}
-    {{- if .isPython }}
-    - {name: PLACE, value: {{ $backup.uri | default "/backups" | include "common.scalar" }}}
-    - {name: KEEP, value: {{ toJson $backup.keep | quote }}}
-    - {name: ARTIFACTS, value: {{ $artifacts | quote }}}
-    {{- range include "trainyard.backupDatabases" $root | fromJsonArray }}
-    - name: URL_{{ upper .name }}
-      valueFrom:
-        secretKeyRef: {name: {{ .secret | include "common.scalar" }}, key: {{ .key | include "common.scalar" }}}
-    {{- end }}
-    {{- end }}
-    {{- with .env }}{{ toYaml . | nindent 4 }}{{ end }}
-    {{- if .isPython }}{{ with $backup.env }}{{ toYaml . | nindent 4 }}{{ end }}{{ end }}
-  {{- if .isPython }}
-  {{- $sources := $backup.envFrom | default list }}
-  {{- if hasPrefix "s3://" $artifacts }}
-  {{- $secret := include "trainyard.storeAccountSecretName" (dict "root" $root "name" "mlflow") }}
-  {{- $sources = append $sources (dict "prefix" "ARTIFACTS_" "secretRef" (dict "name" $secret)) }}
-  {{- end }}
+    - {name: DATABASES, value: {{ join " " $names | quote }}}
+    {{- with $env }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- with $sources }}
   envFrom: {{- toYaml . | nindent 4 }}
-  {{- end }}
   {{- end }}
   volumeMounts:
     - {name: scripts, mountPath: /scripts, readOnly: true}
     - {name: work, mountPath: /work}
     - {name: connections, mountPath: /connections}
     - {name: tmp, mountPath: /tmp}
-    {{- if and .isPython (not $backup.uri) }}
+    {{- if and $usesPlace (not $backup.uri) }}
     - {name: backups, mountPath: /backups}
     {{- end }}
-    {{- if $onVolume }}
+    {{- if and $usesArtifacts (hasPrefix "/" $artifacts) }}
     - {name: artifacts, mountPath: {{ $root.Values.mlflow.artifacts.persistence.mountPath | include "common.scalar" }}}
     {{- end }}
 {{- end }}
