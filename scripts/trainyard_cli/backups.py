@@ -105,16 +105,29 @@ def restore(stages: Stages, installed: Installed, backup: Backup) -> None:
     """Put a backup in place of what the release has, and return when all of it is ready again."""
     cron_job = installed.cron_job(RESTORE)
     with stages("restore") as stage:
-        busy = [each["metadata"]["name"] for each in installed.jobs(RESTORE) if not _has_ended(each)]
-        if busy:
-            raise CliError(f"Job {busy[0]} restores already", "wait until it has ended, or delete it")
-        follow(stage, installed, start(installed, cron_job, backup=backup.name))
+        job = _under_way(installed, backup) or start(installed, cron_job, backup=backup.name)
+        follow(stage, installed, job)
     with stages("schema") as stage:
         again(stage, installed, JOBS_AGAIN[0])
     with stages("restart") as stage:
         restart(stage, installed)
         release.wait_for_workloads(installed.kube, stage, (installed.namespace,))
         again(stage, installed, JOBS_AGAIN[1])
+
+
+def _under_way(installed: Installed, backup: Backup) -> Json | None:
+    """Return the Job that restores this backup already, as the command was broken off, or None."""
+    for job in installed.jobs(RESTORE):
+        restores = None if _has_ended(job) else backup_of(job)
+        if restores == backup.name:
+            return job
+        if restores:
+            name = job["metadata"]["name"]
+            cure = (
+                f"wait until it has ended, or delete it: kubectl -n {installed.namespace} delete job {name}"
+            )
+            raise CliError(f"Job {name} restores backup {restores}", cure)
+    return None
 
 
 # ---- Jobs
@@ -160,6 +173,13 @@ def manifest(cron_job: Json, suffix: str, *, backup: str = "", reads_only: bool 
         },
         "spec": template["spec"],
     }
+
+
+def backup_of(job: Json) -> str:
+    """Return the backup that a Job restores; "" for one that does not."""
+    containers = job["spec"]["template"]["spec"].get("initContainers", [])
+    variables = [variable for each in containers for variable in each.get("env", [])]
+    return next((str(each.get("value", "")) for each in variables if each["name"] == "BACKUP"), "")
 
 
 def follow(stage: Stage, installed: Installed, job: Json) -> str:

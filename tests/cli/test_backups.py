@@ -103,6 +103,23 @@ def test_a_job_of_a_restore_names_its_backup_and_is_tried_once() -> None:
     assert CRON_JOB["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 2  # it is a copy
 
 
+def test_a_restore_that_was_broken_off_goes_on(installed: Installed, server: Server) -> None:
+    ended = {"conditions": [{"type": "Complete", "status": "True"}]}
+    jobs = [
+        backups.manifest(CRON_JOB, "1", reads_only=True),
+        {**backups.manifest(CRON_JOB, "2", backup="old"), "status": ended},
+        backups.manifest(CRON_JOB, "3", backup="new"),
+    ]
+    for number, job in enumerate(jobs):
+        job["metadata"]["creationTimestamp"] = str(number)
+    server.found["/apis/batch/v1/namespaces/ml/jobs"] = {"items": jobs}
+    assert backups._under_way(installed, Backup("new", "")) == jobs[2]
+    with pytest.raises(CliError, match="Job trainyard-restore-3 restores backup new"):
+        backups._under_way(installed, Backup("old", ""))
+    server.found["/apis/batch/v1/namespaces/ml/jobs"] = {"items": jobs[:2]}
+    assert backups._under_way(installed, Backup("old", "")) is None
+
+
 def test_the_newest_backup_is_taken_unless_one_is_named() -> None:
     old, new = Backup("20261126-030000", ""), Backup("20261127-030000", "")
     assert backups.chosen([old, new], "") is new
