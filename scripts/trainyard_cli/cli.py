@@ -35,6 +35,16 @@ Values = Annotated[
     typer.Option("--values", metavar="FILE", help="A values file on top of values/kind.yaml; repeatable."),
 ]
 
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option("--kubeconfig", metavar="FILE", help="The cluster's.", show_default="that of ./scripts/up"),
+]
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="A context of the kubeconfig.")
+]
+Namespace = Annotated[str, typer.Option("--namespace", help="The release's namespace.")]
+ReleaseName = Annotated[str, typer.Option("--release", metavar="NAME", help="The release.")]
+
 # Told apart from 1, which is an error.
 DIFFERENT = 3
 
@@ -275,15 +285,8 @@ def diff(
 
 @app.command()
 def status(
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            "--kubeconfig", metavar="FILE", help="The cluster's.", show_default="that of ./scripts/up"
-        ),
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option("--context", metavar="NAME", help="A context of the kubeconfig.")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
     namespace: Annotated[str, typer.Option("--namespace", help="Where Argo CD runs.")] = "argocd",
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")] = False,
     verbose: Verbose = False,
@@ -303,6 +306,69 @@ def status(
         print(json.dumps(found.as_json(), indent=2))
     else:
         states.show(found, out)
+
+
+@app.command()
+def backup(
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = "trainyard",
+    release: ReleaseName = "trainyard",
+    verbose: Verbose = False,
+) -> None:
+    """Make a backup of the databases and of MLflow's artifacts now, and wait until it is complete.
+
+    The release makes them by its schedule as well: backup.* of its values.
+    """
+    from . import backups
+
+    with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
+        made = backups.back_up(stages, backups.Installed(kube, namespace, release))
+    out.print(f"backup {made.name}: {made.line}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def restore(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The backup.", show_default="the newest one")
+    ] = "",
+    list_only: Annotated[bool, typer.Option("--list", help="Show the backups; restore none.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it overwrites.")] = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = "trainyard",
+    release: ReleaseName = "trainyard",
+    verbose: Verbose = False,
+) -> None:
+    """Put a backup in place of what the release has: the databases, and MLflow's artifacts.
+
+    What is newer than the backup is lost. A restore that was broken off can be run again.
+    """
+    from . import backups
+
+    with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
+        installed = backups.Installed(kube, namespace, release)
+        found = backups.list_backups(stages, installed)
+        if list_only:
+            for each in found:
+                out.print(f"{each.name}  {each.line}", markup=False, soft_wrap=True)
+            return
+        chosen = backups.chosen(found, name)
+        if not yes:
+            _confirm(f"backup {chosen.name} ({chosen.line})", f"release {release} in namespace {namespace}")
+        backups.restore(stages, installed, chosen)
+    out.print(f"restored: backup {chosen.name}, {chosen.line}", markup=False, soft_wrap=True)
+
+
+def _confirm(what: str, where: str) -> None:
+    """Ask before something is overwritten; CliError for any other answer than yes."""
+    out.print(
+        f"{what} is to replace what {where} has: users, runs and models since then are lost.", soft_wrap=True
+    )
+    out.print("What trains now is no longer followed. Restore it? [y/N]", markup=False, end=" ")
+    answer = sys.stdin.readline().strip().lower() if sys.stdin.isatty() else ""
+    if answer not in ("y", "yes"):
+        raise CliError("nothing was restored", "answer y, or give --yes")
 
 
 @contextmanager

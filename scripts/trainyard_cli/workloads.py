@@ -36,12 +36,12 @@ class Workload:
 
 
 def unready(kube: Kube, namespaces: Iterable[str]) -> Iterator[Workload]:
-    """Yield the workloads of these namespaces that are not ready."""
+    """Yield the workloads of these namespaces that are not ready; the runs of CronJobs are none of them."""
     for namespace in namespaces:
         pods = kube.items(f"/api/v1/namespaces/{namespace}/pods")
         for kind, group in KINDS:
             for each in kube.items(f"/apis/{group}/v1/namespaces/{namespace}/{kind.lower()}s"):
-                if not is_ready(kind, each):
+                if not is_ready(kind, each) and not _is_run(each):
                     yield _explain(kind, each, [pod for pod in pods if _selects(each, pod)])
 
 
@@ -69,6 +69,11 @@ def is_ready(kind: str, workload: Json) -> bool:
     wanted = spec.get("replicas", 1)
     counts = [status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")]
     return all(count == wanted for count in counts)
+
+
+def _is_run(workload: Json) -> bool:
+    owners = workload["metadata"].get("ownerReferences", [])
+    return any(owner["kind"] == "CronJob" for owner in owners)
 
 
 def _selects(workload: Json, pod: Json) -> bool:

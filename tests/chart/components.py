@@ -50,6 +50,12 @@ GIT_BUNDLES = [
     for bundle in ("ranking", "vision")
 ]
 
+BACKUP = [
+    Component("CronJob", "trainyard-backup", "backup"),
+    Component("CronJob", "trainyard-restore", "backup"),
+    Component("Job", "trainyard-backup-place", "backup"),
+]
+
 # Values files, in order -> the workloads that they make.
 VARIANTS: dict[tuple[str, ...], list[Component]] = {
     (): [*ALWAYS, *DATABASE, *REAL_GPUS],
@@ -64,6 +70,7 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
     ("production.yaml", "gke.yaml"): ALWAYS,
     ("production.yaml", "aks.yaml"): [*ALWAYS, *REAL_GPUS],
     ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
+    ("production.yaml", "backup.yaml"): [*ALWAYS, *REAL_GPUS, *BACKUP],
     ("production.yaml", "object-storage.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
     ("production.yaml", "object-storage.yaml", "closed-network.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
 }

@@ -46,6 +46,7 @@ ON: Object = {
     "karpenter": {"enabled": True},
     "openlineage": {"url": "http://example.com"},
     "scriptJobs": {"image": {"repository": "python", "tag": "3.11"}},
+    "backup": {"enabled": True, "image": {"repository": "postgres", "tag": "15"}},
 }
 
 

@@ -20,6 +20,7 @@ FILES = [
     (),
     ("production.yaml",),
     ("production.yaml", "dags-from-git.yaml"),
+    ("production.yaml", "backup.yaml"),
     ("production.yaml", "object-storage.yaml", "closed-network.yaml"),
 ]
 CRITICAL = 1

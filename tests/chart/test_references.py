@@ -26,6 +26,7 @@ def secret(*names: str) -> set[Place]:
 EXTERNAL: dict[str, set[Place]] = {
     "production.yaml": secret("trainyard-airflow-metadata", "trainyard-mlflow-backend", "airflow-tls"),
     "dags-from-git.yaml": secret("ranking-git", "vision-git"),
+    "backup.yaml": secret("trainyard-backup"),
     "closed-network.yaml": {
         ("Secret", namespace, "registry")
         for namespace in ("trainyard", "ml-training", "ml-serving", "nvidia-device-plugin")

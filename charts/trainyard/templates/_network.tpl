@@ -19,6 +19,11 @@
 {{- if .Values.postgresql.enabled }}
 {{- $_ := set $components "postgresql" (include "trainyard.networkComponent" (dict "root" .Subcharts.postgresql "component" "database" "port" 5432) | fromJson) }}
 {{- end }}
+{{- if .Values.backup.enabled }}
+{{- range $name := list "backup" "restore" }}
+{{- $_ := set $components $name (include "trainyard.networkComponent" (dict "root" $ "component" $name) | fromJson) }}
+{{- end }}
+{{- end }}
 {{- /* Whatever runs in the training namespace is training, but for the object store. */}}
 {{- $training := dict }}
 {{- if .Values.versitygw.enabled }}
@@ -80,6 +85,15 @@
 {{- if and $root.Values.mlflow.enabled (contains "://" $root.Values.mlflow.artifacts.destination) }}{{ $artifacts = $web }}{{ end }}
 {{- $store := ternary (list "versitygw") list (eq (include "trainyard.airflowUsesObjectStore" $root) "true") }}
 {{- $embedded := ternary (list "versitygw") list (hasKey (include "trainyard.embeddedBuckets" $root | fromJson) "training") }}
+{{- $backup := dict "components" (list "postgresql") "outside" $database }}
+{{- if hasPrefix "s3://" (include "trainyard.backupArtifacts" $root) }}{{ $_ := set $backup "components" (list "postgresql" "versitygw") }}{{ end }}
+{{- if $root.Values.backup.uri }}
+{{- $ports := $web }}
+{{- range $root.Values.backup.env }}
+{{- if and (hasPrefix "AWS_ENDPOINT_URL" .name) .value }}{{ $ports = append $ports (include "trainyard.urlPort" .value | int) }}{{ end }}
+{{- end }}
+{{- $_ := set $backup "outside" (concat $database $ports) }}
+{{- end }}
 {{- /* Alerts, object stores, remote logs and whatever tasks fetch are outside. */}}
 {{- $calls := dict
     "api-server" (dict "components" (concat (list "postgresql") $store) "outside" (concat $database $web))
@@ -95,6 +109,8 @@
     "mlflow-garbage-collection" (dict "components" (list "postgresql" "mlflow") "outside" $database)
     "training" (dict "components" (concat (list "training" "mlflow") $embedded) "outside" (concat $tracking $web))
     "model-servers" (dict "components" (list "mlflow") "outside" $tracking)
+    "backup" $backup
+    "restore" $backup
     "postgresql" dict
     "versitygw" dict }}
 {{- if not $artifacts }}{{ $_ := set $calls.mlflow "components" (list "postgresql") }}{{ end }}

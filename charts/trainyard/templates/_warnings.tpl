@@ -96,7 +96,7 @@ mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches its {{ .ser
 networkPolicies.enabled: every pod of the cluster reaches the database, MLflow and the object store, and training pods reach everything; set it to true
 {{- end }}
 {{- if and .Values.postgresql.enabled (not $onTrial) }}
-postgresql.enabled: the embedded database is one pod on one volume, without a backup; for production use a server of your own
+postgresql.enabled: the embedded database is one pod on one volume{{ if not .Values.backup.enabled }}, without a backup{{ end }}; for production use a server of your own{{ if not .Values.backup.enabled }}, or set backup.enabled{{ end }}
 {{- end }}
 {{- if and $plugin.enabled (not $onTrial) }}
 {{- range $api, $owner := dict "cloud.google.com/v1" "GKE" "nvidia.com/v1/ClusterPolicy" "NVIDIA's GPU operator" }}

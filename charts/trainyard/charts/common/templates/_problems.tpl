@@ -160,12 +160,12 @@
 {{- end }}
 {{- end }}
 
-{{/* An image's name that is none. Only an image that can be switched off, and that of the umbrella's script Jobs, which
-     then run another one, may have no name. Params: key, values */}}
+{{/* An image's name that is none. Only an image that can be switched off, and those of the umbrella's script Jobs and
+     backups, which then run another one, may have no name. Params: key, values */}}
 {{- define "common.imageProblems" -}}
 {{- if and (hasKey .values "repository") (hasKey .values "pullPolicy") }}
 {{- $name := .values.repository | default "" }}
-{{- if not (or $name (hasKey .values "enabled") (eq .key "scriptJobs.image")) }}
+{{- if not (or $name (hasKey .values "enabled") (has .key (list "scriptJobs.image" "backup.image"))) }}
 {{ .key }}.repository: is empty; name an image
 {{- end }}
 {{- if and $name (not (regexMatch "^([A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$" $name)) }}
