@@ -132,6 +132,7 @@ ELSEWHERE = re.compile(
     r"|\b(resources|\w+Resources|limitRange|quota)\."  # amounts
     r"|^networkPolicies\.extra\."  # by the name of a component
     r"|^airflow\.(extraEnv|extraEnvFrom|podTemplate)$"  # YAML
+    r"|^nvidia-device-plugin\.config\."  # YAML, and names of each other
     r"|^airflow\.apiServer\.service\.ports\.0\.port$"  # a number or a template
     r"|^airflow\.dags\.gitSync\.(branch|rev)$|^airflow\.logs\.emptyDirConfig|simulator\.healthDirectory$"
     r"|^airflow\.ingress\.apiServer\.(host|(hosts\.0\.)?tls\.secretName)$"  # by another key

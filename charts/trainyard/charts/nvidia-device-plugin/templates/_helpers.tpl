@@ -6,10 +6,65 @@
 {{ .Values.namespaceOverride | default .Release.Namespace }}
 {{- end }}
 
+{{/* The configuration file that is in force: {map (the ConfigMap's name), key, content (of values' own)}; nothing where
+     there is none. JSON. Params: the chart's root context */}}
+{{- define "nvidia-device-plugin.config" -}}
+{{- $config := .Values.config }}
+{{- $found := dict }}
+{{- if $config.map }}
+{{- $key := $config.default | default (keys $config.map | sortAlpha | first) }}
+{{- $content := get $config.map $key }}
+{{- $found = dict "map" (printf "%s-configs" (include "nvidia-device-plugin.fullname" .)) "key" $key
+    "content" (include "nvidia-device-plugin.parsed" $content | fromJson) }}
+{{- else if $config.name }}
+{{- $found = dict "map" $config.name "key" $config.default }}
+{{- end }}
+{{- toJson $found }}
+{{- end }}
+
+{{/* A configuration, which is a map or YAML; {Error: why} where it is no map. JSON. Params: the configuration */}}
+{{- define "nvidia-device-plugin.parsed" -}}
+{{- if kindIs "map" . }}{{ toJson . }}{{ else }}{{ fromYaml . | toJson }}{{ end }}
+{{- end }}
+
+{{/* Flags of the plugin as they will be: {migStrategy, deviceListStrategy (a list)}, from the values where they say
+     something, else from the configuration file. JSON. Params: the chart's root context */}}
+{{- define "nvidia-device-plugin.flags" -}}
+{{- $flags := ((include "nvidia-device-plugin.config" . | fromJson).content | default dict).flags | default dict }}
+{{- $mig := .Values.migStrategy }}
+{{- if eq $mig "none" }}{{ $mig = $flags.migStrategy | default $mig }}{{ end }}
+{{- $lists := list .Values.deviceListStrategy }}
+{{- with ($flags.plugin | default dict).deviceListStrategy }}
+{{- if eq $.Values.deviceListStrategy "envvar" }}{{ $lists = ternary . (splitList "," (toString .)) (kindIs "slice" .) }}{{ end }}
+{{- end }}
+{{- dict "migStrategy" $mig "deviceListStrategy" $lists | toJson }}
+{{- end }}
+
+{{/* The security context of the plugin: it enters the namespaces of other processes for MIG devices and for a device list
+     in volumes, which takes CAP_SYS_ADMIN. So it may where nobody knows what a ConfigMap of the user's says.
+     Params: the chart's root context */}}
+{{- define "nvidia-device-plugin.securityContext" -}}
+{{- $flags := include "nvidia-device-plugin.flags" . | fromJson }}
+{{- $context := deepCopy .Values.securityContext }}
+{{- $unknown := and .Values.config.name (not .Values.config.map) }}
+{{- $needed := or (ne $flags.migStrategy "none") (has "volume-mounts" $flags.deviceListStrategy) $unknown }}
+{{- if and $needed (not .Values.simulator.enabled) (not $context.privileged) }}
+{{- $capabilities := $context.capabilities | default dict }}
+{{- $_ := set $capabilities "add" (append ($capabilities.add | default list) "SYS_ADMIN" | uniq) }}
+{{- /* The API refuses the capability beside allowPrivilegeEscalation: false. */}}
+{{- $context = merge (dict "capabilities" $capabilities) (omit $context "allowPrivilegeEscalation") }}
+{{- end }}
+{{- toYaml $context }}
+{{- end }}
+
 {{/* The DaemonSet, for all GPU nodes or for one pool's.
      Params: root, pool (optional: its name), nodeSelector (of its nodes), env (beyond the values') */}}
 {{- define "nvidia-device-plugin.daemonset" -}}
 {{- $values := .root.Values -}}
+{{- $flags := include "nvidia-device-plugin.flags" .root | fromJson -}}
+{{- $config := include "nvidia-device-plugin.config" .root | fromJson -}}
+{{- $cdi := false -}}
+{{- range $flags.deviceListStrategy }}{{ if hasPrefix "cdi-" . }}{{ $cdi = not $values.simulator.enabled }}{{ end }}{{ end -}}
 {{- $labels := dict "root" .root "component" (printf "device-plugin%s" (ternary "" (printf "-%s" .pool) (empty .pool))) -}}
 apiVersion: apps/v1
 kind: DaemonSet
@@ -25,7 +80,9 @@ spec:
   template:
     metadata:
       labels: {{- include "common.podLabels" $labels | nindent 8 }}
-      {{- with $values.podAnnotations }}
+      {{- $annotations := $values.podAnnotations }}
+      {{- with $values.config.map }}{{ $annotations = merge (dict "checksum/config" (toJson . | sha256sum)) $annotations }}{{ end }}
+      {{- with $annotations }}
       annotations: {{- toYaml . | nindent 8 }}
       {{- end }}
     spec:
@@ -49,18 +106,28 @@ spec:
           {{- with $values.args }}
           args: {{- toYaml . | nindent 12 }}
           {{- end }}
-          securityContext: {{- toYaml $values.securityContext | nindent 12 }}
+          securityContext: {{- include "nvidia-device-plugin.securityContext" .root | nindent 12 }}
           resources: {{- toYaml $values.resources | nindent 12 }}
           env:
             - name: NODE_NAME
               valueFrom:
                 fieldRef: {fieldPath: spec.nodeName}
             {{- if not $values.simulator.enabled }}
-            - {name: DEVICE_LIST_STRATEGY, value: {{ $values.deviceListStrategy | include "common.scalar" }}}
-            - {name: FAIL_ON_INIT_ERROR, value: {{ $values.failOnInitError | quote }}}
-            - {name: MIG_STRATEGY, value: {{ $values.migStrategy | include "common.scalar" }}}
+            {{- /* Variables go before the configuration file, so the plugin's own defaults are left to it. */}}
+            {{- range $name, $value := dict "DEVICE_LIST_STRATEGY" $values.deviceListStrategy "FAIL_ON_INIT_ERROR" $values.failOnInitError
+                "MIG_STRATEGY" $values.migStrategy "NVIDIA_DRIVER_ROOT" $values.nvidiaDriverRoot }}
+            {{- if not (has $value (list "envvar" "true" "none" "")) }}
+            - {name: {{ $name }}, value: {{ $value | quote }}}
+            {{- end }}
+            {{- end }}
+            {{- if $config }}
+            - {name: CONFIG_FILE, value: {{ printf "/config/%s" $config.key | include "common.scalar" }}}
+            {{- end }}
+            {{- if ne $flags.migStrategy "none" }}
+            - {name: NVIDIA_MIG_MONITOR_DEVICES, value: all}
+            {{- end }}
             - {name: NVIDIA_VISIBLE_DEVICES, value: all}
-            - {name: NVIDIA_DRIVER_CAPABILITIES, value: utility}
+            - {name: NVIDIA_DRIVER_CAPABILITIES, value: {{ ternary "compute,utility" "utility" $cdi | quote }}}
             {{- end }}
             {{- range list .env $values.env }}
             {{- with . }}{{ toYaml . | nindent 12 }}{{ end }}
@@ -70,12 +137,29 @@ spec:
           {{- end }}
           volumeMounts:
             - {name: device-plugins, mountPath: /var/lib/kubelet/device-plugins}
+            {{- if $config }}
+            - {name: config, mountPath: /config, readOnly: true}
+            {{- end }}
+            {{- if $cdi }}
+            - {name: cdi, mountPath: /var/run/cdi}
+            - {name: driver, mountPath: /driver-root, readOnly: true}
+            {{- end }}
             {{- if $values.simulator.enabled }}
             - {name: health, mountPath: {{ $values.simulator.healthDirectory | include "common.scalar" }}}
             {{- end }}
       volumes:
         - name: device-plugins
           hostPath: {path: /var/lib/kubelet/device-plugins, type: Directory}
+        {{- with $config }}
+        - name: config
+          configMap: {name: {{ .map | include "common.scalar" }}}
+        {{- end }}
+        {{- if $cdi }}
+        - name: cdi
+          hostPath: {path: /var/run/cdi, type: DirectoryOrCreate}
+        - name: driver
+          hostPath: {path: {{ $values.nvidiaDriverRoot | include "common.scalar" }}, type: Directory}
+        {{- end }}
         {{- if $values.simulator.enabled }}
         - name: health
           hostPath: {path: {{ $values.simulator.healthDirectory | include "common.scalar" }}, type: DirectoryOrCreate}
