@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import paths
+from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .stages import Stages
 
@@ -33,6 +34,13 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show where an error co
 Values = Annotated[
     list[Path] | None,
     typer.Option("--values", metavar="FILE", help="A values file on top of values/kind.yaml; repeatable."),
+]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option("--kubeconfig", metavar="FILE", help="The cluster's.", show_default="that of ./scripts/up"),
+]
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="A context of the kubeconfig.")
 ]
 
 # Told apart from 1, which is an error.
@@ -275,15 +283,8 @@ def diff(
 
 @app.command()
 def status(
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            "--kubeconfig", metavar="FILE", help="The cluster's.", show_default="that of ./scripts/up"
-        ),
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option("--context", metavar="NAME", help="A context of the kubeconfig.")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
     namespace: Annotated[str, typer.Option("--namespace", help="Where Argo CD runs.")] = "argocd",
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")] = False,
     verbose: Verbose = False,
@@ -303,6 +304,44 @@ def status(
         print(json.dumps(found.as_json(), indent=2))
     else:
         states.show(found, out)
+
+
+@app.command()
+def rotate(
+    credential: Annotated[
+        str,
+        typer.Argument(
+            metavar="CREDENTIAL", help="database, fernet-key, jwt, mlflow, object-store or sessions."
+        ),
+    ],
+    release: Annotated[str, typer.Option(metavar="NAME", help="The release of the chart.")] = RELEASE,
+    namespace: Annotated[str, typer.Option(metavar="NAME", help="The release's namespace.")] = NAMESPACE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for tasks that hold the old one: they may fail.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Replace a credential of a running release, and restart what reads it; training goes on.
+
+    Without it, nothing is ever rotated. A rotation that was broken off is finished by the next one.
+    """
+    from . import rotation, toolchain
+
+    if credential not in rotation.CREDENTIALS:
+        raise CliError(
+            f"there is no credential {credential}", f"it is one of {', '.join(rotation.CREDENTIALS)}"
+        )
+    command: list[str | Path] = [toolchain.kubectl(ToolProgress())]
+    if kubeconfig or not context:
+        command.append(f"--kubeconfig={kubeconfig or paths.KUBECONFIG}")
+    if context:
+        command.append(f"--context={context}")
+    with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
+        found = rotation.Release(kube, tuple(command), namespace, release)
+        rotation.rotate(stages, found, credential, now=now)
+    out.print(f"{credential}: rotated")
 
 
 @contextmanager
