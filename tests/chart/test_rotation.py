@@ -16,7 +16,7 @@ READERS = {
     "object-store": {"api-server", "triggerer", "versitygw"},
     "sessions": {"api-server", "mlflow"},
 }
-# Only its first value is a Secret's: `airflow users reset-password` changes it.
+# A person's: Airflow has a command for it.
 OTHERWISE = {("trainyard-admin", "password")}
 
 

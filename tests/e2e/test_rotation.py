@@ -1,4 +1,4 @@
-"""Every credential is rotated by its command while a training runs: the old one is refused, the run ends well."""
+"""Every credential is rotated by its command while a training runs: it goes on, and the old one is refused."""
 
 from __future__ import annotations
 
@@ -146,7 +146,9 @@ def test_what_was_encrypted_is_read_with_the_new_key_alone(
     new = stored(connection)["trainyard/trainyard-fernet-key"]["fernet-key"]
     assert "," not in new and new != old
     script = (
-        "import json\nfrom airflow.models import Connection\nfrom airflow.utils.session import create_session\n"
+        "import json\n"
+        "from airflow.models import Connection\n"
+        "from airflow.utils.session import create_session\n"
         "with create_session() as session:\n"
         f"    found = session.query(Connection).filter_by(conn_id='{CONNECTION}').one()\n"
         "    print(json.dumps(found.get_password()))\n"
