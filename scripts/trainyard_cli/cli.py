@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.text import Text
 
 from . import paths
-from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .stages import Stages
 
@@ -314,8 +313,14 @@ def rotate(
             metavar="CREDENTIAL", help="database, fernet-key, jwt, mlflow, object-store or sessions."
         ),
     ],
-    release: Annotated[str, typer.Option(metavar="NAME", help="The release of the chart.")] = RELEASE,
-    namespace: Annotated[str, typer.Option(metavar="NAME", help="The release's namespace.")] = NAMESPACE,
+    release: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The chart's release.", show_default="that of ./scripts/up"),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The release's namespace.", show_default="that of ./scripts/up"),
+    ] = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     now: Annotated[
@@ -327,7 +332,7 @@ def rotate(
 
     Without it, nothing is ever rotated. A rotation that was broken off is finished by the next one.
     """
-    from . import rotation, toolchain
+    from . import chart, rotation, toolchain
 
     if credential not in rotation.CREDENTIALS:
         raise CliError(
@@ -339,7 +344,7 @@ def rotate(
     if context:
         command.append(f"--context={context}")
     with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
-        found = rotation.Release(kube, tuple(command), namespace, release)
+        found = rotation.Release(kube, tuple(command), namespace or chart.NAMESPACE, release or chart.RELEASE)
         rotation.rotate(stages, found, credential, now=now)
     out.print(f"{credential}: rotated")
 

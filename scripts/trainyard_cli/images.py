@@ -26,7 +26,15 @@ SHARED_INPUTS = (
     ".dockerignore",
     *(
         f"images/python/{file}"
-        for file in ("apt-install", "apt-record", "compile", "network", "uv-bootstrap", "uv-install", "uv.txt")
+        for file in (
+            "apt-install",
+            "apt-record",
+            "compile",
+            "network",
+            "uv-bootstrap",
+            "uv-install",
+            "uv.txt",
+        )
     ),
 )
 IGNORED_NAMES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
