@@ -11,12 +11,11 @@ import yaml
 
 from . import paths
 from .errors import CliError
+from .names import NAMESPACE, RELEASE
 from .shell import run
 
 Json = dict[str, Any]
 
-RELEASE = "trainyard"
-NAMESPACE = "trainyard"
 CHART_PATH = "charts/trainyard"
 CHART = paths.ROOT / CHART_PATH
 KIND_VALUES_PATH = "values/kind.yaml"

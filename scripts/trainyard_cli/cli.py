@@ -20,6 +20,7 @@ from rich.text import Text
 
 from . import paths
 from .errors import CliError
+from .names import NAMESPACE, RELEASE
 from .stages import Stages
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ Values = Annotated[
     list[Path] | None,
     typer.Option("--values", metavar="FILE", help="A values file on top of values/kind.yaml; repeatable."),
 ]
-
 Kubeconfig = Annotated[
     Path | None,
     typer.Option("--kubeconfig", metavar="FILE", help="The cluster's.", show_default="that of ./scripts/up"),
@@ -312,8 +312,8 @@ def status(
 def backup(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
-    namespace: Namespace = "trainyard",
-    release: ReleaseName = "trainyard",
+    namespace: Namespace = NAMESPACE,
+    release: ReleaseName = RELEASE,
     verbose: Verbose = False,
 ) -> None:
     """Make a backup of the databases and of MLflow's artifacts now, and wait until it is complete.
@@ -336,8 +336,8 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it overwrites.")] = False,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
-    namespace: Namespace = "trainyard",
-    release: ReleaseName = "trainyard",
+    namespace: Namespace = NAMESPACE,
+    release: ReleaseName = RELEASE,
     verbose: Verbose = False,
 ) -> None:
     """Put a backup in place of what the release has: the databases, and MLflow's artifacts.
@@ -369,6 +369,44 @@ def _confirm(what: str, where: str) -> None:
     answer = sys.stdin.readline().strip().lower() if sys.stdin.isatty() else ""
     if answer not in ("y", "yes"):
         raise CliError("nothing was restored", "answer y, or give --yes")
+
+
+@app.command()
+def rotate(
+    credential: Annotated[
+        str,
+        typer.Argument(
+            metavar="CREDENTIAL", help="database, fernet-key, jwt, mlflow, object-store or sessions."
+        ),
+    ],
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = NAMESPACE,
+    release: ReleaseName = RELEASE,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for tasks that hold the old one: they may fail.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Replace a credential of a running release, and restart what reads it; training goes on.
+
+    Without it, nothing is ever rotated. A rotation that was broken off is finished by the next one.
+    """
+    from . import rotation, toolchain
+
+    if credential not in rotation.CREDENTIALS:
+        raise CliError(
+            f"there is no credential {credential}", f"it is one of {', '.join(rotation.CREDENTIALS)}"
+        )
+    command: list[str | Path] = [toolchain.kubectl(ToolProgress())]
+    if kubeconfig or not context:
+        command.append(f"--kubeconfig={kubeconfig or paths.KUBECONFIG}")
+    if context:
+        command.append(f"--context={context}")
+    with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
+        found = rotation.Release(kube, tuple(command), namespace, release)
+        rotation.rotate(stages, found, credential, now=now)
+    out.print(f"{credential}: rotated")
 
 
 @contextmanager

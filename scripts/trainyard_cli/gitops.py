@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from . import applications, argocd_build, chart, cluster, helm_release, host, paths, release
-from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .git import Commit
 from .kube import Kube, secret
+from .names import NAMESPACE, RELEASE
 from .objects import Identity
 from .shell import run
 from .snapshot import Repository

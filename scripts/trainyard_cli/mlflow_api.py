@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +28,21 @@ class ModelVersion:
     metrics: dict[str, float]
 
 
+Login = tuple[str, str]
+
+
 class Mlflow:
     """One MLflow tracking server and registry.
 
-    `auth` is the user and the password; None where it asks for none.
+    `login` returns the user and the password; None where it asks for none. It is called again when they are
+    refused: a rotation has changed them.
     """
 
-    def __init__(self, base_url: str, auth: tuple[str, str] | None = None) -> None:
+    def __init__(self, base_url: str, login: Callable[[], Login | None] = lambda: None) -> None:
         self.base_url = base_url.rstrip("/")
-        self.auth = auth
-        url = f"{self.base_url}/api/2.0/mlflow"
-        self._http = httpx.Client(base_url=url, auth=auth, timeout=30, trust_env=False)
+        self._login = login
+        self.auth = login()
+        self._http = httpx.Client(base_url=f"{self.base_url}/api/2.0/mlflow", timeout=30, trust_env=False)
 
     def versions_of_run(self, run_key: str) -> list[ModelVersion]:
         """Return the model versions that carry the tag trainyard.run_key, oldest first."""
@@ -68,13 +73,16 @@ class Mlflow:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                response = self._http.get(path, params=params)
+                response = self._http.get(path, params=params, auth=self.auth)
                 if response.is_success:
                     return dict(response.json())
                 problem = f"HTTP {response.status_code}: {response.text[:300]}"
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
+                if response.status_code == httpx.codes.UNAUTHORIZED and self.auth != (new := self._login()):
+                    self.auth = new
+                    continue
                 if response.status_code < 500:
                     raise CliError(f"MLflow refused {path}: {problem}", "see the message")
             if time.monotonic() > deadline:

@@ -16,7 +16,7 @@ from . import argocd_build, cluster, gitops, host, images, node_image, parallel,
 from .airflow_api import Airflow
 from .errors import CliError
 from .kube import Kube, secret
-from .mlflow_api import Mlflow
+from .mlflow_api import Login, Mlflow
 from .shell import run
 from .stages import Stage, Stages
 
@@ -134,11 +134,17 @@ def connect() -> Platform:
     admin = secret(kube, release.NAMESPACE, ADMIN_SECRET)
     if admin is None:
         raise CliError("the platform is not installed on the cluster", "./scripts/up installs it")
-    login = secret(kube, release.NAMESPACE, MLFLOW_ADMIN_SECRET)  # none where mlflow.auth.enabled is false
+
+    def mlflow_login() -> Login | None:
+        found = secret(
+            kube, release.NAMESPACE, MLFLOW_ADMIN_SECRET
+        )  # none where mlflow.auth.enabled is false
+        return (found["username"], found["password"]) if found else None
+
     return Platform(
         kube=kube,
         airflow=Airflow(release.airflow_url(), admin["username"], admin["password"]),
-        mlflow=Mlflow(release.mlflow_url(), (login["username"], login["password"]) if login else None),
+        mlflow=Mlflow(release.mlflow_url(), mlflow_login),
         username=admin["username"],
         password=admin["password"],
     )

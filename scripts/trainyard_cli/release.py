@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from . import chart, cluster, helm_release, paths, workloads
-from .chart import NAMESPACE, RELEASE
 from .errors import CliError
 from .kube import Kube
+from .names import NAMESPACE, RELEASE
+from .objects import Identity
 from .shell import run
 from .stages import Stage
 from .toolchain import Tools
@@ -183,11 +184,22 @@ def _recover(kube: Kube, stage: Stage) -> None:
 # ---- waiting
 
 
-def wait_for_workloads(kube: Kube, stage: Stage, namespaces: tuple[str, ...] = OWN_NAMESPACES) -> None:
-    """Return when every workload of the namespaces is ready; CliError with the cause when one is stuck."""
+def wait_for_workloads(
+    kube: Kube,
+    stage: Stage,
+    namespaces: tuple[str, ...] = OWN_NAMESPACES,
+    *,
+    only: Collection[Identity] | None = None,
+) -> None:
+    """Return when the workloads of the namespaces are ready; CliError with the cause when one is stuck.
+
+    They are all of them, or those in ``only``.
+    """
     deadline = time.monotonic() + READY_SECONDS
     stuck_since: dict[str, float] = {}
-    while unready := list(workloads.unready(kube, namespaces)):
+    while unready := [
+        each for each in workloads.unready(kube, namespaces) if only is None or each.identity in only
+    ]:
         now = time.monotonic()
         stage.update(f"{len(unready)} not ready yet; {unready[0].name}: {unready[0].why}")
         stuck_since = {each.name: stuck_since.get(each.name, now) for each in unready if each.stuck}

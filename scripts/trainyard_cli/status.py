@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from . import applications, cures, environments, helm_release, workloads
-from .chart import NAMESPACE, RELEASE
 from .environments import Environment
 from .errors import CliError
 from .git import SHOWN_DIGITS, Repository, short
 from .kube import Kube, secret
+from .names import NAMESPACE, RELEASE
 from .objects import Identity
 from .platform import ADMIN_SECRET
 from .rendering import image_references

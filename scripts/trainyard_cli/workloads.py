@@ -131,7 +131,7 @@ def not_ready(kube: Kube, workload: Workload) -> CliError:
             )
             lines += [f"{container}: {each}" for each in log.splitlines()]
     where = f"-n {workload.namespace} {workload.kind.lower()}/{workload.name}"
-    cure = f"fix what the lines above say (kubectl describe {where}), then run ./scripts/up again"
+    cure = f"fix what the lines above say (kubectl describe {where}), then run the command again"
     return CliError("\n  ".join(lines), cure)
 
 

@@ -57,7 +57,7 @@ def test_training_and_mlflow_have_an_account_each_that_owns_its_bucket() -> None
         own = wanted[f"ml-training/trainyard-{account}-s3"]
         assert own == address | {
             "AWS_ACCESS_KEY_ID": {"value": account},
-            "AWS_SECRET_ACCESS_KEY": {"generate": "password"},
+            "AWS_SECRET_ACCESS_KEY": {"generate": "password", "credential": "object-store"},
         }
     copied = wanted["trainyard-mlflow-s3"]
     assert copied == {

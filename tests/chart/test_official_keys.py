@@ -186,7 +186,7 @@ def test_the_old_name_of_the_api_servers_key() -> None:
     source = environment(server)["AIRFLOW__API__SECRET_KEY"]
     assert source == {"secretKeyRef": {"name": "old", "key": "webserver-secret-key"}}
     wanted = wanted_secrets(objects)
-    assert wanted["old"] == {"webserver-secret-key": {"generate": "password"}}
+    assert wanted["old"] == {"webserver-secret-key": {"generate": "password", "credential": "sessions"}}
     assert "trainyard-api-secret-key" not in wanted
 
 

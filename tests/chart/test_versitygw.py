@@ -84,7 +84,7 @@ def test_its_keys_and_the_connection_are_born_in_the_cluster() -> None:
     wanted = wanted_secrets(objects)
     assert wanted["ml-training/trainyard-versitygw"] == {
         "access-key": {"value": "trainyard"},
-        "secret-key": {"generate": "password"},
+        "secret-key": {"generate": "password", "credential": "object-store"},
     }
     connection = json.loads(wanted["trainyard-s3-connection"]["connection"]["template"])
     assert connection == {

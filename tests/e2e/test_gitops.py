@@ -25,6 +25,7 @@ from pods import PodRecorder, output_of, wait_until
 from trainyard.platform import DEFAULT_PATH
 from trainyard_cli import applications, chart, gitops, helm_release, workloads
 from trainyard_cli.kube import Kube
+from trainyard_cli.names import RELEASE
 
 pytestmark = pytest.mark.alone
 
@@ -654,7 +655,7 @@ def test_what_only_helm_has_goes_when_argo_cd_takes_over(
     assert "e2e" not in init_containers(kube)
     assert jobs(kube) == before
     assert workloads.is_ready("Deployment", kube.get(DAG_PROCESSOR))
-    assert helm_release.records(kube, NAMESPACE, chart.RELEASE) == {}
+    assert helm_release.records(kube, NAMESPACE, RELEASE) == {}
 
 
 def hand_over_until_there_is_an_application(kube: Kube, values: str) -> None:
@@ -664,7 +665,7 @@ def hand_over_until_there_is_an_application(kube: Kube, values: str) -> None:
             wait_until("the Application", lambda: gitops.owners(kube), seconds=300, every=0.1)
         finally:
             process.kill()
-    assert helm_release.records(kube, NAMESPACE, chart.RELEASE)
+    assert helm_release.records(kube, NAMESPACE, RELEASE)
 
 
 @pytest.mark.nightly

@@ -1,8 +1,12 @@
 """What happens when MLflow does not respond, or its response is lost."""
 
+import base64
+import json
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -88,6 +92,35 @@ def test_patience_ends(tracker, monkeypatch):
     monkeypatch.setattr(tracker._client, "log_batch", broken)
     with pytest.raises(Temporary, match="MLflow does not respond: the connection was reset"):
         tracker.log_epochs(HISTORY, retry=True)
+
+
+def test_a_password_that_changes_is_read_anew(monkeypatch, tmp_path: Path):
+    """The server has the new one already; the file gets it while the client tries again."""
+    credentials = tmp_path / ".mlflow/credentials"
+    credentials.parent.mkdir()
+    text = "[mlflow]\nmlflow_tracking_username = trainer\nmlflow_tracking_password = {}\n"
+    credentials.write_text(text.format("old"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tried = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            login = base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode()
+            tried.append(login)
+            self.send_response(200 if login == "trainer:new" else 401)
+            self.end_headers()
+            experiment = {"experiment_id": "7", "name": "a", "lifecycle_stage": "active"}
+            body = json.dumps({"experiment": experiment}) if login == "trainer:new" else "not authenticated"
+            self.wfile.write(body.encode())
+            credentials.write_text(text.format("new"))
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = tracking.connect(f"http://127.0.0.1:{server.server_port}")
+        experiment = tracking.with_retries(lambda: client.get_experiment_by_name("a"), 10)
+        server.shutdown()
+    assert experiment.experiment_id == "7"
+    assert tried == ["trainer:old", "trainer:new"]
 
 
 def test_two_runs_of_one_key_become_one(tracker, steps: Steps):

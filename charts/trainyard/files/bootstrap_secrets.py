@@ -5,6 +5,7 @@ SECRETS is a JSON object: Secret name -> key -> one of
     {"generate": "fernet"}      a fernet key for Airflow
     {"value": "..."}            the text itself
     {"template": "...{s/k}..."} the text, with {s/k} replaced by the key k of the Secret s
+One that is generated may have a "credential": what ./scripts/rotate, which imports this script, calls it.
 The name of a Secret in another namespace than this pod's is namespace/name.
 """
 

@@ -56,7 +56,7 @@
 {{- $store := include "trainyard.versitygwNamespace" $ }}
 {{- $secret := printf "%s/%s" $store .secret }}
 {{- $url := include "versitygw.url" (dict "root" $.Subcharts.versitygw "namespace" $store) }}
-{{- $own := dict "AWS_ACCESS_KEY_ID" (dict "value" .name) "AWS_SECRET_ACCESS_KEY" (dict "generate" "password")
+{{- $own := dict "AWS_ACCESS_KEY_ID" (dict "value" .name) "AWS_SECRET_ACCESS_KEY" (dict "generate" "password" "credential" "object-store")
     "AWS_ENDPOINT_URL" (dict "value" $url) "AWS_REGION" (dict "value" "us-east-1") }}
 {{- $by := ternary "training.volumes" "mlflow.artifacts.destination" (eq .name "training") }}
 {{- range $key, $recipe := $own }}

@@ -1,6 +1,6 @@
 {{/* The Secrets that the bootstrap Job makes where they are missing: name -> key -> how its value comes about
-     ({generate: password|fernet}, {value: ...}, or {template: text with {secret/key} in it}). The name of one in
-     another namespace than the release's is namespace/name. JSON.
+     ({generate: password|fernet, credential: what ./scripts/rotate calls it}, {value: ...}, or {template: text with
+     {secret/key} in it}). The name of one in another namespace than the release's is namespace/name. JSON.
      Params: the root context */}}
 {{- define "trainyard.wantedSecrets" -}}
 {{- $wanted := dict }}
@@ -48,15 +48,14 @@
 {{- $keys := list }}
 {{- if .Values.airflow.enabled }}
 {{- $airflow := .Subcharts.airflow }}
-{{- $password := dict "generate" "password" }}
 {{- $admin := include "trainyard.adminSecretName" . }}
 {{- $api := include "airflow.apiSecret" $airflow | fromJson }}
 {{- $keys = list
-    (dict "by" "airflow.fernetKeySecretName" "secret" (include "airflow.fernetKeySecretName" $airflow) "key" "fernet-key" "recipe" (dict "generate" "fernet"))
-    (dict "by" "airflow.jwtSecretName" "secret" (include "airflow.jwtSecretName" $airflow) "key" "jwt-secret" "recipe" $password)
-    (dict "by" "airflow.apiSecretKeySecretName" "secret" $api.secret "key" $api.key "recipe" $password)
+    (dict "by" "airflow.fernetKeySecretName" "secret" (include "airflow.fernetKeySecretName" $airflow) "key" "fernet-key" "recipe" (dict "generate" "fernet" "credential" "fernet-key"))
+    (dict "by" "airflow.jwtSecretName" "secret" (include "airflow.jwtSecretName" $airflow) "key" "jwt-secret" "recipe" (dict "generate" "password" "credential" "jwt"))
+    (dict "by" "airflow.apiSecretKeySecretName" "secret" $api.secret "key" $api.key "recipe" (dict "generate" "password" "credential" "sessions"))
     (dict "by" "secrets.admin.secretName" "secret" $admin "key" "username" "recipe" (dict "value" .Values.secrets.admin.username))
-    (dict "by" "secrets.admin.secretName" "secret" $admin "key" "password" "recipe" $password) }}
+    (dict "by" "secrets.admin.secretName" "secret" $admin "key" "password" "recipe" (dict "generate" "password")) }}
 {{- end }}
 {{- toJson $keys }}
 {{- end }}
@@ -68,7 +67,7 @@
 {{- $postgresql := .Subcharts.postgresql }}
 {{- $secret := include "postgresql.secretName" $postgresql }}
 {{- range prepend $postgresql.Values.auth.databases "postgres" }}
-{{- $keys = append $keys (dict "by" "postgresql.auth.secretName" "secret" $secret "key" (printf "%s-password" .) "recipe" (dict "generate" "password")) }}
+{{- $keys = append $keys (dict "by" "postgresql.auth.secretName" "secret" $secret "key" (printf "%s-password" .) "recipe" (dict "generate" "password" "credential" "database")) }}
 {{- end }}
 {{- $address := printf "%s.%s.svc:5432" (include "postgresql.fullname" $postgresql) .Release.Namespace }}
 {{- $url := "postgresql+psycopg2://%[1]s:{%[2]s/%[1]s-password}@%[3]s/%[1]s" }}
@@ -90,14 +89,14 @@
 {{- if and .Values.mlflow.enabled (.Values.mlflow.auth).enabled }}
 {{- $mlflow := .Subcharts.mlflow }}
 {{- $session := include "mlflow.sessionSecretName" $mlflow }}
-{{- $keys = append $keys (dict "by" "mlflow.auth.enabled" "secret" $session "key" "secret-key" "recipe" (dict "generate" "password")) }}
+{{- $keys = append $keys (dict "by" "mlflow.auth.enabled" "secret" $session "key" "secret-key" "recipe" (dict "generate" "password" "credential" "sessions")) }}
 {{- $users := include "trainyard.mlflowUsers" . | fromJson }}
 {{- range $account, $_ := include "mlflow.accounts" $mlflow | fromJson }}
 {{- $by := printf "mlflow.auth.people.%s" $account }}
 {{- $secret := include "mlflow.accountSecretName" (dict "root" $mlflow "account" $account) }}
 {{- $keys = concat $keys (list
     (dict "by" $by "secret" $secret "key" "username" "recipe" (dict "value" $account))
-    (dict "by" $by "secret" $secret "key" "password" "recipe" (dict "generate" "password"))) }}
+    (dict "by" $by "secret" $secret "key" "password" "recipe" (dict "generate" "password" "credential" "mlflow"))) }}
 {{- with get $users $account }}
 {{- $file := printf "[mlflow]\nmlflow_tracking_username = %s\nmlflow_tracking_password = {%s/password}\n" $account $secret }}
 {{- $keys = append $keys (dict "by" $by "secret" . "key" "credentials" "recipe" (dict "template" $file)) }}
@@ -138,7 +137,7 @@
 {{- if ne $namespace .Release.Namespace }}{{ $name = printf "%s/%s" $namespace $name }}{{ end }}
 {{- $keys = list
     (dict "by" "versitygw.auth.secretName" "secret" $secret "key" "access-key" "recipe" (dict "value" "trainyard"))
-    (dict "by" "versitygw.auth.secretName" "secret" $secret "key" "secret-key" "recipe" (dict "generate" "password"))
+    (dict "by" "versitygw.auth.secretName" "secret" $secret "key" "secret-key" "recipe" (dict "generate" "password" "credential" "object-store"))
     (dict "by" "versitygw.enabled" "secret" $name "key" "connection" "recipe" (dict "template" (toJson $connection))) }}
 {{- end }}
 {{- toJson $keys }}

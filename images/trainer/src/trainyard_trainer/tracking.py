@@ -40,8 +40,10 @@ _REFUSED = {
     "PERMISSION_DENIED",
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
 }
+# UNAUTHENTICATED is none of them: the kubelet updates the mounted file with the password a minute or two
+# after its Secret has changed, and the client reads the file for each request.
+_UNAUTHENTICATED = 401
 _METRICS_PER_CALL = 1000  # MLflow's own limit
 # Between two calls with epochs during the training: short epochs would wait for MLflow as long as they train.
 PAUSE_SECONDS = 1.0
@@ -359,7 +361,8 @@ def _with_own_errors(call: Callable[[], Result]) -> Result:
             raise BadConfig(f"MLflow refused: {error.message}") from error
         raise Temporary(f"MLflow does not respond: {error.message}") from error
     except HTTPError as error:
-        if error.response is not None and 400 <= error.response.status_code < 500:
+        status = error.response.status_code if error.response is not None else 500
+        if 400 <= status < 500 and status != _UNAUTHENTICATED:
             raise BadConfig(f"MLflow refused: {error}") from error
         raise Temporary(f"MLflow does not respond: {error}") from error
     except RequestException as error:

@@ -1,0 +1,4 @@
+"""How the release of ./scripts/up is called."""
+
+RELEASE = "trainyard"
+NAMESPACE = "trainyard"

@@ -1,0 +1,324 @@
+"""Replaces credentials of a running release: its Secrets, what is composed of them, and pods that read them.
+
+The bootstrap Job says which Secrets there are and how each comes about, whatever the release's values are.
+Every step can be done again: a rotation that was broken off is finished by the next one.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .chart import CHART
+from .errors import CliError
+from .kube import Kube, secret
+from .objects import Identity
+from .release import wait_for_workloads
+from .shell import run
+from .stages import Stages
+from .workloads import KINDS
+
+Json = dict[str, Any]
+
+CREDENTIALS = {
+    "database": "passwords of the embedded database",
+    "fernet-key": "the key by which Airflow encrypts connections and variables",
+    "jwt": "the key by which Airflow signs the tokens of tasks and of users",
+    "mlflow": "passwords of MLflow's accounts",
+    "object-store": "secret keys of the embedded object store's accounts",
+    "sessions": "the keys by which Airflow and MLflow sign the sessions of their pages",
+}
+"""What can be rotated. The names stand in templates/_wanted-secrets.tpl."""
+
+BOOTSTRAP = "trainyard-bootstrap-secrets"
+# What `kubectl rollout restart` sets.
+RESTARTED = "kubectl.kubernetes.io/restartedAt"
+PAUSE_SECONDS = 2.0
+EXEC_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release of the chart, and how to get at it: ``kubectl`` is the command with the cluster's options."""
+
+    kube: Kube
+    kubectl: tuple[str | Path, ...]
+    namespace: str
+    name: str
+
+    def execute(self, workload: Identity, command: list[str], given: str = "") -> None:
+        """Run a command in the first container of a workload's pod; ``given`` is its standard input."""
+        where = [f"--namespace={workload.namespace}", f"{workload.kind.lower()}/{workload.name}"]
+        run([*self.kubectl, "exec", "--stdin", *where, "--", *command], input=given, timeout=EXEC_SECONDS)
+
+    def write(self, name: str, values: dict[str, str]) -> None:
+        """Set keys of a Secret."""
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        self.kube.patch(self.secret_path(name), {"data": data})
+
+    def read(self, name: str) -> dict[str, str]:
+        """Return the keys and values of a Secret, which is there."""
+        return secret(self.kube, *self.place(name)) or {}
+
+    def secret_path(self, name: str) -> str:
+        """Return the path of a Secret in the API."""
+        namespace, own = self.place(name)
+        return f"/api/v1/namespaces/{namespace}/secrets/{own}"
+
+    def place(self, name: str) -> tuple[str, str]:
+        """Return namespace and name of a Secret, which the Job calls NAME or NAMESPACE/NAME."""
+        namespace, _, own = name.rpartition("/")
+        return namespace or self.namespace, own
+
+
+class Recipes:
+    """What the bootstrap Job makes: Secret -> key -> how its value comes about."""
+
+    def __init__(self, wanted: dict[str, dict[str, dict[str, str]]]) -> None:
+        self._wanted = wanted
+        self._script = _bootstrap_script()
+
+    def new_values(self, credential: str) -> dict[str, dict[str, str]]:
+        """Return new values of the keys that are this credential, by Secret."""
+        values: dict[str, dict[str, str]] = {}
+        for name, key, recipe in self._all():
+            if recipe.get("credential") == credential:
+                values.setdefault(name, {})[key] = self._script.make_value(recipe, None)
+        return values
+
+    def composed(
+        self, changed: Collection[str], read: Callable[[str], dict[str, str]]
+    ) -> dict[str, dict[str, str]]:
+        """Return the values, as they are to be, of the keys that are composed of these Secrets."""
+        values: dict[str, dict[str, str]] = {}
+        for name, key, recipe in self._all():
+            sources = {match[0] for match in self._script.REFERENCE.findall(recipe.get("template", ""))}
+            if sources & set(changed):
+                values.setdefault(name, {})[key] = self._script.make_value(recipe, read)
+        return values
+
+    def _all(self) -> Iterator[tuple[str, str, dict[str, str]]]:
+        for name, keys in self._wanted.items():
+            yield from ((name, key, recipe) for key, recipe in keys.items())
+
+
+def recipes(release: Release) -> Recipes:
+    """Return what the release's bootstrap Job makes; CliError where it has none."""
+    labels = f"app.kubernetes.io/instance={release.name},app.kubernetes.io/component={BOOTSTRAP}"
+    path = f"/apis/batch/v1/namespaces/{release.namespace}/jobs"
+    jobs = release.kube.items(path, labelSelector=labels)
+    newest = max(jobs, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
+    if newest is None:
+        raise CliError(
+            f"namespace {release.namespace} has no bootstrap Job of a release {release.name}",
+            "name the release with --release and --namespace; with secrets.bootstrap.enabled: false, "
+            "change the Secrets where they come from",
+        )
+    (container,) = newest["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each.get("value", "") for each in container["env"]}
+    return Recipes(json.loads(environment["SECRETS"]))
+
+
+def rotate(stages: Stages, release: Release, credential: str, *, now: bool = False) -> None:
+    """Replace a credential and return when all that uses it has the new one.
+
+    Waits first for pods that hold the old one until they end; not if ``now``.
+    """
+    known = recipes(release)
+    values = known.new_values(credential)
+    if not values:
+        raise CliError(
+            f"the bootstrap Job of {release.name} makes no Secret with {CREDENTIALS[credential]}",
+            "change it where it comes from (secrets.external, or a service of your own), "
+            "then restart what reads it: kubectl rollout restart",
+        )
+    composed = known.composed(values, release.read)
+    names = {*values, *composed}
+    for name in sorted(names):
+        _check_own(release, name)
+    places = {release.place(name) for name in names}
+    if not now:
+        with stages("wait") as stage:
+            while holders := sorted(_holders(release, places, workers=credential == "jwt")):
+                stage.update(f"{len(holders)} pods hold the old one until they end: {', '.join(holders[:3])}")
+                time.sleep(PAUSE_SECONDS)
+    readers = set(_readers(release, places))
+    match credential:
+        case "fernet-key":
+            _rotate_fernet_key(stages, release, values, readers)
+        case "database":
+            _rotate(stages, release, known, values)
+            servers = {each for each in readers if each.kind == "StatefulSet"}
+            with stages("database"):
+                _set_passwords(release, servers, values)
+            _restart(stages, release, readers - servers)
+        case "jwt":
+            # All at once: a task that starts between two restarts would get a token that is refused.
+            old = list(_pods_of(release, readers))
+            _rotate(stages, release, known, values)
+            _restart(stages, release, readers, at_once=old)
+        case _:
+            _rotate(stages, release, known, values)
+            _restart(stages, release, readers)
+
+
+def _rotate(stages: Stages, release: Release, known: Recipes, values: dict[str, dict[str, str]]) -> None:
+    """Write new values, and what is composed of them."""
+    with stages("secrets") as stage:
+        for name, each in values.items():
+            stage.update(name)
+            release.write(name, each)
+        for name, each in known.composed(values, release.read).items():
+            stage.update(name)
+            release.write(name, each)
+
+
+def _rotate_fernet_key(
+    stages: Stages, release: Release, values: dict[str, dict[str, str]], readers: set[Identity]
+) -> None:
+    """Give Airflow the new key beside the old one, encrypt all anew, and take the old one away."""
+    ((name, keys),) = values.items()
+    ((key, new),) = keys.items()
+    before = release.read(name)[key]
+    # With two keys there is a rotation that was broken off.
+    both = before if "," in before else f"{new},{before}"
+    with stages("secrets"):
+        release.write(name, {key: both})
+    _restart(stages, release, readers)
+    with stages("encrypt"):
+        release.execute(min(readers), ["airflow", "rotate-fernet-key"])
+    with stages("secrets"):
+        release.write(name, {key: both.partition(",")[0]})
+    _restart(stages, release, readers)
+
+
+def _set_passwords(release: Release, servers: set[Identity], values: dict[str, dict[str, str]]) -> None:
+    """Set the passwords of the database's roles: the key ROLE-password holds that of ROLE."""
+    (server,) = servers
+    passwords = {
+        key.removesuffix("-password"): value for keys in values.values() for key, value in keys.items()
+    }
+    statements = [
+        f"ALTER ROLE \"{role}\" PASSWORD '{password}';\n" for role, password in sorted(passwords.items())
+    ]
+    # On standard input: arguments are seen by everybody on the node.
+    psql = ["psql", "--username=postgres", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction"]
+    release.execute(server, psql, "".join(statements))
+
+
+# ---- who uses a Secret
+
+
+def _check_own(release: Release, name: str) -> None:
+    """Refuse a Secret that is missing, or that another controller writes."""
+    found = release.kube.find(release.secret_path(name))
+    where = "/".join(release.place(name))
+    if found is None:
+        raise CliError(f"the Secret {where} is missing", "docs/operations.md says how it is made again")
+    for owner in found["metadata"].get("ownerReferences", []):
+        raise CliError(
+            f"the Secret {where} belongs to {owner['kind']} {owner['name']}",
+            "rotate it there, and name the Secret in secrets.external",
+        )
+
+
+def _readers(release: Release, places: Collection[tuple[str, str]]) -> Iterator[Identity]:
+    """Yield the workloads whose pods read one of these Secrets when they start, and never again."""
+    for namespace in sorted({namespace for namespace, _ in places}):
+        for kind, group in KINDS:
+            if group != "apps":
+                continue
+            for each in release.kube.items(f"/apis/{group}/v1/namespaces/{namespace}/{kind.lower()}s"):
+                if _reads(namespace, each["spec"]["template"]["spec"], places):
+                    yield Identity(kind, namespace, each["metadata"]["name"], group)
+
+
+def _holders(release: Release, places: Collection[tuple[str, str]], *, workers: bool) -> Iterator[str]:
+    """Yield the running pods of tasks and Jobs that have read one of these Secrets; also ``workers``."""
+    for namespace in sorted({release.namespace, *(namespace for namespace, _ in places)}):
+        for pod in release.kube.items(f"/api/v1/namespaces/{namespace}/pods"):
+            metadata = pod["metadata"]
+            owners = {each["kind"] for each in metadata.get("ownerReferences", [])}
+            lasting = owners & {"ReplicaSet", "StatefulSet", "DaemonSet"}
+            if lasting or pod["status"].get("phase") in ("Succeeded", "Failed"):
+                continue
+            is_worker = metadata.get("labels", {}).get("kubernetes_executor") == "True"
+            if (workers and is_worker) or _reads(namespace, pod["spec"], places):
+                yield f"{namespace}/{metadata['name']}"
+
+
+def _reads(namespace: str, pod: Json, places: Collection[tuple[str, str]]) -> bool:
+    return any((namespace, name) in places for name in _read_at_start(pod))
+
+
+def _read_at_start(pod: Json) -> Iterator[str]:
+    """Yield the Secrets in a pod's environment, and those that its init containers mount.
+
+    Other mounted files follow their Secret, and what reads them reads them anew.
+    """
+    init = pod.get("initContainers") or []
+    for container in [*init, *pod["containers"]]:
+        for variable in container.get("env") or []:
+            if name := ((variable.get("valueFrom") or {}).get("secretKeyRef") or {}).get("name"):
+                yield name
+        for source in container.get("envFrom") or []:
+            if name := (source.get("secretRef") or {}).get("name"):
+                yield name
+    mounted = {mount["name"] for container in init for mount in container.get("volumeMounts") or []}
+    for volume in pod.get("volumes") or []:
+        if volume["name"] in mounted:
+            if name := (volume.get("secret") or {}).get("secretName"):
+                yield name
+            for source in (volume.get("projected") or {}).get("sources") or []:
+                if name := (source.get("secret") or {}).get("name"):
+                    yield name
+
+
+# ---- restarts
+
+
+def _restart(
+    stages: Stages, release: Release, readers: Collection[Identity], at_once: Collection[str] = ()
+) -> None:
+    """Restart workloads as `kubectl rollout restart` does, and wait; pods ``at_once`` (paths) end now."""
+    patch = {"spec": {"template": {"metadata": {"annotations": {RESTARTED: datetime.now(UTC).isoformat()}}}}}
+    with stages("restart") as stage:
+        for each in readers:
+            release.kube.patch(_path(each), patch)
+        for pod in at_once:
+            release.kube.delete(pod)
+        namespaces = tuple(sorted({each.namespace for each in readers}))
+        wait_for_workloads(release.kube, stage, namespaces, only=readers)
+
+
+def _pods_of(release: Release, workloads: Collection[Identity]) -> Iterator[str]:
+    """Yield the paths of the pods of workloads."""
+    for each in workloads:
+        labels = release.kube.get(_path(each))["spec"]["selector"]["matchLabels"]
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        pods = f"/api/v1/namespaces/{each.namespace}/pods"
+        for pod in release.kube.items(pods, labelSelector=selector):
+            yield f"{pods}/{pod['metadata']['name']}"
+
+
+def _path(workload: Identity) -> str:
+    kind = f"{workload.kind.lower()}s"
+    return f"/apis/{workload.group}/v1/namespaces/{workload.namespace}/{kind}/{workload.name}"
+
+
+def _bootstrap_script() -> ModuleType:
+    """Import the script that makes the Secrets: it knows how a value comes about."""
+    file = CHART / "files/bootstrap_secrets.py"
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,93 @@
+"""What ./scripts/rotate finds in a release: every credential, and every workload that has read one."""
+
+from __future__ import annotations
+
+import pytest
+from render import Object, render_chart, wanted_secrets
+from trainyard_cli import rotation
+
+AIRFLOW = {"api-server", "dag-processor", "scheduler", "triggerer"}
+# The workloads that restart, by the name after the release's.
+READERS = {
+    "database": AIRFLOW | {"mlflow", "postgresql"},
+    "fernet-key": AIRFLOW,
+    "jwt": {"api-server", "scheduler"},
+    "mlflow": {"mlflow"},
+    "object-store": {"api-server", "triggerer", "versitygw"},
+    "sessions": {"api-server", "mlflow"},
+}
+# A person's: Airflow has a command for it.
+OTHERWISE = {("trainyard-admin", "password")}
+
+
+class Rendered:
+    """Lists what the chart renders, as the API server would."""
+
+    def __init__(self, objects: list[Object]) -> None:
+        self._objects = [
+            one | {"metadata": one["metadata"] | {"creationTimestamp": "2026-11-27T00:00:00Z"}}
+            for one in objects
+        ]
+
+    def items(self, path: str, labelSelector: str = "") -> list[Object]:
+        *_, namespace, plural = path.split("/")
+        labels = dict(each.split("=") for each in labelSelector.split(",") if each)
+        return [
+            one
+            for one in self._objects
+            if one["kind"].lower() + "s" == plural
+            and one["metadata"].get("namespace") == namespace
+            and labels.items() <= one["metadata"]["labels"].items()
+        ]
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Object]:
+    return render_chart()
+
+
+def release(objects: list[Object]) -> rotation.Release:
+    return rotation.Release(Rendered(objects), ("kubectl",), "trainyard", "trainyard")
+
+
+@pytest.mark.parametrize("files", [(), ("production.yaml", "object-storage.yaml")], ids=["default", "s3"])
+def test_everything_that_is_random_can_be_rotated(files: tuple[str, ...]) -> None:
+    made = wanted_secrets(render_chart(files=files))
+    found = {
+        (name, key): recipe.get("credential")
+        for name, keys in made.items()
+        for key, recipe in keys.items()
+        if "generate" in recipe
+    }
+    assert {place for place, credential in found.items() if credential is None} == OTHERWISE
+    known = set(rotation.CREDENTIALS) - (set() if not files else {"database"})
+    assert set(found.values()) - {None} == known
+
+
+@pytest.mark.parametrize("credential", READERS)
+def test_what_has_read_it_restarts_and_nothing_else(objects: list[Object], credential: str) -> None:
+    found = release(objects)
+    known = rotation.recipes(found)
+    names = known.new_values(credential)
+    changed = {*names, *known.composed(names, lambda _: AnyKey())}
+    places = {found.place(name) for name in changed}
+    readers = {each.name.removeprefix("trainyard-") for each in rotation._readers(found, places)}
+    assert readers == READERS[credential]
+
+
+def test_what_is_composed_has_the_new_value(objects: list[Object]) -> None:
+    known = rotation.recipes(release(objects))
+    values = known.new_values("database")
+    assert set(values) == {"trainyard-postgresql"}
+    assert set(values["trainyard-postgresql"]) == {"postgres-password", "airflow-password", "mlflow-password"}
+    composed = known.composed(values, values.__getitem__)
+    assert set(composed) == {"trainyard-airflow-metadata", "trainyard-mlflow-backend"}
+    password = values["trainyard-postgresql"]["airflow-password"]
+    assert f":{password}@trainyard-postgresql" in composed["trainyard-airflow-metadata"]["connection"]
+
+
+class AnyKey(dict[str, str]):
+    """A Secret that has every key."""
+
+    def __missing__(self, key: str) -> str:
+        return key
