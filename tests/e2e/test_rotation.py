@@ -1,4 +1,4 @@
-"""Every credential is rotated by its command while a training runs: it goes on, and the old one is refused."""
+"""Every credential is rotated by its command while a training runs: it goes on, the old one is refused."""
 
 from __future__ import annotations
 
