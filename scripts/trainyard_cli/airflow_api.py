@@ -242,7 +242,7 @@ def _detail(response: httpx.Response) -> str:
 
 def _checked(response: httpx.Response) -> Json:
     if response.is_success:
-        return dict(response.json())
+        return dict(response.json()) if response.content else {}  # what is deleted is answered by nothing
     where = f"{response.request.method} {response.request.url.path}"
     raise CliError(
         f"Airflow answered {response.status_code} to {where}: {_detail(response)}", "see the message"
