@@ -124,6 +124,12 @@ ZEROS = "sha256:" + 64 * "0"
             id="open MLflow",
         ),
         pytest.param(
+            {"global": {"databaseTls": {"mode": "require", "caSecretName": ""}}},
+            "global.databaseTls.mode",
+            "nobody checks whose server it is; set verify-full",
+            id="database that nobody checks",
+        ),
+        pytest.param(
             {"training": {"image": {"digest": ZEROS}}},
             "training.image",
             "is a placeholder; give the digest",
@@ -136,7 +142,7 @@ ZEROS = "sha256:" + 64 * "0"
             id="no NetworkPolicies",
         ),
         pytest.param(
-            {"postgresql": {"enabled": True}},
+            {"postgresql": {"enabled": True}, "global": {"databaseTls": {"mode": "", "caSecretName": ""}}},
             "postgresql.enabled",
             "without a backup",
             id="embedded database",

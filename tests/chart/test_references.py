@@ -24,7 +24,9 @@ def secret(*names: str) -> set[Place]:
 
 # What the user makes, as the comments in these values files say.
 EXTERNAL: dict[str, set[Place]] = {
-    "production.yaml": secret("trainyard-airflow-metadata", "trainyard-mlflow-backend", "airflow-tls"),
+    "production.yaml": secret(
+        *("trainyard-airflow-metadata", "trainyard-mlflow-backend", "trainyard-database-ca", "airflow-tls")
+    ),
     "dags-from-git.yaml": secret("ranking-git", "vision-git"),
     "backup.yaml": secret("trainyard-backup"),
     "closed-network.yaml": {

@@ -14,8 +14,9 @@ DIRECTORY = Path(__file__).parents[2] / "manifests/secrets"
 FILES = ("production.yaml", "object-storage.yaml")
 # Those of the database, which values/production.yaml asks for.
 DATABASE = {
-    ("trainyard", "trainyard-airflow-metadata"): {"connection", "connection-async"},
+    ("trainyard", "trainyard-airflow-metadata"): {"connection"},
     ("trainyard", "trainyard-mlflow-backend"): {"connection"},
+    ("trainyard", "trainyard-database-ca"): {"ca.crt"},
 }
 TLS = ("Secret", "trainyard", "airflow-tls")
 Keys = dict[tuple[str, str], set[str]]

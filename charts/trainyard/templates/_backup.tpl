@@ -108,6 +108,7 @@
     - {name: HOME, value: /tmp}
     - {name: PGSERVICEFILE, value: /connections/pg_service.conf}
     - {name: DATABASES, value: {{ join " " $names | quote }}}
+    {{- with include "common.databaseTlsEnv" $root | trim }}{{ . | nindent 4 }}{{ end }}
     {{- with $env }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- with $sources }}
   envFrom: {{- toYaml . | nindent 4 }}
@@ -117,6 +118,7 @@
     - {name: work, mountPath: /work}
     - {name: connections, mountPath: /connections}
     - {name: tmp, mountPath: /tmp}
+    {{- with include "common.databaseTlsMounts" $root | trim }}{{ . | nindent 4 }}{{ end }}
     {{- if and $usesPlace (not $backup.uri) }}
     - {name: backups, mountPath: /backups}
     {{- end }}
@@ -168,6 +170,7 @@ spec:
       emptyDir: {medium: Memory, sizeLimit: 1Mi}
     - name: tmp
       emptyDir: {sizeLimit: 64Mi}
+    {{- with include "common.databaseTlsVolumes" $root | trim }}{{ . | nindent 4 }}{{ end }}
     {{- if not $backup.uri }}
     - name: backups
       persistentVolumeClaim: {claimName: {{ include "trainyard.backupClaim" $root | include "common.scalar" }}}

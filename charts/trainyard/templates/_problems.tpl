@@ -46,3 +46,25 @@
 {{- end }}
 {{- $problems | join "\n" }}
 {{- end }}
+
+{{/* TLS of the databases: what does not go together, or leaves nobody who could connect. One line each.
+     Params: the root context */}}
+{{- define "trainyard.databaseTlsProblems" -}}
+{{- include "common.databaseTlsProblems" . }}
+{{- $mode := .Values.global.databaseTls.mode }}
+{{- $certificate := .Values.postgresql.tlsSecretName }}
+{{- if and $certificate (not .Values.postgresql.enabled) }}
+postgresql.tlsSecretName: postgresql.enabled is false, so that there is no server to take it; remove it, and set global.databaseTls for your own server
+{{- else if and $certificate (eq $mode "disable") }}
+global.databaseTls.mode: disable, and the embedded database takes TLS alone (postgresql.tlsSecretName); set verify-full
+{{- else if and .Values.postgresql.enabled (not $certificate) (has $mode (list "require" "verify-ca" "verify-full")) }}
+postgresql.tlsSecretName: needed where global.databaseTls.mode is {{ $mode }}, as the embedded database has no TLS without; name a Secret with tls.crt and tls.key
+{{- end }}
+{{- if .Values.airflow.enabled }}
+{{- with (.Values.airflow.data.metadataConnection).sslmode }}
+{{- if and $mode (ne . $mode) }}
+airflow.data.metadataConnection.sslmode: {{ . }} is not global.databaseTls.mode {{ $mode }}, and would win; remove it
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -21,8 +21,12 @@ airflow.createUserJob.env: {{ .name }} stands in your values; leave it out, and 
 {{- end }}
 {{- end }}
 
-{{/* What is reached from outside of the cluster in the clear. One line each. */}}
+{{/* What is reached in the clear from outside of the cluster, or outside of it. One line each. */}}
 {{- define "trainyard.tlsWarnings" -}}
+{{- $hasOwnDatabase := and (not .Values.postgresql.enabled) (or .Values.airflow.enabled .Values.mlflow.enabled) }}
+{{- if and $hasOwnDatabase (not (hasPrefix "verify-" .Values.global.databaseTls.mode)) }}
+global.databaseTls.mode: the database is your own, and nobody checks whose server it is; set verify-full and caSecretName
+{{- end }}
 {{- if .Values.airflow.enabled }}
 {{- $airflow := .Subcharts.airflow }}
 {{- if $airflow.Values.ingress.apiServer.enabled }}

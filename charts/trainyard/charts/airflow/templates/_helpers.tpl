@@ -78,6 +78,7 @@ release: {{ .root.Release.Name | include "common.scalar" }}
 {{- $secret := include "airflow.metadataSecretName" .root }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $secret "key" "connection") }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC" "secret" $secret "key" "connection-async" "optional" true) }}
+{{- with include "common.databaseTlsEnv" .root | trim }}{{ . | nindent 0 }}{{ end }}
 {{- end }}
 {{- if has "fernet" .secrets }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__CORE__FERNET_KEY" "secret" (include "airflow.fernetKeySecretName" .root) "key" "fernet-key") }}
@@ -190,6 +191,7 @@ envFrom: {{- toYaml $sources | nindent 2 }}
   env: {{- include "airflow.builtInSecrets" (dict "root" .root "secrets" (list "database")) | nindent 4 }}
   volumeMounts:
     - {{ include "airflow.scriptsMount" .root }}
+    {{- with include "common.databaseTlsMounts" .root | trim }}{{ . | nindent 4 }}{{ end }}
 {{- end }}
 
 {{/* A probe. Params: root, probe (values), handler (a dict, used unless the values give a command) */}}

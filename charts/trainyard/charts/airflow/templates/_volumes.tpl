@@ -77,6 +77,7 @@
 {{- if ne .name "worker" }}
 - name: scripts
   configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
+{{- with include "common.databaseTlsVolumes" .root | trim }}{{ . | nindent 0 }}{{ end }}
 {{- end }}
 {{- if eq .name "api-server" }}
 {{- with include "airflow.apiServerConfigName" .root }}
@@ -113,6 +114,7 @@
 {{- end }}
 {{- if ne .name "worker" }}
 - {{ include "airflow.scriptsMount" .root }}
+{{- with include "common.databaseTlsMounts" .root | trim }}{{ . | nindent 0 }}{{ end }}
 {{- end }}
 {{- end }}
 

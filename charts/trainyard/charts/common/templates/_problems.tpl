@@ -217,6 +217,6 @@
 {{- $problems := include "common.problems" (dict "key" .root.Chart.Name "values" .root.Values) }}
 {{- $own := "" }}
 {{- with .problems }}{{ $own = include . $.root }}{{ end }}
-{{- with list $own $problems | join "\n" | trim }}{{ fail . }}{{ end }}
+{{- with list $own $problems (include "common.databaseTlsProblems" .root) | join "\n" | trim }}{{ fail . }}{{ end }}
 {{- end }}
 {{- end }}

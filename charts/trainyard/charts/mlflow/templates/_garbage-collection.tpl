@@ -30,6 +30,7 @@ spec:
         - name: MLFLOW_BACKEND_STORE_URI
           valueFrom:
             secretKeyRef: {name: {{ include "mlflow.backendSecretName" $ | include "common.scalar" }}, key: {{ $.Values.backendStore.secretKey | include "common.scalar" }}}
+        {{- with include "common.databaseTlsEnv" $ | trim }}{{ . | nindent 8 }}{{ end }}
         {{- /* The server removes the artifacts: their volume may be mounted by one pod only. */}}
         - {name: MLFLOW_TRACKING_URI, value: "http://{{ include "mlflow.fullname" $ }}:{{ $.Values.service.port }}"}
         {{- with $.Values.env }}{{ toYaml . | nindent 8 }}{{ end }}
@@ -42,6 +43,7 @@ spec:
         {{- if $.Values.auth.enabled }}
         - {{ include "mlflow.credentialsMount" $ }}
         {{- end }}
+        {{- with include "common.databaseTlsMounts" $ | trim }}{{ . | nindent 8 }}{{ end }}
   volumes:
     - name: tmp
       emptyDir: {sizeLimit: 1Gi}
@@ -50,5 +52,6 @@ spec:
     {{- if $.Values.auth.enabled }}
     - {{- include "mlflow.credentialsVolume" (dict "root" $ "account" "admin") | nindent 6 }}
     {{- end }}
+    {{- with include "common.databaseTlsVolumes" $ | trim }}{{ . | nindent 4 }}{{ end }}
 {{- end }}
 {{- end }}

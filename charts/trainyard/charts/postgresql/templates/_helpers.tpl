@@ -11,3 +11,17 @@
 {{- define "postgresql.imageVersion" -}}
 {{ .Chart.AppVersion }}@{{ index .Chart.Annotations "trainyard.dev/image-digest" }}
 {{- end }}
+
+{{/* Arguments of a server that has a certificate, as a YAML list: who comes without TLS is refused. After the user's
+     own, as the last one counts. Params: the chart's root context */}}
+{{- define "postgresql.tlsArgs" -}}
+{{- $settings := dict "ssl" "on" "ssl_cert_file" "tls.crt" "ssl_key_file" "tls.key" "hba_file" "pg_hba.conf" }}
+{{- if .Values.tlsSecretName }}
+{{- range $name, $value := $settings }}
+- -c
+- {{ $name }}={{ if ne $value "on" }}/etc/postgresql-tls/{{ end }}{{ $value }}
+{{- end }}
+{{- else }}
+[]
+{{- end }}
+{{- end }}
