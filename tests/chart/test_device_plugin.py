@@ -56,7 +56,7 @@ def test_whole_gpus_need_no_rights_and_nothing_of_the_node_but_the_kubelets_sock
     ],
     ids=["MIG", "volumes", "MIG in a file", "volumes in a file", "a file of the user"],
 )
-def test_who_enters_other_namespaces_may(values: Object) -> None:
+def test_a_container_to_which_the_runtime_gives_more_has_the_capability_for_it(values: Object) -> None:
     """The API server refuses the capability beside allowPrivilegeEscalation: false."""
     _, container = plugin(render(**values))
     assert container["securityContext"] == {
@@ -69,6 +69,20 @@ def test_mig_devices_are_watched() -> None:
     _, container = plugin(render(migStrategy="mixed"))
     variables = environment(container)
     assert (variables["MIG_STRATEGY"], variables["NVIDIA_MIG_MONITOR_DEVICES"]) == ("mixed", "all")
+    _, container = plugin(render(config={"map": {"mig": {"version": "v1", "flags": {"migStrategy": "mixed"}}}}))
+    assert environment(container)["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
+
+
+def test_what_a_file_of_the_user_may_say_is_provided_for() -> None:
+    pod, container = plugin(render(config={"name": "mine", "default": "a"}, nvidiaDriverRoot="/"))
+    assert environment(container)["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
+    assert {"cdi", "driver"} < {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_drivers_root_is_there_for_every_strategy() -> None:
+    pod, container = plugin(render(nvidiaDriverRoot="/run/nvidia/driver"))
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["driver"] == "/driver-root" and "cdi" not in mounts
 
 
 @pytest.mark.parametrize("strategy", ["cdi-annotations", "cdi-cri"])

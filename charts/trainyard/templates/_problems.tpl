@@ -60,11 +60,4 @@ global.databaseTls.mode: disable, and the embedded database takes TLS alone (pos
 {{- else if and .Values.postgresql.enabled (not $certificate) (has $mode (list "require" "verify-ca" "verify-full")) }}
 postgresql.tlsSecretName: needed where global.databaseTls.mode is {{ $mode }}, as the embedded database has no TLS without; name a Secret with tls.crt and tls.key
 {{- end }}
-{{- if .Values.airflow.enabled }}
-{{- with (.Values.airflow.data.metadataConnection).sslmode }}
-{{- if and $mode (ne . $mode) }}
-airflow.data.metadataConnection.sslmode: {{ . }} is not global.databaseTls.mode {{ $mode }}, and would win; remove it
-{{- end }}
-{{- end }}
-{{- end }}
 {{- end }}

@@ -48,7 +48,7 @@ class Settings:
         return cls(
             tracking_uri=tracking_uri,
             experiment=os.environ.get(Env.EXPERIMENT) or "trainyard",
-            tracking_patience=positive_number(Env.TRACKING_PATIENCE, 120),
+            tracking_patience=positive_number(Env.TRACKING_PATIENCE, 180),
             mlflow_run_id=os.environ.get(Env.MLFLOW_RUN_ID, ""),
             checkpoint_dir=_checkpoint_dir(),
             checkpoint_freq=positive_number(Env.CHECKPOINT_FREQ, 5),

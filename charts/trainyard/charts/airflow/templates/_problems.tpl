@@ -1,7 +1,7 @@
 {{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
 {{- define "airflow.problems" -}}
 {{- $problems := include "common.lines" (dict "params" . "templates" (list "airflow.officialProblems" "airflow.portProblems"
-    "airflow.sectionProblems" "airflow.extraProblems" "airflow.dagProblems" "airflow.volumeProblems")) | fromJsonArray }}
+    "airflow.sectionProblems" "airflow.extraProblems" "airflow.dagProblems" "airflow.volumeProblems" "airflow.sslModeProblems")) | fromJsonArray }}
 {{- $ownLabels := include "airflow.podLabels" (dict "root" (dict "Values" dict "Release" .Release "Chart" .Chart) "component" "x") | fromYaml | keys }}
 {{- if contains "trainyard.importer" (.Values.airflowLocalSettings | default "") }}
 {{- $problems = append $problems "airflow.airflowLocalSettings: trainyard.importer is gone; remove it: the image registers the importer itself" }}
@@ -80,4 +80,17 @@
 {{- end }}
 {{- end }}
 {{- $problems | join "\n" }}
+{{- end }}
+
+{{/* An sslmode of the connection that contradicts global.databaseTls, or that needs the CA which this would bring. */}}
+{{- define "airflow.sslModeProblems" -}}
+{{- $tls := (.Values.global).databaseTls | default dict }}
+{{- $own := .Values.data.metadataConnection }}
+{{- if and $own.host $own.sslmode }}
+{{- if and $tls.mode (ne $own.sslmode $tls.mode) }}
+airflow.data.metadataConnection.sslmode: {{ $own.sslmode }} is not global.databaseTls.mode {{ $tls.mode }}, and would win; remove it
+{{- else if and (hasPrefix "verify-" $own.sslmode) (not $tls.caSecretName) }}
+airflow.data.metadataConnection.sslmode: {{ $own.sslmode }} needs the CA; remove it, and set global.databaseTls.mode and caSecretName
+{{- end }}
+{{- end }}
 {{- end }}

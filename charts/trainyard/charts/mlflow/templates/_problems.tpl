@@ -6,6 +6,11 @@
 {{- $problems = append $problems (printf "mlflow.allowedHosts: %s would let any page in a browser reach MLflow, by DNS rebinding; name each host" .) }}
 {{- end }}
 {{- end }}
+{{- range .Values.env }}
+{{- if and (($.Values.global).databaseTls).mode (has .name (list "PGSSLMODE" "PGSSLROOTCERT")) }}
+{{- $problems = append $problems (printf "mlflow.env: %s comes from global.databaseTls; remove it" .name) }}
+{{- end }}
+{{- end }}
 {{- with include "common.ingressProblem" (dict "key" "mlflow.ingress" "ingress" .Values.ingress) }}
 {{- $problems = append $problems . }}
 {{- end }}

@@ -27,27 +27,31 @@
 {{- if kindIs "map" . }}{{ toJson . }}{{ else }}{{ fromYaml . | toJson }}{{ end }}
 {{- end }}
 
-{{/* Flags of the plugin as they will be: {migStrategy, deviceListStrategy (a list)}, from the values where they say
-     something, else from the configuration file. JSON. Params: the chart's root context */}}
+{{/* Flags of the plugin as they will be: {migStrategy, deviceListStrategy (a list), known (does the chart see all of
+     them?)}, from the values where they say something, else from the configuration file. JSON.
+     Params: the chart's root context */}}
 {{- define "nvidia-device-plugin.flags" -}}
-{{- $flags := ((include "nvidia-device-plugin.config" . | fromJson).content | default dict).flags | default dict }}
+{{- $config := include "nvidia-device-plugin.config" . | fromJson }}
+{{- $flags := dict }}
+{{- with $config.content }}{{ if kindIs "map" .flags }}{{ $flags = .flags }}{{ end }}{{ end }}
+{{- $plugin := ternary $flags.plugin dict (kindIs "map" $flags.plugin) }}
 {{- $mig := .Values.migStrategy }}
 {{- if eq $mig "none" }}{{ $mig = $flags.migStrategy | default $mig }}{{ end }}
 {{- $lists := list .Values.deviceListStrategy }}
-{{- with ($flags.plugin | default dict).deviceListStrategy }}
-{{- if eq $.Values.deviceListStrategy "envvar" }}{{ $lists = ternary . (splitList "," (toString .)) (kindIs "slice" .) }}{{ end }}
+{{- with $plugin.deviceListStrategy }}
+{{- if eq $.Values.deviceListStrategy "envvar" }}{{ $lists = ternary . (list .) (kindIs "slice" .) }}{{ end }}
 {{- end }}
-{{- dict "migStrategy" $mig "deviceListStrategy" $lists | toJson }}
+{{- $known := or (empty $config) (hasKey $config "content") }}
+{{- dict "migStrategy" $mig "deviceListStrategy" $lists "known" $known | toJson }}
 {{- end }}
 
-{{/* The security context of the plugin: it enters the namespaces of other processes for MIG devices and for a device list
-     in volumes, which takes CAP_SYS_ADMIN. So it may where nobody knows what a ConfigMap of the user's says.
-     Params: the chart's root context */}}
+{{/* The security context of the plugin: NVIDIA's container runtime gives MIG monitor devices, and all GPUs where lists come
+     from volumes, only to a container with CAP_SYS_ADMIN. Nobody knows what a ConfigMap of the user's says, so it has the
+     capability then. Params: the chart's root context */}}
 {{- define "nvidia-device-plugin.securityContext" -}}
 {{- $flags := include "nvidia-device-plugin.flags" . | fromJson }}
 {{- $context := deepCopy .Values.securityContext }}
-{{- $unknown := and .Values.config.name (not .Values.config.map) }}
-{{- $needed := or (ne $flags.migStrategy "none") (has "volume-mounts" $flags.deviceListStrategy) $unknown }}
+{{- $needed := or (ne $flags.migStrategy "none") (has "volume-mounts" $flags.deviceListStrategy) (not $flags.known) }}
 {{- if and $needed (not .Values.simulator.enabled) (not $context.privileged) }}
 {{- $capabilities := $context.capabilities | default dict }}
 {{- $_ := set $capabilities "add" (append ($capabilities.add | default list) "SYS_ADMIN" | uniq) }}
@@ -63,8 +67,9 @@
 {{- $values := .root.Values -}}
 {{- $flags := include "nvidia-device-plugin.flags" .root | fromJson -}}
 {{- $config := include "nvidia-device-plugin.config" .root | fromJson -}}
-{{- $cdi := false -}}
-{{- range $flags.deviceListStrategy }}{{ if hasPrefix "cdi-" . }}{{ $cdi = not $values.simulator.enabled }}{{ end }}{{ end -}}
+{{- $driver := and (ne $values.nvidiaDriverRoot "") (not $values.simulator.enabled) -}}
+{{- $cdi := and $driver (not $flags.known) -}}
+{{- range $flags.deviceListStrategy }}{{ if hasPrefix "cdi-" . }}{{ $cdi = $driver }}{{ end }}{{ end -}}
 {{- $labels := dict "root" .root "component" (printf "device-plugin%s" (ternary "" (printf "-%s" .pool) (empty .pool))) -}}
 apiVersion: apps/v1
 kind: DaemonSet
@@ -123,7 +128,7 @@ spec:
             {{- if $config }}
             - {name: CONFIG_FILE, value: {{ printf "/config/%s" $config.key | include "common.scalar" }}}
             {{- end }}
-            {{- if ne $flags.migStrategy "none" }}
+            {{- if or (ne $flags.migStrategy "none") (not $flags.known) }}
             - {name: NVIDIA_MIG_MONITOR_DEVICES, value: all}
             {{- end }}
             - {name: NVIDIA_VISIBLE_DEVICES, value: all}
@@ -142,6 +147,8 @@ spec:
             {{- end }}
             {{- if $cdi }}
             - {name: cdi, mountPath: /var/run/cdi}
+            {{- end }}
+            {{- if $driver }}
             - {name: driver, mountPath: /driver-root, readOnly: true}
             {{- end }}
             {{- if $values.simulator.enabled }}
@@ -157,6 +164,8 @@ spec:
         {{- if $cdi }}
         - name: cdi
           hostPath: {path: /var/run/cdi, type: DirectoryOrCreate}
+        {{- end }}
+        {{- if $driver }}
         - name: driver
           hostPath: {path: {{ $values.nvidiaDriverRoot | include "common.scalar" }}, type: Directory}
         {{- end }}
