@@ -407,6 +407,8 @@ def rotate(
         found = rotation.Release(kube, tuple(command), namespace, release)
         rotation.rotate(stages, found, credential, now=now)
     out.print(f"{credential}: rotated")
+    if credential == "fernet-key":
+        out.print("backups of before need the old key: ./scripts/backup makes one with the new key")
 
 
 @contextmanager

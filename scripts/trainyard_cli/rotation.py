@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -105,6 +106,22 @@ class Recipes:
                 values.setdefault(name, {})[key] = self._script.make_value(recipe, read)
         return values
 
+    def foreign(
+        self, changed: Collection[str], read: Callable[[str], dict[str, str]]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield Secret and key of what the Job would compose of these Secrets, and somebody else has made."""
+        for name, key, recipe in self._all():
+            parts = self._script.REFERENCE.split(recipe.get("template", ""))
+            texts, sources = parts[::3], parts[1::3]  # with the keys between them
+            shape = ".+".join(re.escape(text) for text in texts)
+            if set(sources) & set(changed) and not re.fullmatch(shape, read(name).get(key, ""), re.DOTALL):
+                yield name, key
+
+    @property
+    def know_credentials(self) -> bool:
+        """Whether the chart says of anything which credential it is."""
+        return any("credential" in recipe for _, _, recipe in self._all())
+
     def _all(self) -> Iterator[tuple[str, str, dict[str, str]]]:
         for name, keys in self._wanted.items():
             yield from ((name, key, recipe) for key, recipe in keys.items())
@@ -134,32 +151,43 @@ def rotate(stages: Stages, release: Release, credential: str, *, now: bool = Fal
     """
     known = recipes(release)
     values = known.new_values(credential)
+    if not known.know_credentials:
+        raise CliError("the release is of a chart that knows no rotation", "upgrade it, then rotate")
     if not values:
         raise CliError(
             f"the bootstrap Job of {release.name} makes no Secret with {CREDENTIALS[credential]}",
             "change it where it comes from (secrets.external, or a service of your own), "
             "then restart what reads it: kubectl rollout restart",
         )
-    composed = known.composed(values, release.read)
-    names = {*values, *composed}
+    names = {*values, *known.composed(values, release.read)}
     for name in sorted(names):
         _check_own(release, name)
+    for name, key in known.foreign(values, release.read):
+        raise CliError(
+            f"the key {key} of the Secret {'/'.join(release.place(name))} was not made by the bootstrap Job",
+            "name the Secret in secrets.external; a rotation then leaves it to you",
+        )
     places = {release.place(name) for name in names}
     if not now:
         with stages("wait") as stage:
             while holders := sorted(_holders(release, places, workers=credential == "jwt")):
-                stage.update(f"{len(holders)} pods hold the old one until they end: {', '.join(holders[:3])}")
+                shown = ", ".join(holders[:3])
+                stage.update(
+                    f"{len(holders)} pods hold the old one until they end ({shown}); pause DAGs, or use --now"
+                )
                 time.sleep(PAUSE_SECONDS)
     readers = set(_readers(release, places))
     match credential:
         case "fernet-key":
-            _rotate_fernet_key(stages, release, values, readers)
+            server = _component(release, "Deployment", "api-server")
+            _rotate_fernet_key(stages, release, values, readers, server)
         case "database":
+            server = _component(release, "StatefulSet", "database")
             _rotate(stages, release, known, values)
-            servers = {each for each in readers if each.kind == "StatefulSet"}
             with stages("database"):
-                _set_passwords(release, servers, values)
-            _restart(stages, release, readers - servers)
+                _set_passwords(release, server, values)
+            # The server read them when it was made.
+            _restart(stages, release, readers - {server})
         case "jwt":
             # All at once: a task that starts between two restarts would get a token that is refused.
             old = list(_pods_of(release, readers))
@@ -182,7 +210,11 @@ def _rotate(stages: Stages, release: Release, known: Recipes, values: dict[str, 
 
 
 def _rotate_fernet_key(
-    stages: Stages, release: Release, values: dict[str, dict[str, str]], readers: set[Identity]
+    stages: Stages,
+    release: Release,
+    values: dict[str, dict[str, str]],
+    readers: set[Identity],
+    server: Identity,
 ) -> None:
     """Give Airflow the new key beside the old one, encrypt all anew, and take the old one away."""
     ((name, keys),) = values.items()
@@ -194,15 +226,14 @@ def _rotate_fernet_key(
         release.write(name, {key: both})
     _restart(stages, release, readers)
     with stages("encrypt"):
-        release.execute(min(readers), ["airflow", "rotate-fernet-key"])
+        release.execute(server, ["airflow", "rotate-fernet-key"])
     with stages("secrets"):
         release.write(name, {key: both.partition(",")[0]})
     _restart(stages, release, readers)
 
 
-def _set_passwords(release: Release, servers: set[Identity], values: dict[str, dict[str, str]]) -> None:
+def _set_passwords(release: Release, server: Identity, values: dict[str, dict[str, str]]) -> None:
     """Set the passwords of the database's roles: the key ROLE-password holds that of ROLE."""
-    (server,) = servers
     passwords = {
         key.removesuffix("-password"): value for keys in values.values() for key, value in keys.items()
     }
@@ -215,6 +246,18 @@ def _set_passwords(release: Release, servers: set[Identity], values: dict[str, d
 
 
 # ---- who uses a Secret
+
+
+def _component(release: Release, kind: str, component: str) -> Identity:
+    """Return a workload of the release's own: others may read its Secrets as well."""
+    path = f"/apis/apps/v1/namespaces/{release.namespace}/{kind.lower()}s"
+    labels = f"app.kubernetes.io/instance={release.name},app.kubernetes.io/component={component}"
+    for each in release.kube.items(path, labelSelector=labels):
+        return Identity(kind, release.namespace, each["metadata"]["name"], "apps")
+    raise CliError(
+        f"{release.name} has no {kind} {component} in namespace {release.namespace}",
+        "name the release with --release and --namespace",
+    )
 
 
 def _check_own(release: Release, name: str) -> None:

@@ -69,7 +69,9 @@ def test_mig_devices_are_watched() -> None:
     _, container = plugin(render(migStrategy="mixed"))
     variables = environment(container)
     assert (variables["MIG_STRATEGY"], variables["NVIDIA_MIG_MONITOR_DEVICES"]) == ("mixed", "all")
-    _, container = plugin(render(config={"map": {"mig": {"version": "v1", "flags": {"migStrategy": "mixed"}}}}))
+    _, container = plugin(
+        render(config={"map": {"mig": {"version": "v1", "flags": {"migStrategy": "mixed"}}}})
+    )
     assert environment(container)["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
 
 
@@ -80,7 +82,7 @@ def test_what_a_file_of_the_user_may_say_is_provided_for() -> None:
 
 
 def test_the_drivers_root_is_there_for_every_strategy() -> None:
-    pod, container = plugin(render(nvidiaDriverRoot="/run/nvidia/driver"))
+    _, container = plugin(render(nvidiaDriverRoot="/run/nvidia/driver"))
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounts["driver"] == "/driver-root" and "cdi" not in mounts
 

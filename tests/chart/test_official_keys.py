@@ -239,8 +239,11 @@ CONNECTION = {"user": "air flow", "pass": "p@s/s:+%$", "host": "db.example.com",
 
 @pytest.mark.parametrize("sslmode", ["", "require", "verify-full"])
 def test_the_database_by_its_parts_makes_urls_that_each_driver_takes(sslmode: str) -> None:
-    connection = {**CONNECTION, "sslmode": sslmode}
-    objects = render_chart(values={"airflow": {"data": {"metadataConnection": connection}}})
+    values: Object = {"airflow": {"data": {"metadataConnection": {**CONNECTION, "sslmode": sslmode}}}}
+    if sslmode == "verify-full":  # which needs a CA
+        tls = {"mode": sslmode, "caSecretName": "database-ca"}
+        values |= {"global": {"databaseTls": tls}, "postgresql": {"tlsSecretName": "database"}}
+    objects = render_chart(values=values)
     urls = find(objects, "Secret", "trainyard-metadata")["stringData"]
     expected = {"user": "air flow", "password": "p@s/s:+%$", "host": "db.example.com", "port": 5432}
 

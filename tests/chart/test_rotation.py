@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from render import Object, render_chart, wanted_secrets
 from trainyard_cli import rotation
+from trainyard_cli.errors import CliError
 
 AIRFLOW = {"api-server", "dag-processor", "scheduler", "triggerer"}
 # The workloads that restart, by the name after the release's.
@@ -84,6 +85,26 @@ def test_what_is_composed_has_the_new_value(objects: list[Object]) -> None:
     assert set(composed) == {"trainyard-airflow-metadata", "trainyard-mlflow-backend"}
     password = values["trainyard-postgresql"]["airflow-password"]
     assert f":{password}@trainyard-postgresql" in composed["trainyard-airflow-metadata"]["connection"]
+
+
+def test_what_somebody_else_has_made_is_left_alone(objects: list[Object]) -> None:
+    known = rotation.recipes(release(objects))
+    made = known.composed(known.new_values("database"), lambda _: AnyKey())
+    assert list(known.foreign({"trainyard-postgresql"}, made.__getitem__)) == []
+    own = {"trainyard-mlflow-backend": {"uri": "postgresql://mlflow:secret@db.example.com/mlflow"}}
+    found = known.foreign({"trainyard-postgresql"}, {**made, **own}.__getitem__)
+    assert [name for name, _ in found] == ["trainyard-mlflow-backend"]
+
+
+def test_the_databases_server_is_the_releases_own(objects: list[Object]) -> None:
+    """Not whatever else reads its Secret, such as an exporter of the user's."""
+    found = rotation._component(release(objects), "StatefulSet", "database")
+    assert found.name == "trainyard-postgresql"
+    server = rotation._component(release(objects), "Deployment", "api-server")
+    assert server.name == "trainyard-api-server"
+    with pytest.raises(CliError, match="two has no StatefulSet database"):
+        other = rotation.Release(Rendered(objects), ("kubectl",), "trainyard", "two")
+        rotation._component(other, "StatefulSet", "database")
 
 
 class AnyKey(dict[str, str]):
