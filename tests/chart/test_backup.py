@@ -354,8 +354,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., s
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
     command("pg_ctl", "--wait", "--log=" + str(directory / "log"), "--options=" + options, "start")
 
-    def psql(database: str, *statements: str) -> str:
-        user = "postgres" if database == "postgres" else database
+    def psql(database: str, *statements: str, user: str = "") -> str:
+        user = user or database
         words = [f"--command={each}" for each in statements]
         url = f"host=127.0.0.1 port={port} user={user} dbname={database}"
         return subprocess.run(
@@ -390,6 +390,8 @@ def run_script(name: str, tmp_path: Path, port: int) -> subprocess.CompletedProc
 
 
 def test_a_database_comes_back_as_a_whole(server, tmp_path: Path) -> None:
+    # As on managed servers: it is not the user's to drop.
+    server("airflow", "CREATE EXTENSION pg_trgm", "COMMENT ON EXTENSION pg_trgm IS 'text'", user="postgres")
     server(
         "airflow",
         "CREATE TYPE state AS ENUM ('a', 'b')",
@@ -412,6 +414,7 @@ def test_a_database_comes_back_as_a_whole(server, tmp_path: Path) -> None:
         "t",
     ]
     assert server("mlflow", "SELECT id FROM runs").split() == ["1"]
+    assert server("airflow", "SELECT extowner::regrole FROM pg_extension WHERE extname = 'pg_trgm'") == "postgres\n"
 
     # What cannot be restored leaves the database as it was.
     server("airflow", "INSERT INTO dag (state) VALUES ('a')")
