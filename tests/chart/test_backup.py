@@ -414,7 +414,10 @@ def test_a_database_comes_back_as_a_whole(server, tmp_path: Path) -> None:
         "t",
     ]
     assert server("mlflow", "SELECT id FROM runs").split() == ["1"]
-    assert server("airflow", "SELECT extowner::regrole FROM pg_extension WHERE extname = 'pg_trgm'") == "postgres\n"
+    assert (
+        server("airflow", "SELECT extowner::regrole FROM pg_extension WHERE extname = 'pg_trgm'")
+        == "postgres\n"
+    )
 
     # What cannot be restored leaves the database as it was.
     server("airflow", "INSERT INTO dag (state) VALUES ('a')")
