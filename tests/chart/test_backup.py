@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -238,6 +239,27 @@ def test_a_backup_that_fails_is_none_and_takes_none_away(
     script.fetch()
 
 
+def test_what_an_interrupted_writer_has_left_is_removed(
+    script: ModuleType, save: Callable[[], str], tmp_path: Path
+) -> None:
+    def leave(where: str) -> None:
+        for age, name in enumerate(("young", "old")):
+            file = tmp_path / where / f"{script.PART}{name}"
+            file.write_text("half")
+            os.utime(file, (time.time() - 90_000 * age,) * 2)
+
+    def left(where: str) -> list[str]:
+        return [file for file in files(tmp_path / where) if file.startswith(script.PART)]
+
+    leave("place")
+    leave("artifacts")
+    save()
+    assert left("place") == [f"{script.PART}young"]
+    script.fetch()
+    script.place_artifacts()
+    assert left("artifacts") == [f"{script.PART}young"]
+
+
 def test_a_damaged_backup_is_refused_before_anything_is_written(
     script: ModuleType, save: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,8 +278,12 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
     script.fetch()
     blob = next((tmp_path / "place/artifacts").rglob("?" * 64))
     blob.unlink()
-    with pytest.raises(script.BackupError, match="is missing"):
+    with pytest.raises(
+        script.BackupError, match=rf"is missing\n  cure: every .* remove artifacts/../{blob.name} "
+    ):
         script.fetch()
+    monkeypatch.setenv("BACKUP", save())  # as the cure says
+    script.fetch()
 
 
 def test_what_is_not_there_is_refused(

@@ -69,9 +69,7 @@ def test_mig_devices_are_watched() -> None:
     _, container = plugin(render(migStrategy="mixed"))
     variables = environment(container)
     assert (variables["MIG_STRATEGY"], variables["NVIDIA_MIG_MONITOR_DEVICES"]) == ("mixed", "all")
-    _, container = plugin(
-        render(config={"map": {"mig": {"version": "v1", "flags": {"migStrategy": "mixed"}}}})
-    )
+    _, container = plugin(render(config={"map": {"mig": {"version": "v1", "flags": {"migStrategy": "mixed"}}}}))
     assert environment(container)["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
 
 
