@@ -487,8 +487,8 @@ def check_file(store: Store, name: str, key: str, expected: Json, target: Binary
         cure = "restore another backup: ./scripts/restore --list"
         if target is None:  # an artifact, which backups share
             cure = (
-                f"every backup that has this file is damaged: where MLflow still has it, remove {key} from the "
-                "place and run ./scripts/backup; else restore one that is older than it"
+                f"every backup that has this file is damaged: where MLflow still has it, remove {key} from "
+                "the place and run ./scripts/backup; else restore one that is older than it"
             )
         raise BackupError(f"backup {name} is damaged: {key} is {what}", cure)
 
