@@ -361,9 +361,10 @@ def _failure(installed: Installed, job: str, pod: Json) -> CliError:
     cure = _why_not(installed, job)
     status = pod.get("status", {})
     if status.get("reason") == "Evicted":
-        space = "raise backup.scratchSize and backup.resources.limits.ephemeral-storage"
-        raise_them = f"{space}, then run the command again"
-        return CliError(f"the pod of Job {job} was evicted: {status.get('message', '').strip()}", raise_them)
+        if pod["metadata"]["labels"].get("app.kubernetes.io/component") in (BACKUP, RESTORE):
+            space = "raise backup.scratchSize and backup.resources.limits.ephemeral-storage"
+            cure = f"{space}, then run the command again"
+        return CliError(f"the pod of Job {job} was evicted: {status.get('message', '').strip()}", cure)
     for container in container_statuses(pod) if pod else []:
         ended = container.get("state", {}).get("terminated", {})
         if ended and ended.get("exitCode"):

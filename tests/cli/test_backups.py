@@ -186,11 +186,17 @@ def test_what_a_container_refuses_is_the_error(installed: Installed) -> None:
 
 def test_a_pod_that_took_too_much_room_is_told(installed: Installed) -> None:
     pod = {
-        "status": {"reason": "Evicted", "message": 'Usage of EmptyDir volume "work" exceeds the limit "4Gi".'}
+        "metadata": {"labels": {"app.kubernetes.io/component": "backup"}},
+        "status": {
+            "reason": "Evicted",
+            "message": 'Usage of EmptyDir volume "work" exceeds the limit "4Gi".',
+        },
     }
     error = backups._failure(installed, "trainyard-backup-1", pod)
     assert 'was evicted: Usage of EmptyDir volume "work" exceeds' in error.message
     assert "raise backup.scratchSize and backup.resources.limits.ephemeral-storage" in error.cure
+    pod["metadata"]["labels"] = {"app.kubernetes.io/component": "migrate-database"}
+    assert "backup." not in backups._failure(installed, "migrate", pod).cure
 
 
 def test_a_job_that_a_broken_off_restore_has_deleted_is_missed_first(
