@@ -7,6 +7,7 @@ it is, and what of the release has to begin anew when its databases are others.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from . import release, workloads
 from .errors import CliError
 from .kube import Kube, container_statuses, waiting_reason
+from .objects import Identity
 from .stages import Stage, Stages
 
 Json = dict[str, Any]
@@ -50,6 +52,32 @@ class Installed:
         path = f"/apis/batch/v1/namespaces/{self.namespace}/jobs"
         found = self.kube.items(path, labelSelector=self.selector(component))
         return sorted(found, key=lambda each: str(each["metadata"]["creationTimestamp"]))
+
+    def job(self, component: str) -> Json | None:
+        """Return the newest Job of a component, None where the release has none; CliError where it is lost.
+
+        Whether the release has one tells its ServiceAccount, which stays when the Job is deleted.
+        """
+        if jobs := self.jobs(component):
+            return jobs[-1]
+        path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts"
+        if next(iter(self.kube.items(path, labelSelector=self.selector(component))), None):
+            cure = (
+                "upgrade the release with the same values, which makes it, then run ./scripts/restore again"
+            )
+            raise CliError(f"the release has no Job {component}", cure)
+        return None
+
+    def workloads(self) -> set[Identity]:
+        """Return what of the release is to be ready after a restore."""
+        of_release = f"app.kubernetes.io/instance={self.name}"
+        return {
+            Identity(kind, self.namespace, each["metadata"]["name"], "apps")
+            for kind in ("Deployment", "StatefulSet")
+            for each in self.kube.items(
+                f"/apis/apps/v1/namespaces/{self.namespace}/{kind.lower()}s", labelSelector=of_release
+            )
+        }
 
     def selector(self, component: str) -> str:
         """Return what selects the objects of a component."""
@@ -103,6 +131,18 @@ def chosen(backups: list[Backup], name: str) -> Backup:
 
 def restore(stages: Stages, installed: Installed, backup: Backup) -> None:
     """Put a backup in place of what the release has, and return when all of it is ready again."""
+    try:
+        _restore(stages, installed, backup)
+    except CliError as error:
+        # The newest may be another one by then.
+        once_more = f"run ./scripts/restore {backup.name} again"
+        cure = re.sub(r"run (\./scripts/restore|the command) again", once_more, error.cure)
+        raise CliError(error.message, cure) from error
+
+
+def _restore(stages: Stages, installed: Installed, backup: Backup) -> None:
+    for component in JOBS_AGAIN:
+        installed.job(component)  # what is missing is told before anything is overwritten
     cron_job = installed.cron_job(RESTORE)
     with stages("restore") as stage:
         job = _under_way(installed, backup) or start(installed, cron_job, backup=backup.name)
@@ -111,7 +151,7 @@ def restore(stages: Stages, installed: Installed, backup: Backup) -> None:
         again(stage, installed, JOBS_AGAIN[0])
     with stages("restart") as stage:
         restart(stage, installed)
-        release.wait_for_workloads(installed.kube, stage, (installed.namespace,))
+        release.wait_for_workloads(installed.kube, stage, (installed.namespace,), only=installed.workloads())
         again(stage, installed, JOBS_AGAIN[1])
 
 
@@ -207,13 +247,12 @@ def follow(stage: Stage, installed: Installed, job: Json) -> str:
 
 def again(stage: Stage, installed: Installed, component: str) -> None:
     """Run the release's newest Job of a component once more, and return when it has ended."""
-    jobs = installed.jobs(component)
-    if not jobs:
+    old, kube = installed.job(component), installed.kube
+    if old is None:
         stage.update(
             f"there is no Job {component}: where the backup is older than the release, upgrade the release"
         )
         return
-    old, kube = jobs[-1], installed.kube
     name = old["metadata"]["name"]
     path = f"/apis/batch/v1/namespaces/{installed.namespace}/jobs"
     stage.update(f"Job {name} again")
@@ -224,7 +263,11 @@ def again(stage: Stage, installed: Installed, component: str) -> None:
             raise CliError(f"Job {name} does not go", f"kubectl -n {installed.namespace} describe job {name}")
         time.sleep(EVERY_SECONDS)
     if there is None:  # else Argo CD has made it
-        kube.call("POST", path, json=_fresh(old))
+        try:
+            kube.call("POST", path, json=_fresh(old))
+        except CliError:
+            if kube.find(f"{path}/{name}") is None:  # else Argo CD was faster
+                raise
     deadline = time.monotonic() + release.READY_SECONDS
     while not workloads.is_ready("Job", job := kube.get(f"{path}/{name}")):
         if _has_ended(job) or time.monotonic() > deadline:
@@ -316,6 +359,12 @@ def _doing(kube: Kube, namespace: str, pod: Json) -> str:
 def _failure(installed: Installed, job: str, pod: Json) -> CliError:
     """Return the error for a Job that failed: what its container said, with the cure that this names."""
     cure = _why_not(installed, job)
+    status = pod.get("status", {})
+    if status.get("reason") == "Evicted":
+        if pod["metadata"]["labels"].get("app.kubernetes.io/component") in (BACKUP, RESTORE):
+            space = "raise backup.scratchSize and backup.resources.limits.ephemeral-storage"
+            cure = f"{space}, then run the command again"
+        return CliError(f"the pod of Job {job} was evicted: {status.get('message', '').strip()}", cure)
     for container in container_statuses(pod) if pod else []:
         ended = container.get("state", {}).get("terminated", {})
         if ended and ended.get("exitCode"):

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -238,6 +239,27 @@ def test_a_backup_that_fails_is_none_and_takes_none_away(
     script.fetch()
 
 
+def test_what_an_interrupted_writer_has_left_is_removed(
+    script: ModuleType, save: Callable[[], str], tmp_path: Path
+) -> None:
+    def leave(where: str) -> None:
+        for age, name in enumerate(("young", "old")):
+            file = tmp_path / where / f"{script.PART}{name}"
+            file.write_text("half")
+            os.utime(file, (time.time() - 90_000 * age,) * 2)
+
+    def left(where: str) -> list[str]:
+        return [file for file in files(tmp_path / where) if file.startswith(script.PART)]
+
+    leave("place")
+    leave("artifacts")
+    save()
+    assert left("place") == [f"{script.PART}young"]
+    script.fetch()
+    script.place_artifacts()
+    assert left("artifacts") == [f"{script.PART}young"]
+
+
 def test_a_damaged_backup_is_refused_before_anything_is_written(
     script: ModuleType, save: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,8 +278,12 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
     script.fetch()
     blob = next((tmp_path / "place/artifacts").rglob("?" * 64))
     blob.unlink()
-    with pytest.raises(script.BackupError, match="is missing"):
+    with pytest.raises(
+        script.BackupError, match=rf"is missing\n  cure: every .* remove artifacts/../{blob.name} "
+    ):
         script.fetch()
+    monkeypatch.setenv("BACKUP", save())  # as the cure says
+    script.fetch()
 
 
 def test_what_is_not_there_is_refused(
@@ -354,8 +380,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., s
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
     command("pg_ctl", "--wait", "--log=" + str(directory / "log"), "--options=" + options, "start")
 
-    def psql(database: str, *statements: str) -> str:
-        user = "postgres" if database == "postgres" else database
+    def psql(database: str, *statements: str, user: str = "") -> str:
+        user = user or database
         words = [f"--command={each}" for each in statements]
         url = f"host=127.0.0.1 port={port} user={user} dbname={database}"
         return subprocess.run(
@@ -390,6 +416,8 @@ def run_script(name: str, tmp_path: Path, port: int) -> subprocess.CompletedProc
 
 
 def test_a_database_comes_back_as_a_whole(server, tmp_path: Path) -> None:
+    # As on managed servers: it is not the user's to drop.
+    server("airflow", "CREATE EXTENSION pg_trgm", "COMMENT ON EXTENSION pg_trgm IS 'text'", user="postgres")
     server(
         "airflow",
         "CREATE TYPE state AS ENUM ('a', 'b')",
@@ -412,6 +440,10 @@ def test_a_database_comes_back_as_a_whole(server, tmp_path: Path) -> None:
         "t",
     ]
     assert server("mlflow", "SELECT id FROM runs").split() == ["1"]
+    assert (
+        server("airflow", "SELECT extowner::regrole FROM pg_extension WHERE extname = 'pg_trgm'")
+        == "postgres\n"
+    )
 
     # What cannot be restored leaves the database as it was.
     server("airflow", "INSERT INTO dag (state) VALUES ('a')")

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from trainyard_cli import backups, workloads
 from trainyard_cli.backups import Backup, Installed
 from trainyard_cli.errors import CliError
 from trainyard_cli.kubectl_proxy import ProxiedKube
+from trainyard_cli.objects import Identity
+from trainyard_cli.stages import Stages
 
 Json = dict[str, Any]
 CRON_JOB: Json = {
@@ -47,22 +50,38 @@ CRON_JOB: Json = {
 
 
 class Server(socketserver.ThreadingUnixStreamServer):
-    """Answers with what ``found`` has of a path; lists are empty otherwise."""
+    """Answers with what ``found`` has of a path; lists are empty otherwise, and nothing can be made."""
 
     def __init__(self, socket: Path) -> None:
         super().__init__(str(socket), Answers)
         self.found: dict[str, Json] = {}
+        self.made: dict[str, Json] = {}  # by somebody else, when somebody wants to make it
+        self.asked: list[str] = []
 
 
 class Answers(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        body = json.dumps(self.server.found.get(self.path.partition("?")[0], {"items": []})).encode()
-        self.send_response(200)
+        path = self.path.partition("?")[0]
+        self.server.asked.append(self.path)
+        is_list = path.endswith("s")
+        found = self.server.found.get(path, {"items": []} if is_list else {})
+        body = json.dumps(found).encode()
+        self.send_response(200 if found else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.found |= self.server.made
+        self.send_error(409)
+
+    def do_DELETE(self) -> None:
+        self.server.found.pop(self.path.partition("?")[0], None)
+        self.send_response(200)
+        self.end_headers()
 
     def address_string(self) -> str:
         return "socket"
@@ -163,6 +182,58 @@ def test_what_a_container_refuses_is_the_error(installed: Installed) -> None:
     error = backups._failure(installed, "trainyard-restore-1", pod)
     assert "failed in container check-airflow:\n  Traceback\n  OSError: full" in str(error)
     assert "describe pods -l job-name=trainyard-restore-1" in error.cure
+
+
+def test_a_pod_that_took_too_much_room_is_told(installed: Installed) -> None:
+    pod = {
+        "metadata": {"labels": {"app.kubernetes.io/component": "backup"}},
+        "status": {
+            "reason": "Evicted",
+            "message": 'Usage of EmptyDir volume "work" exceeds the limit "4Gi".',
+        },
+    }
+    error = backups._failure(installed, "trainyard-backup-1", pod)
+    assert 'was evicted: Usage of EmptyDir volume "work" exceeds' in error.message
+    assert "raise backup.scratchSize and backup.resources.limits.ephemeral-storage" in error.cure
+    pod["metadata"]["labels"] = {"app.kubernetes.io/component": "migrate-database"}
+    assert "backup." not in backups._failure(installed, "migrate", pod).cure
+
+
+def test_a_job_that_a_broken_off_restore_has_deleted_is_missed_first(
+    installed: Installed, server: Server
+) -> None:
+    assert installed.job("migrate-database") is None  # the release has no Airflow
+    server.found["/api/v1/namespaces/ml/serviceaccounts"] = {"items": [{"metadata": {"name": "migrate"}}]}
+    with Stages(Console(quiet=True)) as stages, pytest.raises(CliError) as refused:
+        backups.restore(stages, installed, Backup("20261127-030000", ""))
+    assert refused.value.message == "the release has no Job migrate-database"
+    assert refused.value.cure.startswith("upgrade the release with the same values")
+    assert refused.value.cure.endswith("then run ./scripts/restore 20261127-030000 again")
+
+
+def test_only_the_workloads_of_the_release_are_waited_for(installed: Installed, server: Server) -> None:
+    server.found["/apis/apps/v1/namespaces/ml/deployments"] = {"items": [{"metadata": {"name": "mlflow"}}]}
+    assert installed.workloads() == {Identity("Deployment", "ml", "mlflow", "apps")}
+    assert "labelSelector=app.kubernetes.io%2Finstance%3Dtrainyard" in server.asked[-1]
+
+
+def test_a_job_that_argo_cd_has_made_meanwhile_is_followed(installed: Installed, server: Server) -> None:
+    path = "/apis/batch/v1/namespaces/ml/jobs"
+    metadata = {"name": "migrate", "namespace": "ml", "uid": "1", "creationTimestamp": "1"}
+    old = {"metadata": metadata, "spec": {"template": {"metadata": {}, "spec": {}}}}
+    new = {**old, "metadata": {**metadata, "uid": "2"}, "status": {"succeeded": 1}}
+    server.found = {path: {"items": [old]}, f"{path}/migrate": old}
+    server.made = {f"{path}/migrate": new}
+    with Stages(Console(quiet=True)) as stages, stages("schema") as stage:
+        backups.again(stage, installed, "migrate-database")
+    server.made = {}
+    server.found = {path: {"items": [old]}}
+    with (
+        Stages(Console(quiet=True)) as stages,
+        pytest.raises(CliError, match="409"),
+        stages("schema") as stage,
+    ):
+        backups.again(stage, installed, "migrate-database")
 
 
 def test_a_job_is_made_again_as_it_was() -> None:

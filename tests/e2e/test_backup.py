@@ -199,9 +199,21 @@ def _answers(post: Callable[..., httpx.Response]) -> bool:
 
 
 def test_a_restore_can_be_run_again_and_an_older_one_chosen(airflow, first_run: Run) -> None:
-    listed = [line.split()[0] for line in command("restore", "--list").splitlines() if "artifacts" in line]
-    said = command("restore", listed[-1], "--yes")
-    assert f"restored: backup {listed[-1]}" in said
+    def connections() -> set[str]:
+        found = airflow.get("/api/v2/connections", {"limit": 1000})["connections"]
+        return {each["connection_id"] for each in found}
+
+    (*_, older) = (
+        line.split()[0] for line in command("restore", "--list").splitlines() if "artifacts" in line
+    )
+    airflow.request("POST", "/api/v2/connections", json={"connection_id": "e2e_newer", "conn_type": "http"})
+    assert "e2e_newer" in connections()
+    newer = command("backup").rpartition("\nbackup ")[2].split(":")[0]
+    assert newer > older
+    said = command("restore", older, "--yes")
+    assert f"restored: backup {older}" in said, said
+    assert "e2e_newer" not in connections()
+    assert "e2e_backup" in connections()
     assert airflow.dag_run(DAG, first_run.run_id)["state"] == "success"
 
 

@@ -195,6 +195,18 @@ spec:
 {{- if and .uri .persistence.existingClaim }}
 {{- $problems = append $problems (printf "backup.persistence.existingClaim: %s is not used, as backup.uri names an object store; remove one of them" .persistence.existingClaim) }}
 {{- end }}
+{{- if and (hasPrefix "/" (include "trainyard.backupArtifacts" $)) (eq $.Values.mlflow.artifacts.persistence.accessMode "ReadWriteOncePod") }}
+{{- $problems = append $problems "mlflow.artifacts.persistence.accessMode: ReadWriteOncePod with backup.enabled: no pod but MLflow's can mount the artifacts; set ReadWriteOnce or ReadWriteMany" }}
+{{- end }}
+{{- if and .uri $.Values.versitygw.enabled }}
+{{- $embedded := include "versitygw.url" (dict "root" $.Subcharts.versitygw "namespace" (include "trainyard.versitygwNamespace" $)) | trim }}
+{{- range .env }}
+{{- $url := .value | default "" | toString | replace ".svc.cluster.local" ".svc" | trimSuffix "/" }}
+{{- if and (hasPrefix "AWS_ENDPOINT_URL" .name) (eq $url $embedded) }}
+{{- $problems = append $problems (printf "backup.env: %s %s: that is the embedded object store, which is lost with what is saved there; name another one" .name .value) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- with include "common.scheduleProblem" .schedule }}
 {{- $problems = append $problems (printf "backup.schedule: %s" .) }}

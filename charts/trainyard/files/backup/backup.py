@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -79,6 +79,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove a file."""
+
+    def sweep(self) -> None:
+        """Remove what interrupted writers have left in ``scratch``."""
 
 
 class Directory:
@@ -135,6 +138,13 @@ class Directory:
             except OSError:
                 return
 
+    def sweep(self) -> None:
+        """Remove parts that nobody writes to any more."""
+        for path in self.root.glob(f"{PART}*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - YOUNG_SECONDS:
+                    path.unlink()
+
 
 class Bucket:
     """Files in a bucket."""
@@ -188,6 +198,9 @@ class Bucket:
     def delete(self, key: str) -> None:
         """Remove it."""
         self.s3.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    def sweep(self) -> None:
+        """Do nothing: ``scratch`` goes with the pod."""
 
 
 def place() -> Store:
@@ -386,6 +399,7 @@ def _save_artifact(store: Store, source: Store, one: Found, there: dict[str, int
 
 def prune(store: Store, keep: int) -> None:
     """Remove all but the newest backups, and what no backup needs."""
+    store.sweep()
     known = names(store)
     for name in known[:-keep]:
         # First what makes it one: half a backup is none.
@@ -470,9 +484,13 @@ def check_file(store: Store, name: str, key: str, expected: Json, target: Binary
         found = None
     if found != (expected["sha256"], expected["size"]):
         what = "not as it was written" if found else "missing"
-        raise BackupError(
-            f"backup {name} is damaged: {key} is {what}", "restore another backup: ./scripts/restore --list"
-        )
+        cure = "restore another backup: ./scripts/restore --list"
+        if target is None:  # an artifact, which backups share
+            cure = (
+                f"every backup that has this file is damaged: where MLflow still has it, remove {key} from "
+                "the place and run ./scripts/backup; else restore one that is older than it"
+            )
+        raise BackupError(f"backup {name} is damaged: {key} is {what}", cure)
 
 
 def place_artifacts() -> None:
@@ -483,6 +501,7 @@ def place_artifacts() -> None:
         what = "not restored" if target is None else "not in the backup"
         print(f"artifacts: {what}, as their object store is your own", flush=True)
         return
+    target.sweep()
     store, written = place(), 0
     there = {each.key: each.size for each in target.find()}
     for path, entry in files.items():
