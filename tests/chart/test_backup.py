@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -358,16 +359,20 @@ def test_the_tables_of_a_newer_version_are_refused(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+def directory() -> Iterator[Path]:
+    """Where another user gets to; each pytest closes the directory above its temporary ones to all others."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-postgres-") as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path) -> Iterator[Callable[..., str]]:
     """Runs psql on a server of its own, with two databases."""
     if not (POSTGRES / "initdb").is_file():
         pytest.skip("there is no PostgreSQL on this machine; tests/e2e/test_backup.py has one")
-    directory = tmp_path_factory.mktemp("postgres")
     as_user = []
     if os.geteuid() == 0:  # PostgreSQL does not run as root
         as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        for path in (directory, *list(directory.parents)[:3]):
-            path.chmod(0o755)
         os.chown(directory, 65534, 65534)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
