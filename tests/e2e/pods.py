@@ -191,9 +191,10 @@ def log_of(core: client.CoreV1Api, name: str, namespace: str, **options: Any) ->
 
 
 def component_of(core: client.CoreV1Api, component: str, namespace: str) -> str:
-    """The name of the one pod of a component of the release."""
+    """The name of the one pod of a component of the release; one that it has replaced may still be ending."""
     selector = f"app.kubernetes.io/component={component}"
-    (pod,) = core.list_namespaced_pod(namespace, label_selector=selector).items
+    pods = core.list_namespaced_pod(namespace, label_selector=selector).items
+    (pod,) = (each for each in pods if not each.metadata.deletion_timestamp)
     return pod.metadata.name
 
 
