@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ Json = dict[str, Any]
 
 API = "/apis/argoproj.io/v1alpha1"
 IN_CLUSTER = "https://kubernetes.default.svc"
+# What kubectl, which Argo CD uses, says of a file that nobody knows.
+PATCHED_FILE = re.compile(r"^error when \w+ \"/dev/shm/\d+\": ")
 
 
 def installed(kube: Kube) -> bool:
@@ -58,7 +61,7 @@ def deployed(application: Json) -> tuple[str, str]:
 
 def sync(application: Json) -> str:
     """Return Synced, OutOfSync or Unknown, and whether a sync is under way."""
-    status = _status(application).get("sync", {}).get("status", "Unknown")
+    status = _status(application).get("sync", {}).get("status") or "Unknown"  # at first it is empty
     return f"{status}, syncing" if is_syncing(application) else status
 
 
@@ -70,7 +73,7 @@ def is_syncing(application: Json) -> bool:
 
 def health(application: Json) -> str:
     """Return Healthy, Progressing, Degraded, Missing, Suspended or Unknown."""
-    return str(_status(application).get("health", {}).get("status", "Unknown"))
+    return str(_status(application).get("health", {}).get("status") or "Unknown")
 
 
 def images(application: Json) -> set[str]:
@@ -142,7 +145,8 @@ def cause(message: str) -> str:
     said = after_error(message)
     if said == message.strip():
         said = message.rpartition("desc = ")[2].strip()
-    return said.partition("\n\nUse --debug flag")[0].strip()
+    said = PATCHED_FILE.sub("", said)
+    return said.partition("\n\nUse --debug flag")[0].strip(": \n")
 
 
 def _identity(resource: Json) -> Identity:

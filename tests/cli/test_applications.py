@@ -1,7 +1,13 @@
-"""What is read from Argo CD's objects."""
+"""What is read from Argo CD's objects.
+
+Those in applications/ are real ones: `kubectl get applications -o json`, as tests/e2e/test_gitops.py brought them
+about, with fewer objects and without what nobody reads.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +34,94 @@ def application(**status: Any) -> Json:
 
 def resource(name: str, status: str, **more: Any) -> Json:
     return {"kind": "ConfigMap", "namespace": "models", "name": name, "status": status, **more}
+
+
+def recorded(name: str) -> Json:
+    found: Json = json.loads((Path(__file__).parent / f"applications/{name}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "sync", "health"),
+    [
+        ("new", "Unknown", "Unknown"),
+        ("synced", "Synced", "Healthy"),
+        ("drifted", "OutOfSync, syncing", "Missing"),
+        ("bad-value", "Unknown", "Healthy"),
+        ("refused", "OutOfSync, syncing", "Healthy"),
+        ("ended", "Synced", "Healthy"),
+        ("wrong-key", "Unknown", "Healthy"),
+    ],
+)
+def test_states_of_a_real_application(name: str, sync: str, health: str) -> None:
+    found = recorded(name)
+    assert (applications.sync(found), applications.health(found)) == (sync, health)
+
+
+INVALID = "is invalid: spec."
+LISTED = "failed to list refs: "
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "begins", "says"),
+    [
+        (
+            "bad-value",
+            ["ComparisonError"],
+            "execution error at (trainyard/",
+            "training.namespace: trainyard is",
+        ),
+        (
+            "refused",
+            [
+                "Deployment trainyard/trainyard-mlflow",
+                "CronJob trainyard/trainyard-mlflow-garbage-collection",
+            ],
+            'Deployment.apps "trainyard-mlflow" ' + INVALID,
+            "value must be empty when `operator` is 'Exists'",
+        ),
+        (
+            "ended",
+            [
+                "Deployment trainyard/trainyard-mlflow",
+                "CronJob trainyard/trainyard-mlflow-garbage-collection",
+            ],
+            'Deployment.apps "trainyard-mlflow" ' + INVALID,
+            "value must be empty when `operator` is 'Exists'",
+        ),
+        ("no-such-host", ["ComparisonError"], LISTED, "lookup nowhere.git.svc.cluster.local"),
+        ("no-such-repository", ["ComparisonError"], LISTED + "repository not found", "repository not found"),
+        (
+            "unknown-host-key",
+            ["ComparisonError"],
+            LISTED + "ssh: handshake failed",
+            "knownhosts: key is unknown",
+        ),
+        ("wrong-key", ["ComparisonError"], LISTED + "ssh: handshake failed", "unable to authenticate"),
+    ],
+)
+def test_a_real_error_is_named_by_what_it_is_about(
+    name: str, what: list[str], begins: str, says: str
+) -> None:
+    found = list(applications.errors(recorded(name)))
+    assert [about for about, _ in found] == what
+    assert found[0][1].startswith(begins) and says in found[0][1]
+    assert applications.problem(recorded(name)) == found[0][1]
+
+
+@pytest.mark.parametrize("name", ["new", "synced", "drifted"])
+def test_a_real_application_without_an_error_has_none(name: str) -> None:
+    assert list(applications.errors(recorded(name))) == []
+
+
+def test_what_differs_in_a_real_application() -> None:
+    mlflow = ["Service trainyard/trainyard-mlflow", "Deployment trainyard/trainyard-mlflow"]
+    assert applications.differing(recorded("drifted")) == mlflow
+    assert applications.differing(recorded("synced")) == []
+    revision, at = applications.deployed(recorded("synced"))
+    assert (len(revision), at) == (40, "2026-11-27T04:49:26Z")
+    assert applications.environment(recorded("synced")) == "kind"
+    assert applications.release(recorded("synced")) == ("trainyard", "trainyard")
 
 
 def test_an_application_belongs_to_the_environment_in_its_name() -> None:
