@@ -1,6 +1,6 @@
 """What is read from Argo CD's objects.
 
-Those in applications/ are real ones: `kubectl get applications -o json`, as tests/e2e/test_gitops.py brought them
+Those in applications/ are real: `kubectl get applications -o json`, as tests/e2e/test_gitops.py brought them
 about, with fewer objects and without what nobody reads.
 """
 
