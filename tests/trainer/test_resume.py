@@ -26,11 +26,16 @@ def interrupt(
         lines.append(line)
         event = json.loads(line)
         if when(event):
-            while "epoch" in event and event["epoch"] not in steps.steps_of("val_f1_macro"):
+            while "epoch" in event and not is_logged(steps, event["epoch"]):
                 time.sleep(0.05)
             process.send_signal(number)
             break
     return steps.end(process, lines)
+
+
+def is_logged(steps: Steps, epoch: int) -> bool:
+    """Whether MLflow has all metrics of an epoch: it writes one after the other."""
+    return all(epoch in steps.steps_of(metric) for metric in METRICS)
 
 
 def done(epoch: int) -> Callable[[dict], bool]:
