@@ -534,6 +534,9 @@ def test_deleting_the_application_without_its_finalizer_changes_nothing(team: Te
 def test_after_a_cascade_argo_cd_alone_installs_everything_again(
     team: Team, before: Objects, kube: Kube, trigger: Callable[..., str], finish: Callable[..., Any]
 ) -> None:
+    application = team.application()
+    if gitops.is_unowned(application):  # the test above has had it made anew
+        kube.patch(gitops.APPLICATION_PATH, gitops.sync_request(application))
     team.healthy()
     first = look(kube)
     kube.patch(gitops.APPLICATION_SET_PATH, {"spec": {"syncPolicy": {"preserveResourcesOnDeletion": False}}})
