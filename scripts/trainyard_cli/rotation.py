@@ -226,7 +226,14 @@ def _rotate_fernet_key(
         release.write(name, {key: both})
     _restart(stages, release, readers)
     with stages("encrypt"):
-        release.execute(server, ["airflow", "rotate-fernet-key"])
+        try:
+            release.execute(server, ["airflow", "rotate-fernet-key"])
+        except CliError as error:
+            cure = (
+                "if a connection or variable is of an older key (InvalidToken), delete it, or put that key behind "
+                f"the others in the Secret {'/'.join(release.place(name))} (NEW,OLD,OLDER); then rotate again"
+            )
+            raise CliError(f"Airflow still has both keys: {error.message}", cure) from error
     with stages("secrets"):
         release.write(name, {key: both.partition(",")[0]})
     _restart(stages, release, readers)
