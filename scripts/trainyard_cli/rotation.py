@@ -230,8 +230,9 @@ def _rotate_fernet_key(
             release.execute(server, ["airflow", "rotate-fernet-key"])
         except CliError as error:
             cure = (
-                "if a connection or variable is of an older key (InvalidToken), delete it, or put that key behind "
-                f"the others in the Secret {'/'.join(release.place(name))} (NEW,OLD,OLDER); then rotate again"
+                "if a connection or variable is of an older key (InvalidToken), delete it, or put that key "
+                f"behind the others in the Secret {'/'.join(release.place(name))} (NEW,OLD,OLDER); "
+                "then rotate again"
             )
             raise CliError(f"Airflow still has both keys: {error.message}", cure) from error
     with stages("secrets"):
