@@ -15,8 +15,8 @@ from typing import Any
 
 from . import release, workloads
 from .errors import CliError
+from .installed import Installed
 from .kube import Kube, container_statuses, waiting_reason
-from .objects import Identity
 from .stages import Stage, Stages
 
 Json = dict[str, Any]
@@ -32,59 +32,6 @@ EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Installed:
-    """A release with backups."""
-
-    kube: Kube
-    namespace: str
-    name: str
-
-    def cron_job(self, component: str) -> Json:
-        """Return the CronJob of which Jobs are made; CliError where the release has none."""
-        path = f"/apis/batch/v1/namespaces/{self.namespace}/cronjobs"
-        for each in self.kube.items(path, labelSelector=self.selector(component)):
-            return each
-        message = f"the release {self.name} in namespace {self.namespace} makes no backups"
-        raise CliError(message, "set backup.enabled to true in its values; see docs/operations.md#backup")
-
-    def jobs(self, component: str) -> list[Json]:
-        """Return the Jobs of a component, the oldest first."""
-        path = f"/apis/batch/v1/namespaces/{self.namespace}/jobs"
-        found = self.kube.items(path, labelSelector=self.selector(component))
-        return sorted(found, key=lambda each: str(each["metadata"]["creationTimestamp"]))
-
-    def job(self, component: str) -> Json | None:
-        """Return the newest Job of a component, None where the release has none; CliError where it is lost.
-
-        Whether the release has one tells its ServiceAccount, which stays when the Job is deleted.
-        """
-        if jobs := self.jobs(component):
-            return jobs[-1]
-        path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts"
-        if next(iter(self.kube.items(path, labelSelector=self.selector(component))), None):
-            cure = (
-                "upgrade the release with the same values, which makes it, then run ./scripts/restore again"
-            )
-            raise CliError(f"the release has no Job {component}", cure)
-        return None
-
-    def workloads(self) -> set[Identity]:
-        """Return what of the release is to be ready after a restore."""
-        of_release = f"app.kubernetes.io/instance={self.name}"
-        return {
-            Identity(kind, self.namespace, each["metadata"]["name"], "apps")
-            for kind in ("Deployment", "StatefulSet")
-            for each in self.kube.items(
-                f"/apis/apps/v1/namespaces/{self.namespace}/{kind.lower()}s", labelSelector=of_release
-            )
-        }
-
-    def selector(self, component: str) -> str:
-        """Return what selects the objects of a component."""
-        return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
-
-
-@dataclass(frozen=True)
 class Backup:
     """A backup. ``error`` says why it cannot be restored."""
 
@@ -95,12 +42,14 @@ class Backup:
 
 def back_up(stages: Stages, installed: Installed) -> Backup:
     """Make a backup now, or follow the one that is being made; return it."""
-    cron_job = installed.cron_job(BACKUP)
+    found = cron_job(installed, BACKUP)
     with stages("backup") as stage:
         running = [
-            each for each in installed.jobs(BACKUP) if _is_owned(each, cron_job) and not _has_ended(each)
+            each
+            for each in installed.jobs(BACKUP)
+            if _is_owned(each, found) and not workloads.has_ended(each)
         ]
-        job = running[-1] if running else start(installed, cron_job)
+        job = running[-1] if running else start(installed, found)
         if running:
             stage.update(f"Job {job['metadata']['name']} is at it already")
         return _backup(json.loads(_last_line(follow(stage, installed, job)))["backup"])
@@ -109,8 +58,7 @@ def back_up(stages: Stages, installed: Installed) -> Backup:
 def list_backups(stages: Stages, installed: Installed) -> list[Backup]:
     """Return the backups, the oldest first."""
     with stages("list") as stage:
-        cron_job = installed.cron_job(RESTORE)
-        job = start(installed, cron_job, reads_only=True)
+        job = start(installed, cron_job(installed, RESTORE), reads_only=True)
         return [_backup(each) for each in json.loads(_last_line(follow(stage, installed, job)))["backups"]]
 
 
@@ -142,10 +90,10 @@ def restore(stages: Stages, installed: Installed, backup: Backup) -> None:
 
 def _restore(stages: Stages, installed: Installed, backup: Backup) -> None:
     for component in JOBS_AGAIN:
-        installed.job(component)  # what is missing is told before anything is overwritten
-    cron_job = installed.cron_job(RESTORE)
+        newest_job(installed, component)  # what is missing is told before anything is overwritten
+    found = cron_job(installed, RESTORE)
     with stages("restore") as stage:
-        job = _under_way(installed, backup) or start(installed, cron_job, backup=backup.name)
+        job = _under_way(installed, backup) or start(installed, found, backup=backup.name)
         follow(stage, installed, job)
     with stages("schema") as stage:
         again(stage, installed, JOBS_AGAIN[0])
@@ -158,7 +106,7 @@ def _restore(stages: Stages, installed: Installed, backup: Backup) -> None:
 def _under_way(installed: Installed, backup: Backup) -> Json | None:
     """Return the Job that restores this backup already, as the command was broken off, or None."""
     for job in installed.jobs(RESTORE):
-        restores = None if _has_ended(job) else backup_of(job)
+        restores = None if workloads.has_ended(job) else backup_of(job)
         if restores == backup.name:
             return job
         if restores:
@@ -173,10 +121,33 @@ def _under_way(installed: Installed, backup: Backup) -> Json | None:
 # ---- Jobs
 
 
+def cron_job(installed: Installed, component: str) -> Json:
+    """Return the CronJob of which Jobs are made; CliError where the release has none."""
+    path = f"/apis/batch/v1/namespaces/{installed.namespace}/cronjobs"
+    for each in installed.kube.items(path, labelSelector=installed.selector(component)):
+        return each
+    message = f"the release {installed.name} in namespace {installed.namespace} makes no backups"
+    raise CliError(message, "set backup.enabled to true in its values; see docs/operations.md#backup")
+
+
+def newest_job(installed: Installed, component: str) -> Json | None:
+    """Return the newest Job of a component, None where the release has none; CliError where it is lost.
+
+    Whether the release has one tells its ServiceAccount, which stays when the Job is deleted.
+    """
+    if jobs := installed.jobs(component):
+        return jobs[-1]
+    path = f"/api/v1/namespaces/{installed.namespace}/serviceaccounts"
+    if installed.kube.items(path, labelSelector=installed.selector(component)):
+        cure = "upgrade the release with the same values, which makes it, then run ./scripts/restore again"
+        raise CliError(f"the release has no Job {component}", cure)
+    return None
+
+
 def start(installed: Installed, cron_job: Json, *, backup: str = "", reads_only: bool = False) -> Json:
     """Make a Job of a CronJob. It is the CronJob's, which removes it some time."""
     job = manifest(cron_job, time.strftime("%m%d%H%M%S", time.gmtime()), backup=backup, reads_only=reads_only)
-    return installed.kube.call("POST", f"/apis/batch/v1/namespaces/{installed.namespace}/jobs", json=job)
+    return installed.kube.call("POST", workloads.list_path("Job", installed.namespace), json=job)
 
 
 def manifest(cron_job: Json, suffix: str, *, backup: str = "", reads_only: bool = False) -> Json:
@@ -225,12 +196,12 @@ def backup_of(job: Json) -> str:
 def follow(stage: Stage, installed: Installed, job: Json) -> str:
     """Tell what a Job does until it has ended; return what its last container wrote."""
     name, kube = job["metadata"]["name"], installed.kube
-    path = f"/apis/batch/v1/namespaces/{installed.namespace}/jobs/{name}"
+    path = workloads.path(workloads.identity("Job", installed.namespace, name))
     began = time.monotonic()
     while True:
         job = kube.get(path)
         pods = _pods(installed, name)
-        if _has_ended(job):
+        if workloads.has_ended(job):
             break
         if pods:
             stage.update(_doing(kube, installed.namespace, pods[-1]))
@@ -247,14 +218,14 @@ def follow(stage: Stage, installed: Installed, job: Json) -> str:
 
 def again(stage: Stage, installed: Installed, component: str) -> None:
     """Run the release's newest Job of a component once more, and return when it has ended."""
-    old, kube = installed.job(component), installed.kube
+    old, kube = newest_job(installed, component), installed.kube
     if old is None:
         stage.update(
             f"there is no Job {component}: where the backup is older than the release, upgrade the release"
         )
         return
     name = old["metadata"]["name"]
-    path = f"/apis/batch/v1/namespaces/{installed.namespace}/jobs"
+    path = workloads.list_path("Job", installed.namespace)
     stage.update(f"Job {name} again")
     kube.delete(f"{path}/{name}", propagationPolicy="Background")
     deadline = time.monotonic() + GONE_SECONDS
@@ -270,7 +241,7 @@ def again(stage: Stage, installed: Installed, component: str) -> None:
                 raise
     deadline = time.monotonic() + release.READY_SECONDS
     while not workloads.is_ready("Job", job := kube.get(f"{path}/{name}")):
-        if _has_ended(job) or time.monotonic() > deadline:
+        if workloads.has_ended(job) or time.monotonic() > deadline:
             raise _failure(installed, name, next(reversed(_pods(installed, name)), {}))
         time.sleep(EVERY_SECONDS)
 
@@ -282,7 +253,7 @@ def restart(stage: Stage, installed: Installed) -> None:
     """
     stage.update("pods begin anew")
     path = f"/api/v1/namespaces/{installed.namespace}/pods"
-    of_release = f"app.kubernetes.io/instance={installed.name}"
+    of_release = installed.selector()
     going = set()
     for each in installed.kube.items(path, labelSelector=of_release):
         metadata = each["metadata"]
@@ -327,11 +298,6 @@ def _is_owned(job: Json, cron_job: Json) -> bool:
     return any(
         owner["uid"] == cron_job["metadata"]["uid"] for owner in job["metadata"].get("ownerReferences", [])
     )
-
-
-def _has_ended(job: Json) -> bool:
-    conditions = job.get("status", {}).get("conditions") or []
-    return any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in conditions)
 
 
 def _pods(installed: Installed, job: str) -> list[Json]:

@@ -321,9 +321,10 @@ def backup(
     The release makes them by its schedule as well: backup.* of its values.
     """
     from . import backups
+    from .installed import Installed
 
     with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
-        made = backups.back_up(stages, backups.Installed(kube, namespace, release))
+        made = backups.back_up(stages, Installed(kube, namespace, release))
     out.print(f"backup {made.name}: {made.line}", markup=False, soft_wrap=True)
 
 
@@ -345,9 +346,10 @@ def restore(
     What is newer than the backup is lost. A restore that was broken off can be run again.
     """
     from . import backups
+    from .installed import Installed
 
     with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
-        installed = backups.Installed(kube, namespace, release)
+        installed = Installed(kube, namespace, release)
         found = backups.list_backups(stages, installed)
         if list_only:
             for each in found:
@@ -392,19 +394,19 @@ def rotate(
 
     Without it, nothing is ever rotated. A rotation that was broken off is finished by the next one.
     """
-    from . import rotation, toolchain
+    from . import kubectl_proxy, rotation, toolchain
 
     if credential not in rotation.CREDENTIALS:
         raise CliError(
             f"there is no credential {credential}", f"it is one of {', '.join(rotation.CREDENTIALS)}"
         )
-    command: list[str | Path] = [toolchain.kubectl(ToolProgress())]
-    if kubeconfig or not context:
-        command.append(f"--kubeconfig={kubeconfig or paths.KUBECONFIG}")
-    if context:
-        command.append(f"--context={context}")
+    file = kubeconfig or (None if context else paths.KUBECONFIG)
+    command: tuple[str | Path, ...] = (
+        toolchain.kubectl(ToolProgress()),
+        *kubectl_proxy.options(file, context),
+    )
     with _cluster(kubeconfig, context) as kube, Stages(out) as stages:
-        found = rotation.Release(kube, tuple(command), namespace, release)
+        found = rotation.Release(kube, namespace, release, command)
         rotation.rotate(stages, found, credential, now=now)
     out.print(f"{credential}: rotated")
     if credential == "fernet-key":

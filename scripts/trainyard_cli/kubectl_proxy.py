@@ -29,20 +29,24 @@ class ProxiedKube(Kube):
         )
 
 
+def options(kubeconfig: Path | None, context: str | None) -> list[str]:
+    """Return the options by which kubectl takes this kubeconfig and context."""
+    file = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
+    return [*file, *([f"--context={context}"] if context else [])]
+
+
 @contextmanager
 def reach(kubectl: Path, kubeconfig: Path | None, context: str | None) -> Iterator[Kube]:
     """Give the cluster of a kubeconfig and context; without them those that kubectl would take."""
-    file = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
-    options = [*file, *([f"--context={context}"] if context else [])]
+    with_options = [str(kubectl), *options(kubeconfig, context)]
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
         socket = Path(directory) / "api.sock"
-        command = [str(kubectl), *options, "proxy", f"--unix-socket={socket}"]
+        command = [*with_options, "proxy", f"--unix-socket={socket}"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as proxy:
             try:
-                _wait_for(
-                    socket, proxy, f"{' '.join(['kubectl', *file])} config get-contexts lists what there is"
-                )
-                cure = f"{' '.join(['kubectl', *options, 'version'])} says more"
+                contexts = ["kubectl", *options(kubeconfig, None), "config", "get-contexts"]
+                _wait_for(socket, proxy, f"{' '.join(contexts)} lists what there is")
+                cure = f"{' '.join(['kubectl', *with_options[1:], 'version'])} says more"
                 yield ProxiedKube(socket, context or str(kubeconfig), cure)
             finally:
                 proxy.terminate()

@@ -20,12 +20,13 @@ from typing import Any
 
 from .chart import CHART
 from .errors import CliError
-from .kube import Kube, secret
+from .installed import Installed
+from .kube import secret
 from .objects import Identity
 from .release import wait_for_workloads
 from .shell import run
 from .stages import Stages
-from .workloads import KINDS
+from .workloads import LASTING, identity, list_path, path
 
 Json = dict[str, Any]
 
@@ -47,13 +48,10 @@ EXEC_SECONDS = 300
 
 
 @dataclass(frozen=True)
-class Release:
-    """A release of the chart, and how to get at it: ``kubectl`` is the command with the cluster's options."""
+class Release(Installed):
+    """A release whose containers run commands: ``kubectl`` is the command with the cluster's options."""
 
-    kube: Kube
     kubectl: tuple[str | Path, ...]
-    namespace: str
-    name: str
 
     def execute(self, workload: Identity, command: list[str], given: str = "") -> None:
         """Run a command in the first container of a workload's pod; ``given`` is its standard input."""
@@ -95,26 +93,31 @@ class Recipes:
                 values.setdefault(name, {})[key] = self._script.make_value(recipe, None)
         return values
 
+    def composed_of(self, changed: Collection[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Yield Secret, key and recipe of what is composed of these Secrets."""
+        for name, key, recipe in self._all():
+            sources = {match[0] for match in self._script.REFERENCE.findall(recipe.get("template", ""))}
+            if sources & set(changed):
+                yield name, key, recipe
+
     def composed(
         self, changed: Collection[str], read: Callable[[str], dict[str, str]]
     ) -> dict[str, dict[str, str]]:
         """Return the values, as they are to be, of the keys that are composed of these Secrets."""
         values: dict[str, dict[str, str]] = {}
-        for name, key, recipe in self._all():
-            sources = {match[0] for match in self._script.REFERENCE.findall(recipe.get("template", ""))}
-            if sources & set(changed):
-                values.setdefault(name, {})[key] = self._script.make_value(recipe, read)
+        for name, key, recipe in self.composed_of(changed):
+            values.setdefault(name, {})[key] = self._script.make_value(recipe, read)
         return values
 
     def foreign(
         self, changed: Collection[str], read: Callable[[str], dict[str, str]]
     ) -> Iterator[tuple[str, str]]:
         """Yield Secret and key of what the Job would compose of these Secrets, and somebody else has made."""
-        for name, key, recipe in self._all():
-            parts = self._script.REFERENCE.split(recipe.get("template", ""))
-            texts, sources = parts[::3], parts[1::3]  # with the keys between them
+        for name, key, recipe in self.composed_of(changed):
+            # Between two texts there are a Secret and a key.
+            texts = self._script.REFERENCE.split(recipe["template"])[::3]
             shape = ".+".join(re.escape(text) for text in texts)
-            if set(sources) & set(changed) and not re.fullmatch(shape, read(name).get(key, ""), re.DOTALL):
+            if not re.fullmatch(shape, read(name).get(key, ""), re.DOTALL):
                 yield name, key
 
     @property
@@ -129,17 +132,14 @@ class Recipes:
 
 def recipes(release: Release) -> Recipes:
     """Return what the release's bootstrap Job makes; CliError where it has none."""
-    labels = f"app.kubernetes.io/instance={release.name},app.kubernetes.io/component={BOOTSTRAP}"
-    path = f"/apis/batch/v1/namespaces/{release.namespace}/jobs"
-    jobs = release.kube.items(path, labelSelector=labels)
-    newest = max(jobs, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
-    if newest is None:
+    jobs = release.jobs(BOOTSTRAP)
+    if not jobs:
         raise CliError(
             f"namespace {release.namespace} has no bootstrap Job of a release {release.name}",
             "name the release with --release and --namespace; with secrets.bootstrap.enabled: false, "
             "change the Secrets where they come from",
         )
-    (container,) = newest["spec"]["template"]["spec"]["containers"]
+    (container,) = jobs[-1]["spec"]["template"]["spec"]["containers"]
     environment = {each["name"]: each.get("value", "") for each in container["env"]}
     return Recipes(json.loads(environment["SECRETS"]))
 
@@ -159,7 +159,7 @@ def rotate(stages: Stages, release: Release, credential: str, *, now: bool = Fal
             "change it where it comes from (secrets.external, or a service of your own), "
             "then restart what reads it: kubectl rollout restart",
         )
-    names = {*values, *known.composed(values, release.read)}
+    names = {*values, *(name for name, _, _ in known.composed_of(values))}
     for name in sorted(names):
         _check_own(release, name)
     for name, key in known.foreign(values, release.read):
@@ -258,10 +258,9 @@ def _set_passwords(release: Release, server: Identity, values: dict[str, dict[st
 
 def _component(release: Release, kind: str, component: str) -> Identity:
     """Return a workload of the release's own: others may read its Secrets as well."""
-    path = f"/apis/apps/v1/namespaces/{release.namespace}/{kind.lower()}s"
-    labels = f"app.kubernetes.io/instance={release.name},app.kubernetes.io/component={component}"
-    for each in release.kube.items(path, labelSelector=labels):
-        return Identity(kind, release.namespace, each["metadata"]["name"], "apps")
+    for each in release.workloads(component):
+        if each.kind == kind:
+            return each
     raise CliError(
         f"{release.name} has no {kind} {component} in namespace {release.namespace}",
         "name the release with --release and --namespace",
@@ -284,12 +283,10 @@ def _check_own(release: Release, name: str) -> None:
 def _readers(release: Release, places: Collection[tuple[str, str]]) -> Iterator[Identity]:
     """Yield the workloads whose pods read one of these Secrets when they start, and never again."""
     for namespace in sorted({namespace for namespace, _ in places}):
-        for kind, group in KINDS:
-            if group != "apps":
-                continue
-            for each in release.kube.items(f"/apis/{group}/v1/namespaces/{namespace}/{kind.lower()}s"):
+        for kind in LASTING:
+            for each in release.kube.items(list_path(kind, namespace)):
                 if _reads(namespace, each["spec"]["template"]["spec"], places):
-                    yield Identity(kind, namespace, each["metadata"]["name"], group)
+                    yield identity(kind, namespace, each["metadata"]["name"])
 
 
 def _holders(release: Release, places: Collection[tuple[str, str]], *, workers: bool) -> Iterator[str]:
@@ -343,7 +340,7 @@ def _restart(
     patch = {"spec": {"template": {"metadata": {"annotations": {RESTARTED: datetime.now(UTC).isoformat()}}}}}
     with stages("restart") as stage:
         for each in readers:
-            release.kube.patch(_path(each), patch)
+            release.kube.patch(path(each), patch)
         for pod in at_once:
             release.kube.delete(pod)
         namespaces = tuple(sorted({each.namespace for each in readers}))
@@ -353,16 +350,11 @@ def _restart(
 def _pods_of(release: Release, workloads: Collection[Identity]) -> Iterator[str]:
     """Yield the paths of the pods of workloads."""
     for each in workloads:
-        labels = release.kube.get(_path(each))["spec"]["selector"]["matchLabels"]
+        labels = release.kube.get(path(each))["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         pods = f"/api/v1/namespaces/{each.namespace}/pods"
         for pod in release.kube.items(pods, labelSelector=selector):
             yield f"{pods}/{pod['metadata']['name']}"
-
-
-def _path(workload: Identity) -> str:
-    kind = f"{workload.kind.lower()}s"
-    return f"/apis/{workload.group}/v1/namespaces/{workload.namespace}/{kind}/{workload.name}"
 
 
 def _bootstrap_script() -> ModuleType:

@@ -17,6 +17,8 @@ STUCK_REASONS = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "Inval
 STUCK_RESTARTS = 5
 KINDS = (("Deployment", "apps"), ("StatefulSet", "apps"), ("DaemonSet", "apps"), ("Job", "batch"))
 """The kinds of workloads that become ready, and their API groups."""
+LASTING = tuple(kind for kind, group in KINDS if group == "apps")
+"""Those whose pods do not end."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,30 @@ class Workload:
     @property
     def identity(self) -> Identity:
         """Return what names it."""
-        return Identity(self.kind, self.namespace, self.name, dict(KINDS)[self.kind])
+        return identity(self.kind, self.namespace, self.name)
+
+
+def identity(kind: str, namespace: str, name: str) -> Identity:
+    """Return what names a workload of one of `KINDS`."""
+    return Identity(kind, namespace, name, dict(KINDS)[kind])
+
+
+def list_path(kind: str, namespace: str) -> str:
+    """Return the path in the API of a namespace's workloads of one of `KINDS`."""
+    return f"/apis/{dict(KINDS)[kind]}/v1/namespaces/{namespace}/{kind.lower()}s"
+
+
+def path(workload: Identity) -> str:
+    """Return the path of a workload in the API."""
+    return f"{list_path(workload.kind, workload.namespace)}/{workload.name}"
 
 
 def unready(kube: Kube, namespaces: Iterable[str]) -> Iterator[Workload]:
     """Yield the workloads of these namespaces that are not ready; the runs of CronJobs are none of them."""
     for namespace in namespaces:
         pods = kube.items(f"/api/v1/namespaces/{namespace}/pods")
-        for kind, group in KINDS:
-            for each in kube.items(f"/apis/{group}/v1/namespaces/{namespace}/{kind.lower()}s"):
+        for kind, _ in KINDS:
+            for each in kube.items(list_path(kind, namespace)):
                 if not is_ready(kind, each) and not _is_run(each):
                     yield _explain(kind, each, [pod for pod in pods if _selects(each, pod)])
 
@@ -49,7 +66,7 @@ def failed_run(kube: Kube, namespace: str, cron_job: str) -> Workload | None:
     """Return the newest Job of a CronJob if it failed, None if it did not or there is none."""
     jobs = [
         each
-        for each in kube.items(f"/apis/batch/v1/namespaces/{namespace}/jobs")
+        for each in kube.items(list_path("Job", namespace))
         if any(owner["name"] == cron_job for owner in each["metadata"].get("ownerReferences", []))
     ]
     newest = max(jobs, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
@@ -69,6 +86,11 @@ def is_ready(kind: str, workload: Json) -> bool:
     wanted = spec.get("replicas", 1)
     counts = [status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")]
     return all(count == wanted for count in counts)
+
+
+def has_ended(job: Json) -> bool:
+    """Tell whether a Job has ended, well or not."""
+    return bool(_condition(job, "Complete") or _condition(job, "Failed"))
 
 
 def _is_run(workload: Json) -> bool:
@@ -118,7 +140,7 @@ def _is_stuck(pod: Json) -> bool:
 def not_ready(kube: Kube, workload: Workload) -> CliError:
     """Return the error for a workload that does not start: why, its pods' events and last log lines."""
     base = f"/api/v1/namespaces/{workload.namespace}"
-    found = kube.get(_path(workload))
+    found = kube.get(path(workload.identity))
     pods = [each for each in kube.items(f"{base}/pods") if _selects(found, each)]
     lines = [f"{workload.kind} {workload.name} does not become ready: {workload.why}"]
     for pod in pods[-1:]:
@@ -133,11 +155,6 @@ def not_ready(kube: Kube, workload: Workload) -> CliError:
     where = f"-n {workload.namespace} {workload.kind.lower()}/{workload.name}"
     cure = f"fix what the lines above say (kubectl describe {where}), then run the command again"
     return CliError("\n  ".join(lines), cure)
-
-
-def _path(workload: Workload) -> str:
-    group = "batch" if workload.kind == "Job" else "apps"
-    return f"/apis/{group}/v1/namespaces/{workload.namespace}/{workload.kind.lower()}s/{workload.name}"
 
 
 def _broken_containers(pod: Json) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from render import Object, render_chart, wanted_secrets
+from rich.console import Console
 from trainyard_cli import rotation
 from trainyard_cli.errors import CliError
+from trainyard_cli.stages import Stages
 
 AIRFLOW = {"api-server", "dag-processor", "scheduler", "triggerer"}
 # The workloads that restart, by the name after the release's.
@@ -41,6 +43,10 @@ class Rendered:
             and labels.items() <= one["metadata"]["labels"].items()
         ]
 
+    def find(self, path: str) -> Object | None:
+        """Return an object that somebody has made: none of the bootstrap Job's Secrets is there."""
+        return None
+
 
 @pytest.fixture(scope="module")
 def objects() -> list[Object]:
@@ -48,7 +54,7 @@ def objects() -> list[Object]:
 
 
 def release(objects: list[Object]) -> rotation.Release:
-    return rotation.Release(Rendered(objects), ("kubectl",), "trainyard", "trainyard")
+    return rotation.Release(Rendered(objects), "trainyard", "trainyard", ("kubectl",))
 
 
 @pytest.mark.parametrize("files", [(), ("production.yaml", "object-storage.yaml")], ids=["default", "s3"])
@@ -87,6 +93,15 @@ def test_what_is_composed_has_the_new_value(objects: list[Object]) -> None:
     assert f":{password}@trainyard-postgresql" in composed["trainyard-airflow-metadata"]["connection"]
 
 
+@pytest.mark.parametrize("credential", READERS)
+def test_a_missing_secret_is_named_before_anything_changes(objects: list[Object], credential: str) -> None:
+    with (
+        Stages(Console(quiet=True)) as stages,
+        pytest.raises(CliError, match=r"the Secret .*/trainyard-.* is missing"),
+    ):
+        rotation.rotate(stages, release(objects), credential)
+
+
 def test_what_somebody_else_has_made_is_left_alone(objects: list[Object]) -> None:
     known = rotation.recipes(release(objects))
     made = known.composed(known.new_values("database"), lambda _: AnyKey())
@@ -103,7 +118,7 @@ def test_the_databases_server_is_the_releases_own(objects: list[Object]) -> None
     server = rotation._component(release(objects), "Deployment", "api-server")
     assert server.name == "trainyard-api-server"
     with pytest.raises(CliError, match="two has no StatefulSet database"):
-        other = rotation.Release(Rendered(objects), ("kubectl",), "trainyard", "two")
+        other = rotation.Release(Rendered(objects), "trainyard", "two", ("kubectl",))
         rotation._component(other, "StatefulSet", "database")
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 from trainyard_cli import backups, workloads
-from trainyard_cli.backups import Backup, Installed
+from trainyard_cli.backups import Backup
 from trainyard_cli.errors import CliError
+from trainyard_cli.installed import Installed
 from trainyard_cli.kubectl_proxy import ProxiedKube
 from trainyard_cli.objects import Identity
 from trainyard_cli.stages import Stages
@@ -102,7 +103,7 @@ def installed(server: Server) -> Installed:
 
 def test_a_release_without_backups_is_told(installed: Installed) -> None:
     with pytest.raises(CliError, match="trainyard in namespace ml makes no backups") as refused:
-        installed.cron_job(backups.BACKUP)
+        backups.cron_job(installed, backups.BACKUP)
     assert "set backup.enabled to true" in refused.value.cure
 
 
@@ -202,7 +203,7 @@ def test_a_pod_that_took_too_much_room_is_told(installed: Installed) -> None:
 def test_a_job_that_a_broken_off_restore_has_deleted_is_missed_first(
     installed: Installed, server: Server
 ) -> None:
-    assert installed.job("migrate-database") is None  # the release has no Airflow
+    assert backups.newest_job(installed, "migrate-database") is None  # the release has no Airflow
     server.found["/api/v1/namespaces/ml/serviceaccounts"] = {"items": [{"metadata": {"name": "migrate"}}]}
     with Stages(Console(quiet=True)) as stages, pytest.raises(CliError) as refused:
         backups.restore(stages, installed, Backup("20261127-030000", ""))

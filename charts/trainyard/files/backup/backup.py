@@ -278,7 +278,6 @@ def names(store: Store) -> list[str]:
 
 def read(store: Store, name: str) -> Json:
     """Return a backup's manifest."""
-    cure = f"restore another backup: {' '.join(set(names(store)) - {name}) or 'there is none'}"
     with store.open(f"backups/{name}/manifest.json") as stream:
         content = stream.read()
     try:
@@ -287,6 +286,8 @@ def read(store: Store, name: str) -> Json:
     except (ValueError, AttributeError):
         intact = False
     if not intact:
+        others = " ".join(each for each in names(store) if each != name)
+        cure = f"restore another backup: {others or 'there is none'}"
         raise BackupError(f"backup {name} is damaged: its manifest.json is not as it was written", cure)
     if manifest["format"] > FORMAT:
         raise BackupError(f"backup {name} is of a newer release of Trainyard", "upgrade the release")

@@ -39,10 +39,8 @@
 {{- range $flags.deviceListStrategy }}
 {{- if not (has . (list "envvar" "volume-mounts" "cdi-annotations" "cdi-cri")) }}
 {{- $problems = append $problems (printf "%s.config: flags.plugin.deviceListStrategy %v is none of envvar, volume-mounts, cdi-annotations, cdi-cri" $key .) }}
-{{- else }}
-{{- if and (hasPrefix "cdi-" .) (not $.Values.nvidiaDriverRoot) (not $.Values.simulator.enabled) }}
+{{- else if and (hasPrefix "cdi-" .) (not $.Values.nvidiaDriverRoot) (not $.Values.simulator.enabled) }}
 {{- $problems = append $problems (printf "%[1]s.nvidiaDriverRoot: needed for deviceListStrategy %[2]s; set it to / where the driver is installed on the nodes, to /run/nvidia/driver where a container brings it" $key .) }}
-{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
