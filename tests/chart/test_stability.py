@@ -63,6 +63,42 @@ def made(objects: list[Object]) -> dict[tuple[str, str], str]:
     return found
 
 
+def test_only_what_the_chart_refuses_changes_what_kubernetes_does_not() -> None:
+    """An upgrade would stop half way: templates/_changes.tpl asks a cluster for these, and no others."""
+    found = set()
+    for case in RESTARTS:
+        values = case.get("base", {})
+        before, after = (fixed(render_chart(values=each)) for each in (values, merge(values, case["values"])))
+        found |= {place[0] for place in before.keys() & after.keys() if before[place] != after[place]}
+    assert found == {"PersistentVolumeClaim", "PriorityClass", "StatefulSet"}
+
+
+def fixed(objects: list[Object]) -> dict[tuple[str, str], Any]:
+    """What no update may change of the objects that are no Jobs, by kind and name."""
+    found = {}
+    for one in objects:
+        match one["kind"]:
+            case "StatefulSet":
+                may = ("template", "replicas", "updateStrategy", "revisionHistoryLimit", "minReadySeconds")
+                parts = {key: value for key, value in one["spec"].items() if key not in may}
+            case "Deployment" | "DaemonSet":
+                parts = one["spec"]["selector"]
+            case "RoleBinding" | "ClusterRoleBinding":
+                parts = one["roleRef"]
+            case "PersistentVolumeClaim":
+                parts = {key: value for key, value in one["spec"].items() if key != "resources"}
+            case "PriorityClass":
+                parts = [one["value"], one["preemptionPolicy"]]
+            case "Service":
+                parts = one["spec"].get("clusterIP")
+            case "Secret" | "ConfigMap":
+                parts = [one.get("immutable"), one.get("type")]
+            case _:
+                continue
+        found[identity(one)] = parts
+    return found
+
+
 def flat(names: list[Any]) -> Iterator[str]:
     """Names out of a list that may hold lists."""
     for one in names:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import NAMESPACE, ROOT, up
 from kubernetes import client
 from pods import pods_that_stay, wait_until
@@ -12,6 +16,7 @@ from pytest_helm_charts.clusters import Cluster
 from pytest_helm_charts.k8s.deployment import wait_for_deployments_to_run
 from pytest_helm_charts.k8s.stateful_set import wait_for_stateful_sets_to_run
 from trainyard_cli.airflow_api import Airflow
+from trainyard_cli.chart import merge
 
 pytestmark = pytest.mark.alone
 
@@ -51,6 +56,78 @@ def test_an_upgrade_that_changes_nothing_restarts_nothing(core: client.CoreV1Api
     before = pods_that_stay(core, NAMESPACE), _secrets(core)
     up()
     assert (pods_that_stay(core, NAMESPACE), _secrets(core)) == before
+
+
+CHANGES = {
+    "postgresql.persistence.storageClassName: the StatefulSet trainyard-postgresql has the cluster": {
+        "postgresql": {"persistence": {"storageClassName": "fast"}}
+    },
+    "postgresql.persistence.size: the StatefulSet trainyard-postgresql has 2Gi, which": {
+        "postgresql": {"persistence": {"size": "3Gi"}}
+    },
+    "mlflow.artifacts.persistence.accessMode: the claim trainyard-mlflow-artifacts has ReadWriteOnce": {
+        "mlflow": {"artifacts": {"persistence": {"accessMode": "ReadWriteMany"}}}
+    },
+    "mlflow.artifacts.persistence.size: the claim trainyard-mlflow-artifacts has 5Gi, and volumes": {
+        "mlflow": {"artifacts": {"persistence": {"size": "1Gi"}}}
+    },
+    "airflow.logs.persistence.storageClassName: the claim airflow-logs has trainyard-shared, which": {
+        "airflow": {"logs": {"persistence": {"storageClassName": "fast"}}}
+    },
+    "airflow.logs.persistence.size: the claim airflow-logs has 5Gi, and its StorageClass trainyard-shared": {
+        "airflow": {"logs": {"persistence": {"size": "6Gi"}}}
+    },
+    "priorityClasses.trainyard-spot.value: the class has ": {
+        "priorityClasses": {"trainyard-spot": {"value": 7}}
+    },
+}
+
+
+def test_what_kubernetes_does_not_change_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    refused = _dry_upgrade(tmp_path, functools.reduce(merge, CHANGES.values(), {}))
+    assert f"{len(CHANGES)} bad value(s)" in refused.stderr
+    assert [said for said in CHANGES if said not in refused.stderr] == []
+
+
+def test_a_claim_may_grow_where_its_class_lets_it(core: client.CoreV1Api, tmp_path: Path) -> None:
+    """Nobody provisions it, and only its size is looked at."""
+    volume = {"claimName": "e2e-grows", "mountPath": "/e2e", "size": "2Gi", "storageClassName": "e2e-grows"}
+    claim = {
+        "metadata": {"name": volume["claimName"]},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": volume["storageClassName"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    storage = client.StorageV1Api()
+    grows = {
+        "metadata": {"name": volume["storageClassName"]},
+        "provisioner": "example.com/none",
+        "allowVolumeExpansion": True,
+    }
+    storage.create_storage_class(grows)
+    core.create_namespaced_persistent_volume_claim("ml-training", claim)
+    try:
+        assert _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": volume}}}).returncode == 0
+        smaller = _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": {**volume, "size": "500Mi"}}}})
+        assert "training.volumes.e2e.size: the claim e2e-grows has 1Gi" in smaller.stderr
+    finally:
+        core.delete_namespaced_persistent_volume_claim(volume["claimName"], "ml-training")
+        storage.delete_storage_class(volume["storageClassName"])
+
+
+def _dry_upgrade(directory: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Upgrade the release with further values, but change nothing."""
+    release = ["trainyard", "--namespace", NAMESPACE]
+    given = subprocess.run(
+        ["helm", "get", "values", *release, "--output=yaml"], check=True, capture_output=True, text=True
+    )
+    file = directory / "values.yaml"
+    file.write_text(yaml.safe_dump(merge(yaml.safe_load(given.stdout), values)))
+    command = ["helm", "upgrade", *release, "--dry-run=server", "--values", str(file)]
+    command.insert(3, str(ROOT / "charts/trainyard"))
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("namespace", ["trainyard", "ml-training"])

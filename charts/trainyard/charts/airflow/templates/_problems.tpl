@@ -1,7 +1,7 @@
 {{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
 {{- define "airflow.problems" -}}
 {{- $problems := include "common.lines" (dict "params" . "templates" (list "airflow.officialProblems" "airflow.portProblems"
-    "airflow.sectionProblems" "airflow.extraProblems" "airflow.dagProblems" "airflow.volumeProblems" "airflow.sslModeProblems")) | fromJsonArray }}
+    "airflow.sectionProblems" "airflow.extraProblems" "airflow.dagProblems" "airflow.volumeProblems" "airflow.sslModeProblems" "airflow.claimProblems")) | fromJsonArray }}
 {{- $ownLabels := include "airflow.podLabels" (dict "root" (dict "Values" dict "Release" .Release "Chart" .Chart) "component" "x") | fromYaml | keys }}
 {{- if contains "trainyard.importer" (.Values.airflowLocalSettings | default "") }}
 {{- $problems = append $problems "airflow.airflowLocalSettings: trainyard.importer is gone; remove it: the image registers the importer itself" }}

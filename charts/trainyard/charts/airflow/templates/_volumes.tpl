@@ -68,7 +68,7 @@
 - name: logs
   {{- if .root.Values.logs.persistence.enabled }}
   persistentVolumeClaim:
-    claimName: {{ .root.Values.logs.persistence.existingClaim | default (printf "%s-logs" (include "airflow.fullname" .root)) | include "common.scalar" }}
+    claimName: {{ include "airflow.logsClaimName" .root | include "common.scalar" }}
   {{- else }}
   emptyDir: {{- toYaml .root.Values.logs.emptyDirConfig | nindent 4 }}
   {{- end }}
@@ -121,4 +121,33 @@
 {{/* The mount of the chart's own scripts (files/). Params: the chart's root context */}}
 {{- define "airflow.scriptsMount" -}}
 {name: scripts, mountPath: {{ .Values.airflowHome }}/scripts, readOnly: true}
+{{- end }}
+
+{{/* The claims that this chart makes. JSON, a list as for common.claimProblems. Params: the chart's root context */}}
+{{- define "airflow.claims" -}}
+{{- $claims := list }}
+{{- with .Values.logs.persistence }}
+{{- if and .enabled (not .existingClaim) }}
+{{- $claims = append $claims (dict "key" "airflow.logs.persistence" "name" (include "airflow.logsClaimName" $) "component" "logs" "keep" true
+    "size" .size "storageClassName" .storageClassName) }}
+{{- end }}
+{{- end }}
+{{- with .Values.dags.persistence }}
+{{- if and (include "airflow.gitBundles" $ | fromYaml) (not .existingClaim) }}
+{{- /* What lies on it can be published again: it goes with the last bundle. */}}
+{{- $claims = append $claims (dict "key" "airflow.dags.persistence" "name" (include "airflow.dagsClaimName" $) "component" "dag-publisher"
+    "keep" false "size" .size "storageClassName" .storageClassName) }}
+{{- end }}
+{{- end }}
+{{- range $claims }}{{ $_ := merge . (dict "namespace" $.Release.Namespace "accessMode" "ReadWriteMany") }}{{ end }}
+{{- toJson $claims }}
+{{- end }}
+
+{{/* What of them cannot change, one line each. Params: the chart's root context */}}
+{{- define "airflow.claimProblems" -}}
+{{- include "common.claimProblems" (dict "claims" (include "airflow.claims" . | fromJsonArray)) }}
+{{- end }}
+
+{{- define "airflow.logsClaimName" -}}
+{{ .Values.logs.persistence.existingClaim | default (printf "%s-logs" (include "airflow.fullname" .)) }}
 {{- end }}

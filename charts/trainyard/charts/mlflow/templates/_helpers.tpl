@@ -68,3 +68,15 @@ secret:
 {{- define "mlflow.scriptsData" -}}
 {{ (.Files.Glob "files/server/*.py").AsConfig }}
 {{- end }}
+
+{{/* The claims that this chart makes. JSON, a list as for common.claimProblems. Params: the chart's root context */}}
+{{- define "mlflow.claims" -}}
+{{- $claims := list }}
+{{- with .Values.artifacts.persistence }}
+{{- if and .enabled (not .existingClaim) }}
+{{- $claims = append $claims (dict "key" "mlflow.artifacts.persistence" "namespace" $.Release.Namespace "name" (include "mlflow.artifactsClaim" $)
+    "component" "artifacts" "keep" true "accessMode" .accessMode "size" .size "storageClassName" .storageClassName) }}
+{{- end }}
+{{- end }}
+{{- toJson $claims }}
+{{- end }}

@@ -1,6 +1,6 @@
 {{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
 {{- define "mlflow.problems" -}}
-{{- $problems := list }}
+{{- $problems := splitList "\n" (include "common.claimProblems" (dict "claims" (include "mlflow.claims" . | fromJsonArray))) | compact }}
 {{- range .Values.allowedHosts }}
 {{- if contains "*" . }}
 {{- $problems = append $problems (printf "mlflow.allowedHosts: %s would let any page in a browser reach MLflow, by DNS rebinding; name each host" .) }}
