@@ -1,0 +1,120 @@
+"""From an earlier version to this one and back by Helm, each while a training is under way: nothing is lost.
+
+Argo CD's side of it is in test_gitops.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DAG, NAMESPACE, ROOT, Run, metric_steps, up
+from kubernetes import client
+from pods import PodRecorder, wait_until
+from trainyard_cli.platform import Platform
+
+pytestmark = [pytest.mark.alone, pytest.mark.nightly]
+
+# What has landed before; a tag from the first release on.
+EARLIER = "80fca531c3"
+# So long that the release is another one before the training has ended.
+EPOCHS = 150
+LONG = {"epochs": EPOCHS, "epoch_seconds": 1}
+SPACES = (NAMESPACE, "ml-training")
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The earlier version, which is installed; afterwards there is this version again."""
+    checkout = tmp_path_factory.mktemp("earlier") / "trainyard"
+    for command in (
+        ["clone", "--quiet", "--shared", "--no-checkout", str(ROOT), str(checkout)],
+        ["-C", str(checkout), "checkout", "--quiet", EARLIER],
+    ):
+        subprocess.run(["git", *command], check=True)
+    try:
+        up(checkout=checkout)
+        yield checkout
+    finally:
+        up()
+
+
+@pytest.fixture
+def under_way(
+    trigger: Callable[..., str], recorder: PodRecorder, request: pytest.FixtureRequest
+) -> Callable[[], bool]:
+    """Starts a training, and tells whether its pod still runs. Its run is the test's name."""
+    run_id = trigger(request.node.name, **LONG)
+
+    def running() -> bool:
+        pods = recorder.of_task(run_id, "train")
+        return bool(pods) and pods[-1]["status"].get("phase") == "Running"
+
+    wait_until("the training pod to run", running, seconds=240)
+    return running
+
+
+@pytest.fixture
+def is_whole(
+    finish: Callable[..., Run],
+    versions: Callable[..., list[Any]],
+    recorder: PodRecorder,
+    connection: Platform,
+    model_name: str,
+    request: pytest.FixtureRequest,
+) -> Callable[[], None]:
+    """Checks that the run of `under_way` ends as if nothing had been."""
+
+    def check() -> None:
+        run_id = f"{request.node.name}-{model_name}"
+        run = finish(run_id)
+        assert run.state == "success"
+        assert run.tasks["train"]["try_number"] == 1
+        assert len(recorder.of_task(run_id, "train")) == 1
+        (version,) = versions(run_id)
+        steps = metric_steps(connection.mlflow, version.run_id, "val_f1_macro")
+        assert steps == list(range(1, EPOCHS + 1))
+
+    return check
+
+
+def kept(core: client.CoreV1Api) -> dict[str, Any]:
+    """What an upgrade does not touch: claims by their UID, Secrets by their content."""
+    found: dict[str, Any] = {}
+    for namespace in SPACES:
+        for claim in core.list_namespaced_persistent_volume_claim(namespace).items:
+            found[f"{namespace}/claim/{claim.metadata.name}"] = claim.metadata.uid
+        for secret in core.list_namespaced_secret(namespace).items:
+            if secret.type != "helm.sh/release.v1":
+                found[f"{namespace}/secret/{secret.metadata.name}"] = secret.data
+    return found
+
+
+def test_an_upgrade_loses_nothing(
+    earlier: Path, under_way: Callable[[], bool], is_whole: Callable[[], None], core: client.CoreV1Api
+) -> None:
+    before = kept(core)
+    up()
+    assert under_way(), "the training ended before the upgrade did"
+    after = kept(core)
+    assert {name: after.get(name) for name in before} == before
+    is_whole()
+
+
+def test_a_rollback_loses_nothing(
+    earlier: Path,
+    under_way: Callable[[], bool],
+    is_whole: Callable[[], None],
+    core: client.CoreV1Api,
+    connection: Platform,
+) -> None:
+    before = kept(core)
+    rollback = ["helm", "rollback", "trainyard", f"--namespace={NAMESPACE}", "--wait", "--timeout=8m"]
+    subprocess.run(rollback, check=True)
+    assert under_way(), "the training ended before the rollback did"
+    assert kept(core) == before
+    connection.airflow.wait_for_dag(DAG)
+    is_whole()
