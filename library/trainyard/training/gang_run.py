@@ -174,6 +174,7 @@ class GangRun(PodRun):
         else:
             rank, pod = self._status.not_started()[0]
             events = await self.kube.events(pod["metadata"]["name"])
+            self._fail_if_too_large(pod, events)
             pending = why_pending(pod, events, pool=pool, resource=resource)
             pending = replace(pending, reason=f"rank {rank}: {pending.reason}")
         scheduled = f"{self._status.scheduled} of {self._status.nodes} pods have a node"

@@ -23,12 +23,21 @@ from trainyard.platform import Platform
 from trainyard.training import outcomes
 from trainyard.training.attempt import Attempt, RetryPlan
 from trainyard.training.outcomes import Action, Outcome
-from trainyard.training.pending import Pending, WaitKind, from_quota, short_reason, waiting_kind, why_pending
+from trainyard.training.pending import (
+    Pending,
+    WaitKind,
+    fits_no_node,
+    from_quota,
+    short_reason,
+    waiting_kind,
+    why_pending,
+)
 from trainyard.training.pod import GRACE_SECONDS, TrainingRequest, build_pod
 
 POLL_SECONDS = 2
 PENDING_POLL_SECONDS = 10  # how often a waiting pod is read, in addition to the watch
 QUOTA_POLL_SECONDS = 2  # how often a pod that exceeds the quota is tried again, in addition to the watch
+TOO_LARGE_SECONDS = 120  # how long an autoscaler may think about a pod that no node has the memory for
 REMIND_SECONDS = 300  # how often an unchanged reason for waiting is logged again
 RELAUNCH_SECONDS = 2  # pause after the first reclaim; doubles with each one
 MAX_BACKOFF_SECONDS = 60
@@ -236,7 +245,9 @@ class PodRun:
             if failure := outcomes.pending_failure(pod, time.monotonic() - since):
                 raise AttemptEnded(failure.cause, failure.message)
             pool, resource = self._gpu()
-            pending = why_pending(pod, await self.kube.events(name), pool=pool, resource=resource)
+            events = await self.kube.events(name)
+            self._fail_if_too_large(pod, events)
+            pending = why_pending(pod, events, pool=pool, resource=resource)
             await self._check_waiting(
                 pending, pod, self._waiting_time.seconds_since_created(), self.startup_seconds
             )
@@ -249,6 +260,18 @@ class PodRun:
         )
         place = {"pod_name": name, "pod_namespace": self.kube.namespace, "node_name": self._node}
         await self.announce({**place, "pending": self._waiting_time.resolved_xcom(name)})
+
+    def _fail_if_too_large(self, pod: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
+        """End the attempt after an out-of-memory error if no node has twice the memory."""
+        if self._attempt.memory_factor == 1 or self._waiting_time.seconds_since_created() < TOO_LARGE_SECONDS:
+            return
+        if fits_no_node(pod, events):
+            memory = pod["spec"]["containers"][0]["resources"]["requests"].get("memory")
+            raise AttemptEnded(
+                Cause.OOM,
+                f"out of memory, and no node has the {memory} that the next attempt requests: use smaller "
+                'batches (on_oom="batch"), less memory in `container_resources.requests`, or larger nodes',
+            )
 
     async def _check_waiting(
         self, pending: Pending, pod: dict[str, Any] | None, waited: float, max_seconds: float
@@ -263,7 +286,9 @@ class PodRun:
             if pod is None or await self.kube.delete_if_unchanged(pod):
                 raise _GpuTimeout
         elif waited > max_seconds:
-            cause = Cause.IMAGE if pending.kind is WaitKind.IMAGE else Cause.UNSCHEDULABLE
+            cause = Cause.UNSCHEDULABLE
+            if pending.kind is WaitKind.IMAGE:
+                cause = Cause.TEMPORARY if outcomes.is_transient(pending.reason) else Cause.IMAGE
             raise AttemptEnded(cause, f"not started within {max_seconds:.0f} s: {pending.reason}")
 
     def _gpu(self) -> tuple[str | None, str]:

@@ -163,6 +163,28 @@ def test_a_bigger_pod_that_is_refused_ends_as_out_of_memory(play: Callable[..., 
     assert "more was refused: maximum memory" in story.outcome.message
 
 
+def test_a_bigger_pod_that_fits_no_node_ends_as_out_of_memory(
+    play: Callable[..., Story], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fits_nowhere(server: ApiServer, name: str) -> None:
+        message = "0/1 nodes are available: 1 Insufficient memory. preemption: 1 Preemption is not helpful"
+        await server.change(name, conditions=[{**UNSCHEDULABLE[0], "message": message}])
+
+    monkeypatch.setattr(pod_run, "TOO_LARGE_SECONDS", 0)
+    story = play(out_of_memory, fits_nowhere)
+    assert (story.outcome.cause, len(story.attempts)) == (Cause.OOM, 2)
+    assert "no node has the 1024Mi that the next attempt requests" in story.outcome.message
+
+
+def test_a_broken_gpu_is_left_for_another_node(play: Callable[..., Story]) -> None:
+    async def breaks(server: ApiServer, name: str) -> None:
+        await server.run(name, exit_code=70, message='{"error": "CUDA error: uncorrectable ECC error"}')
+
+    story = play(breaks, succeeds)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.avoided for attempt in story.attempts] == [(), ("node-1",)]
+
+
 def test_reclaims_escalate_to_another_pool(play: Callable[..., Story]) -> None:
     story = play(reclaimed, drained_before_it_started, succeeds, escalate_to="ondemand")
     assert [attempt.gpu_pool for attempt in story.attempts] == ["spot", "spot", "ondemand"]
