@@ -15,7 +15,7 @@ from trainyard.airflow_compat import mapped_arguments, partial_as
 from trainyard.platform import load_platform
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.links import MLflowRunLink, WhyPendingLink
-from trainyard.triggerer.base import TriggererOperator, start_args
+from trainyard.triggerer.base import TriggererOperator, refuse_workers_arguments, start_args
 
 TRIGGER = "trainyard.training.trigger.TrainingPodTrigger"
 # The arguments of TrainingPodOperator that the trigger gets, with their defaults.
@@ -91,7 +91,8 @@ class TrainingPodOperator(TriggererOperator):
         fallback_after: how long to wait for a GPU before that, a timedelta or seconds.
         escalate_to: name of the GPU pool for attempts after reclaims, for instance from spot to on-demand.
         escalate_after: after how many reclaims.
-        kwargs: as for any operator; `pool` defaults to the Airflow pool of the GPU pool.
+        kwargs: as for any operator; `pool` defaults to the Airflow pool of the GPU pool. What only a worker
+            minds is refused: `execution_timeout`, `pre_execute`, `executor_config` and so on.
     """
 
     template_fields = (
@@ -164,6 +165,7 @@ class TrainingPodOperator(TriggererOperator):
         """Begin a mapped task, as with any operator."""
         # Skips TriggererOperator.partial, which refuses: TrainingPodPartial passes the mapped arguments on.
         base = super(TriggererOperator, cls).partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
+        refuse_workers_arguments(kwargs["task_id"], base.kwargs)
         return partial_as(TrainingPodPartial, base)
 
 

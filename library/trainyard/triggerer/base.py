@@ -52,6 +52,37 @@ from trainyard.triggerer.templates import TemplateError, as_template, render
 # How much longer a short task may wait for a triggerer, as long as none runs.
 TRIGGERER_PATIENCE = timedelta(hours=1)
 
+# Arguments of all operators that only a worker minds, and what to use in their place. By the name under which
+# Airflow keeps each.
+_ON_A_WORKER = {
+    "execution_timeout": ("execution_timeout", "deadline= of a training step, timeout= of other tasks"),
+    "pre_execute": ("_pre_execute_hook", "a task before it"),
+    "post_execute": ("_post_execute_hook", "a task after it"),
+    "on_execute_callback": ("on_execute_callback", "a task before it"),
+    "executor_config": ("executor_config", "container_resources= and env_vars= of a training step"),
+    "run_as_user": ("run_as_user", "training.podSecurityContext of the chart's values"),
+    "max_active_tis_per_dag": ("max_active_tis_per_dag", "max_active_runs= of the DAG, or the pool's GPUs"),
+    "max_active_tis_per_dagrun": ("max_active_tis_per_dagrun", "the pool's GPUs"),
+}
+
+
+def refuse_workers_arguments(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse arguments which nothing minds in the triggerer, that they are not ignored.
+
+    Args:
+        name: the task.
+        values: all arguments, by the name under which Airflow keeps each.
+
+    Raises:
+        TypeError: one of them is set.
+    """
+    for argument, (kept_as, instead) in _ON_A_WORKER.items():
+        if values.get(argument) or values.get(kept_as):
+            raise TypeError(
+                f"{name}: {argument} has no effect, as the task runs in the triggerer; use {instead} (and "
+                f"{argument}=None where default_args set it)"
+            )
+
 
 def start_args(trigger: str, request: Mapping[str, Any], timeout: timedelta) -> StartTriggerArgs:
     """What the scheduler needs to start a task's trigger: the operator's `start_trigger_args`.
@@ -76,6 +107,10 @@ class TriggererOperator(BaseOperator):
     """
 
     start_from_trigger = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        refuse_workers_arguments(self.task_id, vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
@@ -220,6 +255,8 @@ class TriggererTask(BaseTrigger):
 
     async def _push_result(self, result: Any) -> None:
         """Push what the task returned, and for a task that is mapped over it how long it is."""
+        if self.task is not None and not self.task.do_xcom_push:
+            return
         mapped_length = None
         if self.task is not None and self.identity.map_index < 0 and is_mapped_over(self.task):
             if not isinstance(result, list | dict):

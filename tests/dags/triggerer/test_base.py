@@ -17,6 +17,7 @@ from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEven
 from receiver import listening
 from trainyard.failures import TaskFailed
 from trainyard.platform import PlatformError
+from trainyard.training.operator import TrainingPodOperator
 from trainyard.triggerer.base import TriggererOperator, TriggererTask, start_args
 
 TRIGGER = f"{__name__}.CountTrigger"
@@ -54,12 +55,12 @@ def instance(map_index: int = -1) -> SimpleNamespace:
     return SimpleNamespace(dag_id="d", run_id="r", task_id="count", map_index=map_index, try_number=2)
 
 
-def ended(rows: Any, retries: int = 3) -> tuple[TriggerEvent, dict[str, Any]]:
+def ended(rows: Any, retries: int = 3, **options: Any) -> tuple[TriggerEvent, dict[str, Any]]:
     """The one event that a task with this argument ends with, and its XComs."""
     trigger = CountTrigger({"rows": rows})
     ti = instance()
     with DAG("d", schedule=None) as dag:
-        CountOperator(task_id="count", rows=rows if isinstance(rows, str) else 0, retries=retries)
+        CountOperator(task_id="count", rows=rows if isinstance(rows, str) else 0, retries=retries, **options)
     ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("count")
     trigger.task_instance = ti
     trigger.render_template_fields({"ti": ti, "params": {"rows": 7}})
@@ -76,6 +77,42 @@ def test_a_result_is_the_return_value_and_each_of_its_keys(rows: Any, expected: 
     event, xcoms = ended(rows)
     assert isinstance(event, TaskSuccessEvent)
     assert xcoms == {"rows": expected, "return_value": {"rows": expected}}
+
+
+def test_a_result_that_nobody_wants_is_not_pushed() -> None:
+    event, xcoms = ended(3, do_xcom_push=False)
+    assert isinstance(event, TaskSuccessEvent) and xcoms == {}
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("execution_timeout", timedelta(minutes=1)),
+        ("pre_execute", print),
+        ("post_execute", print),
+        ("on_execute_callback", print),
+        ("executor_config", {"pod_override": "x"}),
+        ("run_as_user", "ada"),
+        ("max_active_tis_per_dag", 1),
+        ("max_active_tis_per_dagrun", 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Task .train. was never mapped")
+def test_what_only_a_worker_minds_is_refused_wherever_it_is_set(argument: str, value: Any) -> None:
+    step = {"step": "train", "dataset": "file:///data/x", "output_uri": "file:///checkpoints/m"}
+    refused = pytest.raises(TypeError, match=f"{argument} has no effect.* use .*{argument}=None")
+    with DAG("d", schedule=None), refused:
+        CountOperator(task_id="count", rows=0, **{argument: value})
+    with DAG("d", schedule=None), refused:
+        TrainingPodOperator.partial(task_id="train", **step, **{argument: value})
+    if argument in ("pre_execute", "post_execute"):  # Airflow takes these from no default_args
+        return
+    with DAG("d", schedule=None, default_args={argument: value}):
+        with refused:
+            CountOperator(task_id="count", rows=0)
+        with refused:
+            TrainingPodOperator.partial(task_id="train", **step)
+        CountOperator(task_id="again", rows=0, **{argument: None})
 
 
 def test_what_another_try_may_cure_goes_through_airflows_retries() -> None:
