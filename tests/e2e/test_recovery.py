@@ -51,7 +51,7 @@ def test_a_run_whose_node_is_lost_goes_on_on_another(
     wait_until("some epochs", lambda: epochs_done(core, pod) > EPOCHS / 3, seconds=120)
     subprocess.run([docker, "kill", node], check=True, capture_output=True)
     try:
-        # Without the chart's toleration Kubernetes itself would wait for 300 s before it even deletes the pod.
+        # Without the pod's toleration Kubernetes itself would wait for 300 s before it deletes the pod.
         second = wait_until(
             "another pod to run", lambda: _running_train_pods(recorder, run_id)[1:], seconds=240
         )

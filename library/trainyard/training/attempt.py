@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from trainyard.failures import Cause
@@ -67,8 +67,13 @@ class Attempt:
     avoided: tuple[str, ...] = ()
 
     def annotation(self) -> str:
-        """The attempt as the value of the pod's annotation."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The attempt as the value of the pod's annotation.
+
+        What is as in a first attempt is left out, so that an older release after a rollback reads the rest.
+        """
+        first = asdict(Attempt())
+        told = {name: value for name, value in asdict(self).items() if value != first[name]}
+        return json.dumps(told, sort_keys=True)
 
     @classmethod
     def of_pod(cls, pod: Mapping[str, Any]) -> Attempt:
@@ -79,7 +84,11 @@ class Attempt:
             "number": int(labels[f"{LABEL_PREFIX}/attempt"]),
             "gpu_pool": None if pool == "none" else pool,
         }
-        found = cls(**{**from_labels, **json.loads(annotations.get(ANNOTATION, "{}"))})
+        known = {each.name for each in fields(cls)}  # a newer release may have told more
+        told = {
+            key: value for key, value in json.loads(annotations.get(ANNOTATION, "{}")).items() if key in known
+        }
+        found = cls(**{**from_labels, **told})
         return replace(found, avoided=tuple(found.avoided))
 
     def after(self, outcome: Outcome, plan: RetryPlan) -> Attempt | None:

@@ -75,6 +75,14 @@ def test_an_attempt_is_read_back_from_its_pod() -> None:
     assert Attempt.of_pod(pod) == attempt
 
 
+def test_a_pod_of_a_newer_release_is_read_after_a_rollback() -> None:
+    labels = {"trainyard.dev/attempt": "3", "trainyard.dev/gpu-pool": "spot"}
+    annotations = {ANNOTATION: '{"reclaims": 2, "of_tomorrow": true}'}
+    found = Attempt.of_pod({"metadata": {"labels": labels, "annotations": annotations}})
+    assert found == Attempt(3, "spot", reclaims=2)
+    assert "avoided" not in found.annotation(), "an older release would not know it"
+
+
 def test_a_pod_of_an_older_release_has_labels_only() -> None:
     labels = {"trainyard.dev/attempt": "3", "trainyard.dev/gpu-pool": "none"}
     assert Attempt.of_pod({"metadata": {"labels": labels, "annotations": {}}}) == Attempt(3, None)
