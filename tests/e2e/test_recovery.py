@@ -83,12 +83,17 @@ def test_a_triggerer_restart_reattaches_to_the_same_pod(
     assert len(versions(run_id)) == 1
 
 
-def test_a_run_that_a_person_ends_takes_its_pod_along(trigger, recorder: PodRecorder, airflow) -> None:
+def test_a_run_that_a_person_ends_takes_its_pod_along_and_ends_as_it_was_told(
+    trigger, finish, recorder: PodRecorder, airflow
+) -> None:
     run_id = trigger("given-up", **SLOW)
     pod = _running_train_pod(recorder, run_id)
     give_up(airflow, DAG, run_id)
     wait_until("the train pod to go", lambda: recorder.is_gone(pod), seconds=120)
     assert len(recorder.of_task(run_id, "train")) == 1
+    run = finish(run_id)
+    # The clean-up runs after it, and does not make a success of it.
+    assert (run.state, run.tasks["clean_up"]["state"]) == ("failed", "success")
 
 
 def _running_train_pod(recorder: PodRecorder, run_id: str) -> dict:
