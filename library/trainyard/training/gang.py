@@ -63,9 +63,12 @@ def torchrun_environment(address: str, nodes: int, gpus: int) -> dict[str, str]:
 
 
 def build_job(
-    pod: Mapping[str, Any], name: str, *, nodes: int, gpus: int, startup_seconds: int
+    pod: Mapping[str, Any], name: str, *, nodes: int, gpus: int, waiting_seconds: int
 ) -> dict[str, Any]:
-    """Return the Job that runs `pod`, a training pod's manifest, on `nodes` nodes with `gpus` GPUs each."""
+    """Return the Job that runs `pod`, a training pod's manifest, on `nodes` nodes with `gpus` GPUs each.
+
+    Its pods may wait for `waiting_seconds` before they run.
+    """
     meta, spec = pod["metadata"], pod["spec"]
     (container,) = spec["containers"]
     field = {"fieldPath": f"metadata.annotations['{_INDEX}']"}
@@ -83,7 +86,7 @@ def build_job(
             # All or nothing: if one pod fails or is deleted, the Job stops the others.
             "backoffLimit": 0,
             # Ends a gang whose triggerer is gone; the pods have their own deadline.
-            "activeDeadlineSeconds": startup_seconds + spec["activeDeadlineSeconds"],
+            "activeDeadlineSeconds": waiting_seconds + spec["activeDeadlineSeconds"],
             "template": {
                 "metadata": {"labels": dict(meta["labels"]), "annotations": dict(meta["annotations"])},
                 "spec": {

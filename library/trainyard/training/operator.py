@@ -79,9 +79,9 @@ class TrainingPodOperator(TriggererOperator):
         scratch_size: limit of /tmp, such as 20Gi, if not the platform's (`training.pod.scratchSize`).
         shared_memory_size: limit of /dev/shm, if not the platform's (`training.pod.sharedMemorySize`).
         deadline: how long one attempt may run.
-        queue_timeout: how long it may wait for the namespace's quota, which is where tasks queue.
-        startup_timeout: how long a created pod may wait for its node, image and volumes. With several
-            `nodes` it includes the wait for the quota.
+        queue_timeout: how long it may wait for its turn: for the namespace's quota and for a GPU.
+        startup_timeout: how long a pod may take to start, from when it has its node; one without a GPU from
+            when it was created.
         max_preemptions: how often a pod that lost its node is launched again within one try.
         run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
         parent_run_key: run key of the parent MLflow run.

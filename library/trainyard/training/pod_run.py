@@ -17,7 +17,7 @@ from typing import Any
 from trainyard.failures import Cause
 from trainyard.kube.client import Kube, KubeError
 from trainyard.kube.logs import LogPosition, parse_log_line
-from trainyard.kube.status import event_line
+from trainyard.kube.status import event_line, scheduled_at
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.platform import Platform
 from trainyard.training import outcomes
@@ -70,8 +70,8 @@ class PodRun:
         task: the try of the task; the pods' names and labels follow from it.
         log: receives the pod's log, why it waits and how it ended.
         plan: which attempts may follow after a failure or for want of a GPU.
-        queue_seconds: how long the pod may wait for the namespace's quota.
-        startup_seconds: how long a created pod may take to start.
+        queue_seconds: how long it may wait for the namespace's quota and for a GPU.
+        startup_seconds: how long a pod may take to start, from when it needs to wait for neither.
         announce: called with XComs: why the pod waits, where it runs, that it fell back to a CPU.
         alert: called with a title, a text and details to alert people before the end.
     """
@@ -214,7 +214,7 @@ class PodRun:
                         raise
                     raise _refusal(attempt, error) from error
                 pending = from_quota(error.message, self._gpu()[1])
-                await self._check_waiting(pending, None, self._waiting_time.seconds(), self.queue_seconds)
+                await self._check_waiting(pending, None)
                 await self.kube.wait_for_quota_change(QUOTA_POLL_SECONDS)
                 await asyncio.sleep(random.uniform(0, 0.3))  # other tasks wait for the same GPU
         self._waiting_time.pod_created(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
@@ -242,15 +242,15 @@ class PodRun:
             message = outcomes.waiting_message(pod)
             if waiting_kind(pod) != kind:
                 kind, since = waiting_kind(pod), time.monotonic()
+            if moment := scheduled_at(pod):
+                self._waiting_time.has_node(moment)
             if failure := outcomes.pending_failure(pod, time.monotonic() - since):
                 raise AttemptEnded(failure.cause, failure.message)
             pool, resource = self._gpu()
             events = await self.kube.events(name)
             self._fail_if_too_large(pod, events)
             pending = why_pending(pod, events, pool=pool, resource=resource)
-            await self._check_waiting(
-                pending, pod, self._waiting_time.seconds_since_created(), self.startup_seconds
-            )
+            await self._check_waiting(pending, pod)
             poll_seconds = min(
                 PENDING_POLL_SECONDS, max(1, self.plan.fallback_after_seconds - self._waiting_time.seconds())
             )
@@ -273,10 +273,14 @@ class PodRun:
                 'batches (on_oom="batch"), less memory in `container_resources.requests`, or larger nodes',
             )
 
-    async def _check_waiting(
-        self, pending: Pending, pod: dict[str, Any] | None, waited: float, max_seconds: float
-    ) -> None:
-        """Report why the attempt waits; end it if it has `waited` longer than `max_seconds`."""
+    async def _check_waiting(self, pending: Pending, pod: dict[str, Any] | None) -> None:
+        """Report why the attempt waits; end it if it has waited for too long."""
+        queues = pending.lacks_gpu or pending.kind is WaitKind.QUOTA
+        if queues:
+            self._waiting_time.queues()
+            waited, max_seconds = self._waiting_time.seconds(), self.queue_seconds
+        else:
+            waited, max_seconds = self._waiting_time.seconds_starting(), self.startup_seconds
         if self._waiting_time.should_report(pending):
             self.log.info("waiting: %s", pending.reason)
             await self.announce({"pending": self._waiting_time.pending_xcom(self._name)})
@@ -336,14 +340,22 @@ class WaitingTime:
 
     def __init__(self) -> None:
         self.reason = ""
-        self._started = self._created = datetime.now(UTC)
+        self._started = self._created = self._starting = datetime.now(UTC)
         self._kind = WaitKind.START
         self._reported, self._reported_at = Pending(WaitKind.START, ""), 0.0
 
     def pod_created(self, moment: datetime) -> None:
         """Set when the pod was created; the attempt has waited at least since then."""
-        self._created = moment
+        self._created = self._starting = moment
         self._started = min(self._started, moment)
+
+    def queues(self) -> None:
+        """Set that it waits for its turn: it does not start yet."""
+        self._starting = datetime.now(UTC)
+
+    def has_node(self, moment: datetime) -> None:
+        """Set when the pod got its node, where it starts."""
+        self._starting = max(self._starting, moment)
 
     def seconds(self) -> float:
         """How long the attempt has waited."""
@@ -352,6 +364,10 @@ class WaitingTime:
     def seconds_since_created(self) -> float:
         """How long its pod has waited."""
         return (datetime.now(UTC) - self._created).total_seconds()
+
+    def seconds_starting(self) -> float:
+        """How long it has been starting, without what it waited for its turn."""
+        return (datetime.now(UTC) - self._starting).total_seconds()
 
     def should_report(self, pending: Pending) -> bool:
         """Record the reason; return whether to report it: if it changed, or after `REMIND_SECONDS`."""

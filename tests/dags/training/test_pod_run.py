@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -264,10 +265,31 @@ def test_queueing_is_not_starting(play: Callable[..., Story]) -> None:
     assert "not started within 0 s: no GPU left in quota q" in story.outcome.message
 
 
+def test_waiting_for_a_gpu_is_not_starting(play: Callable[..., Story]) -> None:
+    story = play(gets_no_gpu, when_told=succeeds, startup_seconds=-1)
+    assert story.outcome.cause is Cause.SUCCESS
+    story = play(gets_no_gpu, queue_seconds=-1)
+    assert story.outcome.cause is Cause.UNSCHEDULABLE
+    assert "not started within -1 s: no GPU free in pool spot" in story.outcome.message
+
+
+@pytest.mark.parametrize(("minutes", "cause"), [(1, Cause.SUCCESS), (9, Cause.UNSCHEDULABLE)])
+def test_a_pod_starts_when_it_has_its_node(play: Callable[..., Story], minutes: int, cause: Cause) -> None:
+    """It was created long before."""
+
+    async def gets_its_node(server: ApiServer, name: str) -> None:
+        moment = datetime.now(UTC) - timedelta(minutes=minutes)
+        scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": moment.isoformat()}
+        await server.change(name, node="n", conditions=[scheduled])
+
+    story = play(gets_its_node, when_told=succeeds, startup_seconds=300)
+    assert story.outcome.cause is cause
+
+
 @pytest.mark.parametrize("fate", ["waits", "ends"])
 def test_a_failed_pod_that_is_kept_takes_no_gpu_later(play: Callable[..., Story], fate: str) -> None:
     fates = {"waits": gets_no_gpu, "ends": out_of_memory}
-    story = play(fates[fate], startup_seconds=-1, keep_failed_pods=True, on_oom="fail")
+    story = play(fates[fate], queue_seconds=-1, keep_failed_pods=True, on_oom="fail")
     assert bool(story.server.pods) is (fate == "ends")
 
 
