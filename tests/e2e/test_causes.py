@@ -1,4 +1,4 @@
-"""Pods that exceed a limit of their own, as a real kubelet ends them: the cause, and what raises the limit."""
+"""Pods that exceed a limit of their own, as a real kubelet ends them: the cause, and what raises it."""
 
 from __future__ import annotations
 

@@ -37,13 +37,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.triggers.base import (
     BaseTrigger,
     StartTriggerArgs,
-    TaskFailedEvent,
     TaskSkippedEvent,
     TriggerEvent,
 )
 
 from trainyard import lineage
-from trainyard.airflow_compat import atask_states, is_mapped_over, push_xcom, success_event
+from trainyard.airflow_compat import atask_states, failed_event, is_mapped_over, push_xcom, success_event
 from trainyard.failures import Cause, TaskFailed
 from trainyard.naming import TaskIdentity
 from trainyard.platform import PlatformError
@@ -131,7 +130,7 @@ class TriggererOperator(BaseOperator):
         )
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> NoReturn:
-        """Fail the task for good: only a worker can tell Airflow not to try again."""
+        """Fail the task for good, where the triggerer could not: see `TriggererTask._failure`."""
         raise AirflowFailException(f"{event['cause']}: {event['message']}")
 
 
@@ -271,8 +270,5 @@ class TriggererTask(BaseTrigger):
         self.log.error("%s: %s", failed.cause, failed.message)
         told = {"cause": failed.cause, "message": failed.message}
         await self.push({"failure": {**failed.details, **told}})
-        # TaskFailedEvent goes through Airflow's retries. What no retry can cure resumes on a worker,
-        # which raises AirflowFailException: a trigger has no other way to say so.
-        if not failed.retry and (self.task is None or self.task.retries):
-            return TriggerEvent(told)
-        return TaskFailedEvent()
+        # Without the extension only a worker can end what has tries left, in `execute_complete`.
+        return failed_event(final=not failed.retry) or TriggerEvent(told)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -14,7 +16,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+from events import is_final_failure
 from receiver import listening
+from trainyard import airflow_compat
 from trainyard.failures import TaskFailed
 from trainyard.platform import PlatformError
 from trainyard.training.operator import TrainingPodOperator
@@ -121,11 +125,18 @@ def test_what_another_try_may_cure_goes_through_airflows_retries() -> None:
     assert xcoms == {"failure": {"cause": "temporary", "message": "no answer", "log": ["a line"]}}
 
 
-@pytest.mark.parametrize(("retries", "payload"), [(3, {"cause": "code", "message": "a bug"}), (0, None)])
-def test_what_no_try_can_cure_fails_for_good(retries: int, payload: Any) -> None:
-    event, xcoms = ended(TaskFailed("code", "a bug", log=["a line"]), retries)
-    # With retries left only a worker can say so (`execute_complete`); without, the failure is final anyhow.
-    assert isinstance(event, TaskFailedEvent) if payload is None else event.payload == payload
+@pytest.mark.parametrize("extended", [True, False])
+def test_what_no_try_can_cure_fails_for_good(extended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if extended:
+        importlib.import_module("airflow.models.trigger")
+        airflow_compat.extend_triggers()
+    else:
+        monkeypatch.setitem(sys.modules, "airflow.models.trigger", None)
+    event, xcoms = ended(TaskFailed("code", "a bug", log=["a line"]))
+    assert is_final_failure(event)
+    assert isinstance(event, TaskFailedEvent) is extended
+    if not extended:  # only a worker can say so (`execute_complete`)
+        assert event.payload == {"cause": "code", "message": "a bug"}
     assert xcoms["failure"] == {"cause": "code", "message": "a bug", "log": ["a line"]}
 
 
@@ -141,7 +152,7 @@ def test_what_no_try_can_cure_fails_for_good(retries: int, payload: Any) -> None
 def test_every_error_has_a_cause(rows: Any, cause: str, final: bool) -> None:
     event, xcoms = ended(rows)
     assert xcoms["failure"]["cause"] == cause
-    assert isinstance(event, TaskFailedEvent) is not final
+    assert is_final_failure(event) is final
 
 
 @pytest.mark.parametrize(("map_index", "key"), [(-1, "count"), (3, "count_3")])
