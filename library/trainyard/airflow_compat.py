@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
     from airflow.sdk.bases.operator import OperatorPartial
     from airflow.sdk.execution_time.hitl import HITLUser
-    from airflow.triggers.base import TaskSuccessEvent
+    from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
     from jinja2 import Environment
     from sqlalchemy.orm import Session, SessionTransaction
 
@@ -42,10 +42,12 @@ if TYPE_CHECKING:
 AIRFLOW_VERSION = "3.3.2"
 # Under this key the event that ends a task in the triggerer carries its asset events; see `extend_triggers`.
 OUTLETS = "trainyard_outlets"
+# Likewise for a failure that no other try can cure.
+FINAL = "trainyard_final"
 # XCom of a branch or short circuit, which the scheduler reads before it starts the tasks directly after it.
 SKIP_KEY = "skipmixin_key"
 # What the functions add that are to be called at the start of every process, for `log_unsupported`.
-TRIGGER_EXTENSION = "asset events of tasks that end in the triggerer"
+TRIGGER_EXTENSION = "asset events and final failures of tasks that end in the triggerer"
 POLL_EXTENSION = "shorter polls of the triggerer"
 CANCEL_EXTENSION = "clean-up of what a user ended"
 CALLBACK_EXTENSION = "callbacks of versioned bundles"
@@ -199,6 +201,20 @@ def success_event(task: Any, outlet_events: Any) -> TaskSuccessEvent:
     return TaskSuccessEvent(xcoms={OUTLETS: report})  # type: ignore[dict-item]
 
 
+def failed_event(*, final: bool) -> TaskFailedEvent | None:
+    """The event that fails a try in the triggerer; a `final` one ends the task, whatever tries are left.
+
+    None where this process cannot have a final one, as `extend_triggers` did not succeed in it.
+    """
+    from airflow.triggers.base import TaskFailedEvent
+
+    if not final:
+        return TaskFailedEvent()
+    submit = getattr(sys.modules.get(_TRIGGER_MODELS), "handle_event_submit", None)
+    extended = TaskFailedEvent in getattr(submit, "registry", ())
+    return TaskFailedEvent(xcoms={FINAL: True}) if extended else None
+
+
 def _outlet(outlet: Any) -> dict[str, Any]:
     """An outlet as the API's AssetProfile."""
     kind = type(outlet).__name__.removeprefix("Serialized")
@@ -206,11 +222,12 @@ def _outlet(outlet: Any) -> dict[str, Any]:
 
 
 def extend_triggers() -> None:
-    """Let tasks that end in the triggerer report outlets, and see what started their run.
+    """Let tasks that end in the triggerer report outlets and fail for good, and see what started their run.
 
-    Airflow 3.3.2 registers no asset events for a task that a trigger ends, and tells a trigger neither which
-    asset events nor which user started the run. To be called at the start of every Airflow process; it takes
-    effect when the process imports the models of triggers, and costs nothing in those that do not.
+    Airflow 3.3.2 registers no asset events for a task that a trigger ends, and only a worker can say that
+    tries that are left are of no use. It tells a trigger neither which asset events nor which user started
+    the run. To be called at the start of every Airflow process; it takes effect when the process imports
+    the models of triggers, and costs nothing in those that do not.
     """
     _after_import(_TRIGGER_MODELS, _extend, TRIGGER_EXTENSION)
 
@@ -339,7 +356,7 @@ class _AfterImport(MetaPathFinder):
 def _extend(trigger_models: Any) -> None:
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
-    from airflow.triggers.base import TaskSuccessEvent
+    from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
     # Every lookup comes before the first change: an Airflow that lacks one of them stays as it is.
     submit = trigger_models.handle_event_submit
@@ -364,7 +381,14 @@ def _extend(trigger_models: Any) -> None:
             return
         ends(event, task_instance=task_instance, session=session)
 
+    def fail(event: TaskFailedEvent, *, task_instance: TaskInstance, session: Session) -> None:
+        if (event.xcoms or {}).pop(FINAL, None):
+            # As many tries as there were: clearing the task gives it new ones.
+            task_instance.max_tries = task_instance.try_number - 1
+        ends(event, task_instance=task_instance, session=session)
+
     register(TaskSuccessEvent, end)
+    register(TaskFailedEvent, fail)
     DagRun.dag_run_data = property(lambda run: _with_origin(run_data(run), run))  # type: ignore[method-assign,assignment]
 
 

@@ -17,7 +17,10 @@ class Cause(StrEnum):
     TEMPORARY = "temporary"
     OOM = "oom"
     GPU_OOM = "gpu_oom"
+    GPU_FAULT = "gpu_fault"  # of the hardware
+    STORAGE = "storage"  # /tmp, /dev/shm or what else a pod writes to was full
     KILLED = "killed"
+    UNKNOWN = "unknown"  # an exit code that the trainer contract does not name
     PREEMPTED = "preempted"
     IMAGE = "image"
     DEADLINE = "deadline"

@@ -52,21 +52,28 @@ class TaskIdentity:
         """The pod's name. It is deterministic, so that a restarted triggerer finds the pod."""
         identity = "\n".join(map(str, (*self.labels().values(), self.run_id, self.try_number)))
         tail = f"-{_digest(identity)}-{attempt}"
-        head = re.sub(r"[^a-z0-9]+", "-", f"{self.dag_id}-{self.task_id}".lower()).strip("-")
+        head = re.sub(r"[^a-z0-9]+", "-", f"{self.dag_id}-{self.task_id}".lower()).strip("-") or "task"
         return head[: MAX_LABEL - len(tail)].rstrip("-") + tail
 
 
 def run_key(dag_id: str, run_id: str) -> str:
     """Return the key that all steps of a DAG run share: one MLflow run, one checkpoint directory."""
-    return safe_key(f"{dag_id}{RUN_KEY_SEPARATOR}{run_id}")
+    key = f"{dag_id}{RUN_KEY_SEPARATOR}{run_id}"
+    # Run ids have the separator: with one in the DAG's id as well, `a__b` and `c` would be `a` and `b__c`.
+    if RUN_KEY_SEPARATOR in f"{dag_id}_":
+        return _with_digest(safe_key(key), f"{dag_id}\n{run_id}", MAX_DIRECTORY_NAME)
+    return safe_key(key)
 
 
 def safe_key(text: str) -> str:
     """Make `text` a valid directory name; a hash keeps the names of different texts distinct."""
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")
-    if safe == text and len(safe) <= MAX_DIRECTORY_NAME:
-        return safe
-    return f"{safe[: MAX_DIRECTORY_NAME - 9].rstrip('-.')}-{_digest(text)}"
+    # A run key begins with a letter or digit.
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).rstrip("-.").lstrip("-._")
+    return (
+        safe
+        if safe == text and len(safe) <= MAX_DIRECTORY_NAME
+        else _with_digest(safe, text, MAX_DIRECTORY_NAME)
+    )
 
 
 def label_safe(text: str) -> str:
@@ -74,9 +81,12 @@ def label_safe(text: str) -> str:
     # "-1", the map index of a task that is not mapped, would lose its dash and become "1".
     text = "none" if text == "-1" else text
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
-    if safe == text and len(safe) <= MAX_LABEL:
-        return safe
-    return f"{safe[: MAX_LABEL - 9].rstrip('-_.')}-{_digest(text)}"
+    return safe if safe == text and len(safe) <= MAX_LABEL else _with_digest(safe, text, MAX_LABEL)
+
+
+def _with_digest(name: str, text: str, length: int) -> str:
+    """Cut a name to `length` with a hash of `text`; where no letter is left of it, it is the hash."""
+    return f"{name[: length - 9].rstrip('-_.')}-{_digest(text)}".lstrip("-")
 
 
 def _digest(text: str) -> str:

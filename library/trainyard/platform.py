@@ -63,6 +63,7 @@ class GpuPool:
     tolerations: tuple[Mapping[str, Any], ...]
     resources: Mapping[str, Any] = field(default_factory=dict)
     pod: PodSettings = field(default_factory=PodSettings)
+    max_nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,7 @@ def _pool(name: str, pool: _Section) -> GpuPool:
         tolerations=tuple(pool.get("tolerations", list)),
         resources=pool.get("resources", dict, {}),
         pod=_pod_settings(pool),
+        max_nodes=pool.get("maxNodes", int, 1),
     )
 
 

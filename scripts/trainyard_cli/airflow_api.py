@@ -7,6 +7,7 @@ import graphlib
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -69,15 +70,25 @@ class Airflow:
 
     # ---- runs
 
-    def trigger(self, dag_id: str, conf: Json, run_id: str) -> Json:
-        """Unpause the DAG and start a run. The run id makes it safe to ask twice: it starts once."""
+    def trigger(self, dag_id: str, conf: Json, run_id: str, logical_date: datetime | None = None) -> Json:
+        """Unpause the DAG and start a run. The run id makes it safe to ask twice: it starts once.
+
+        The logical date is what ``{{ ds }}`` says; now, as that of the web pages, if none is given.
+        """
         declared = self.get(f"/api/v2/dags/{quote(dag_id)}/details")["params"] or {}
         check_conf(dag_id, conf, list(declared))
         self.request("PATCH", f"/api/v2/dags/{quote(dag_id)}", json={"is_paused": False})
-        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        date = (logical_date or datetime.now(UTC)).isoformat()
+        body = {"dag_run_id": run_id, "logical_date": date, "conf": conf}
         response = self._send("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", json=body)
         if response.status_code == httpx.codes.CONFLICT:
-            return self.dag_run(dag_id, run_id)
+            found = self._send("GET", _run(dag_id, run_id))
+            if found.status_code != httpx.codes.NOT_FOUND:
+                return _checked(found)
+            raise CliError(
+                f"{dag_id} has a run of the logical date {date}",
+                "give another --logical-date, or clear that run",
+            )
         if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY):
             detail = _detail(response).partition("\n")[0]
             raise CliError(

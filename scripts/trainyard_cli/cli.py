@@ -121,6 +121,12 @@ def run(
     run_id: Annotated[
         str, typer.Option(help="The run's id; one that exists is followed, not started again.")
     ] = "",
+    logical_date: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="What {{ ds }} says; in UTC, if it names no zone.", show_default="now"
+        ),
+    ] = "",
     verbose: Verbose = False,
 ) -> None:
     """Trigger a DAG and follow its run.
@@ -129,10 +135,10 @@ def run(
     """
     from . import platform, training
 
-    parameters = training.parse_conf(conf)
+    parameters, date = training.parse_conf(conf), training.parse_date(logical_date)
     reached = platform.connect()
     run_id = run_id or training.new_run_id("run")
-    training.start(reached, dag, parameters, run_id)
+    training.start(reached, dag, parameters, run_id, date)
     if follow:
         training.follow_to_success(reached, dag, run_id, out)
         out.print(f"{dag} {run_id}: success", markup=False)

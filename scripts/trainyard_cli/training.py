@@ -53,11 +53,29 @@ def start_or_resume(platform: Platform, dag_id: str, command: str) -> str:
     return run_id
 
 
-def start(platform: Platform, dag_id: str, conf: dict[str, Any], run_id: str) -> None:
+def parse_date(text: str) -> datetime | None:
+    """Return the time given with --logical-date, in UTC where it names no zone; None for no text."""
+    if not text:
+        return None
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError as error:
+        message = f"--logical-date is {text!r}, which is no date"
+        raise CliError(message, "write one as 2026-11-27 or 2026-11-27T03:00+01:00") from error
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def start(
+    platform: Platform,
+    dag_id: str,
+    conf: dict[str, Any],
+    run_id: str,
+    logical_date: datetime | None = None,
+) -> None:
     """Trigger the DAG as it was released, not as an older DAG processor read it."""
     released = release.dag_processor_started(platform.kube)
     platform.airflow.wait_for_dag(dag_id, parsed_after=released)
-    platform.airflow.trigger(dag_id, conf, run_id)
+    platform.airflow.trigger(dag_id, conf, run_id, logical_date)
 
 
 def follow_to_success(platform: Platform, dag_id: str, run_id: str, console: Console) -> None:

@@ -347,6 +347,25 @@ def test_conf_defaults_to_no_parameters() -> None:
     assert training.parse_conf("{}") == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "date"),
+    [
+        ("", None),
+        ("2026-11-27", "2026-11-27T00:00:00+00:00"),
+        ("2026-11-27T03:00", "2026-11-27T03:00:00+00:00"),
+        ("2026-11-27T03:00+01:00", "2026-11-27T03:00:00+01:00"),
+    ],
+)
+def test_a_logical_date_without_a_zone_is_in_utc(text: str, date: str | None) -> None:
+    found = training.parse_date(text)
+    assert (found.isoformat() if found else None) == date
+
+
+def test_a_logical_date_that_is_none_is_refused() -> None:
+    with pytest.raises(CliError, match="--logical-date is 'yesterday', which is no date"):
+        training.parse_date("yesterday")
+
+
 def test_every_image_value_is_a_string() -> None:
     values = release.generated_values(
         dict.fromkeys(release.IMAGE_KEYS, "trainyard/any:0123456789"), cluster.Ports(), {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from conftest import DAG, NAMESPACE, give_up, metric_steps, run_tags
 from kubernetes import client
-from pods import PodRecorder, epochs_done, wait_until
+from pods import PodRecorder, epochs_done, node_of, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -39,6 +41,33 @@ def test_a_killed_train_pod_resumes_from_its_checkpoint(
     assert 2 * checkpoint_freq <= resumed_from < EPOCHS
 
 
+@pytest.mark.nightly
+def test_a_run_whose_node_is_lost_goes_on_on_another(
+    trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, mlflow, docker
+) -> None:
+    run_id = trigger("lost", epochs=EPOCHS, epoch_seconds=2)
+    pod = _running_train_pod(recorder, run_id)
+    node = node_of(pod)
+    wait_until("some epochs", lambda: epochs_done(core, pod) > EPOCHS / 3, seconds=120)
+    subprocess.run([docker, "kill", node], check=True, capture_output=True)
+    try:
+        # Without the pod's toleration Kubernetes itself would wait for 300 s before it deletes the pod.
+        second = wait_until(
+            "another pod to run", lambda: _running_train_pods(recorder, run_id)[1:], seconds=240
+        )
+        assert node_of(second[0]) != node
+        run = finish(run_id)
+    finally:
+        subprocess.run([docker, "start", node], check=True, capture_output=True)
+        wait_until("the node to have GPUs again", lambda: _has_gpus(core, node), seconds=240)
+
+    assert run.state == "success"
+    assert run.tasks["train"]["try_number"] == 1, "a lost node must not use up a try"
+    (version,) = versions(run_id)
+    history = metric_steps(mlflow, version.run_id, "val_f1_macro")
+    assert history == list(range(1, EPOCHS + 1)), "metric steps without gap or duplicate"
+
+
 def test_a_triggerer_restart_reattaches_to_the_same_pod(
     trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api
 ) -> None:
@@ -54,17 +83,33 @@ def test_a_triggerer_restart_reattaches_to_the_same_pod(
     assert len(versions(run_id)) == 1
 
 
-def test_a_run_that_a_person_ends_takes_its_pod_along(trigger, recorder: PodRecorder, airflow) -> None:
+def test_a_run_that_a_person_ends_takes_its_pod_along_and_ends_as_it_was_told(
+    trigger, finish, recorder: PodRecorder, airflow
+) -> None:
     run_id = trigger("given-up", **SLOW)
     pod = _running_train_pod(recorder, run_id)
     give_up(airflow, DAG, run_id)
     wait_until("the train pod to go", lambda: recorder.is_gone(pod), seconds=120)
     assert len(recorder.of_task(run_id, "train")) == 1
+    run = finish(run_id)
+    # The clean-up runs after it, and does not make a success of it.
+    assert (run.state, run.tasks["clean_up"]["state"]) == ("failed", "success")
 
 
 def _running_train_pod(recorder: PodRecorder, run_id: str) -> dict:
-    def running() -> dict | None:
-        pods = recorder.of_task(run_id, "train")
-        return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)
+    running = wait_until(
+        f"the train pod of {run_id} to run", lambda: _running_train_pods(recorder, run_id), seconds=180
+    )
+    return running[0]
 
-    return wait_until(f"the train pod of {run_id} to run", running, seconds=180)
+
+def _running_train_pods(recorder: PodRecorder, run_id: str) -> list[dict]:
+    """Those that were last seen running, gone ones included."""
+    return [pod for pod in recorder.of_task(run_id, "train") if pod["status"].get("phase") == "Running"]
+
+
+def _has_gpus(core: client.CoreV1Api, node: str) -> bool:
+    found = core.read_node(node)
+    ready = any(each.type == "Ready" and each.status == "True" for each in found.status.conditions)
+    tainted = any("unreachable" in each.key for each in found.spec.taints or [])
+    return ready and not tainted and found.status.allocatable.get("nvidia.com/gpu", "0") != "0"

@@ -41,6 +41,7 @@ gpu-{{ .name }}
     "airflowPool" (include "trainyard.airflowPoolName" .)
     "resourceName" .pool.resourceName
     "gpusPerNode" (int .pool.gpusPerNode)
+    "maxNodes" (int .pool.nodes.max)
     "gpuType" (include "common.text" .pool.gpuType)
     "spot" .pool.spot
     "costPerGpuHour" .pool.costPerGpuHour

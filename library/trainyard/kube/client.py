@@ -20,7 +20,7 @@ import aiohttp
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
-from trainyard.kube.logs import LogPosition
+from trainyard.kube.logs import LineSplitter, LogPosition, Piece
 from trainyard.naming import CONTAINER
 
 RETRY_SECONDS = 600
@@ -149,13 +149,18 @@ class Kube:
         if position.timestamp:
             query["sinceTime"] = position.timestamp
         position.resume()
+        is_new = True
         try:
-            async with aclosing(self._stream(f"{self._pods}/{name}/log", query)) as lines:
-                async for line in lines:
-                    timestamp, _, text = line.partition(" ")
-                    if not timestamp[:1].isdigit():  # from the kubelet, such as why there is no log
-                        yield line
-                    elif position.advance(timestamp):
+            async with aclosing(self._log(name, query)) as pieces:
+                async for piece in pieces:
+                    timestamp, _, text = piece.text.partition(" ") if piece.begins else ("", "", piece.text)
+                    if not piece.begins:
+                        if is_new:
+                            yield text
+                    elif not timestamp[:1].isdigit():  # from the kubelet, such as why there is no log
+                        is_new = True
+                        yield piece.text
+                    elif is_new := position.advance(timestamp):
                         yield text
         except _CONNECTION_ERRORS:
             return
@@ -168,10 +173,19 @@ class Kube:
         found = []
         # The log explains a failure; reading it must not cause another one.
         with suppress(*_CONNECTION_ERRORS, KubeError):
-            async with aclosing(self._stream(f"{self._pods}/{name}/log", query)) as stream:
-                async for line in stream:
-                    found.append(line)
-        return found
+            async with aclosing(self._log(name, query)) as pieces:
+                async for piece in pieces:
+                    found.append(piece.text)
+        return found[-lines:]
+
+    async def _log(self, name: str, query: dict[str, str]) -> AsyncGenerator[Piece, None]:
+        splitter = LineSplitter()
+        async with aclosing(self._chunks(f"{self._pods}/{name}/log", query)) as chunks:
+            async for chunk in chunks:
+                for piece in splitter.feed(chunk):
+                    yield piece
+        for piece in splitter.end():
+            yield piece
 
     async def _watch_until(
         self, pod: dict[str, Any], until: Callable[[dict[str, Any]], bool], seconds: float
@@ -197,18 +211,24 @@ class Kube:
             await asyncio.sleep(min(1, seconds))
 
     async def _stream(self, path: str, query: dict[str, str]) -> AsyncGenerator[str, None]:
+        """Lines of any length: each is an object in JSON."""
+        rest = b""
+        async with aclosing(self._chunks(path, query)) as chunks:
+            async for chunk in chunks:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+        if rest:
+            yield rest.decode(errors="replace")
+
+    async def _chunks(self, path: str, query: dict[str, str]) -> AsyncGenerator[bytes, None]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=STREAM_SILENCE_SECONDS)
         response = await self._request("GET", path, query, None, timeout)
         try:
             await _raise_for_status(response)
-            rest = b""
             # Not readline(): it refuses lines longer than its buffer.
             async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line.decode(errors="replace")
-            if rest:
-                yield rest.decode(errors="replace")
+                yield chunk
         finally:
             response.close()
 

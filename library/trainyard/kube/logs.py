@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -12,6 +14,48 @@ _LEVELS = {
     "error": logging.ERROR,
     "critical": logging.ERROR,
 }
+
+
+LINE_BYTES = 16 * 1024  # what is longer is cut: a program that ends no line must not block all others
+_CUT = " ... (the line is longer)"
+
+
+class Piece(NamedTuple):
+    """A line, or what a carriage return ends of one: a progress bar's is one line of many pieces."""
+
+    text: str
+    begins: bool
+
+
+class LineSplitter:
+    """Splits a stream of bytes into pieces of at most LINE_BYTES."""
+
+    def __init__(self) -> None:
+        self._rest, self._begins, self._is_cut = b"", True, False
+
+    def feed(self, chunk: bytes) -> Iterator[Piece]:
+        """Yield the pieces that the chunk ends."""
+        for part in (self._rest + chunk).splitlines(keepends=True):
+            body = part.rstrip(b"\r\n")
+            is_whole = body != part
+            self._rest = b""
+            if not self._is_cut and (is_whole or len(body) > LINE_BYTES):
+                yield from self._piece(body)
+            self._is_cut = not is_whole and (self._is_cut or len(body) > LINE_BYTES)
+            if is_whole:
+                self._begins = part.endswith(b"\n")
+            elif not self._is_cut:
+                self._rest = body
+
+    def end(self) -> Iterator[Piece]:
+        """Yield what no end of a line ended."""
+        if self._rest:
+            yield from self._piece(self._rest)
+
+    def _piece(self, body: bytes) -> Iterator[Piece]:
+        cut = _CUT if len(body) > LINE_BYTES else ""
+        if body or self._begins:
+            yield Piece(body[:LINE_BYTES].decode(errors="replace") + cut, self._begins)
 
 
 @dataclass

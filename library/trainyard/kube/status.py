@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from trainyard.naming import CONTAINER
@@ -23,6 +24,13 @@ def condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """The condition of type `kind` of a pod, Job, Deployment, ...; {} if it has none."""
     conditions = obj.get("status", {}).get("conditions") or []
     return next((condition for condition in conditions if condition.get("type") == kind), {})
+
+
+def scheduled_at(pod: Pod) -> datetime | None:
+    """When the pod got its node; None if it has none yet."""
+    scheduled = condition(pod, "PodScheduled")
+    moment = scheduled.get("lastTransitionTime")
+    return datetime.fromisoformat(moment) if moment and scheduled.get("status") == "True" else None
 
 
 def event_line(event: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from trainyard.failures import Cause
@@ -52,7 +52,10 @@ class RetryPlan:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt: number 1, 2, ... of the try. `fallback` is `cpu` if it runs on a CPU for want of a GPU."""
+    """One attempt: number 1, 2, ... of the try.
+
+    `fallback` is `cpu` if it runs on a CPU for want of a GPU; `avoided` are nodes with a broken GPU.
+    """
 
     number: int = 1
     gpu_pool: str | None = None
@@ -61,10 +64,16 @@ class Attempt:
     reclaims: int = 0
     ooms: int = 0
     fallback: str = ""
+    avoided: tuple[str, ...] = ()
 
     def annotation(self) -> str:
-        """The attempt as the value of the pod's annotation."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The attempt as the value of the pod's annotation.
+
+        What is as in a first attempt is left out, so that an older release after a rollback reads the rest.
+        """
+        first = asdict(Attempt())
+        told = {name: value for name, value in asdict(self).items() if value != first[name]}
+        return json.dumps(told, sort_keys=True)
 
     @classmethod
     def of_pod(cls, pod: Mapping[str, Any]) -> Attempt:
@@ -75,12 +84,17 @@ class Attempt:
             "number": int(labels[f"{LABEL_PREFIX}/attempt"]),
             "gpu_pool": None if pool == "none" else pool,
         }
-        return cls(**{**from_labels, **json.loads(annotations.get(ANNOTATION, "{}"))})
+        known = {each.name for each in fields(cls)}  # a newer release may have told more
+        told = {
+            key: value for key, value in json.loads(annotations.get(ANNOTATION, "{}")).items() if key in known
+        }
+        found = cls(**{**from_labels, **told})
+        return replace(found, avoided=tuple(found.avoided))
 
     def after(self, outcome: Outcome, plan: RetryPlan) -> Attempt | None:
         """The attempt that follows `outcome`; None if this one was the last of the try."""
         if outcome.action is Action.RELAUNCH and self.reclaims < plan.max_preemptions:
-            return self._relaunched(plan)
+            return self._relaunched(plan, outcome)
         if outcome.action is Action.ADAPT and not self.ooms and plan.on_oom != "fail":
             # More memory for the pod does not help a GPU without memory left.
             if plan.on_oom == "batch" or outcome.cause is Cause.GPU_OOM:
@@ -92,10 +106,12 @@ class Attempt:
         """The attempt that runs on a CPU for want of a GPU: smaller batches need less memory."""
         return self._next(gpu_pool=None, fallback="cpu", batch_divisor=2 * self.batch_divisor)
 
-    def _relaunched(self, plan: RetryPlan) -> Attempt:
+    def _relaunched(self, plan: RetryPlan, outcome: Outcome) -> Attempt:
+        broken = (outcome.node,) if outcome.cause is Cause.GPU_FAULT and outcome.node else ()
         reclaims = self.reclaims + 1
         escalates = bool(self.gpu_pool and plan.escalate_to) and reclaims >= plan.escalate_after
-        return self._next(reclaims=reclaims, gpu_pool=plan.escalate_to if escalates else self.gpu_pool)
+        pool = plan.escalate_to if escalates else self.gpu_pool
+        return self._next(reclaims=reclaims, gpu_pool=pool, avoided=(*self.avoided, *broken))
 
     def _next(self, **changes: Any) -> Attempt:
         return replace(self, number=self.number + 1, **changes)
@@ -107,6 +123,8 @@ class Attempt:
             parts.append(f"{self.memory_factor} times the memory")
         if self.batch_divisor > 1:
             parts.append(f"batches in {self.batch_divisor} parts")
+        if self.avoided:
+            parts.append(f"not on {', '.join(self.avoided)}")
         return ", ".join(parts)
 
 

@@ -6,6 +6,7 @@ The manifests as pure functions, and the common state and outcome of the pods.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from trainyard_contract import Env
@@ -23,8 +24,24 @@ _JOB_NAME = "batch.kubernetes.io/job-name"
 # The cause of a failed attempt is the first of these that a pod has. A pod that lost its peers exits with
 # 143 like a stopped one, so PREEMPTED counts only if no pod has another cause.
 _CAUSE_PRIORITY = (
-    *(Cause.BAD_CONFIG, Cause.BAD_DATA, Cause.CODE, Cause.BAD_RESULT, Cause.GPU_OOM, Cause.OOM, Cause.IMAGE),
-    *(Cause.DEADLINE, Cause.KILLED, Cause.TEMPORARY, Cause.PREEMPTED),
+    *(
+        Cause.GPU_FAULT,
+        Cause.BAD_CONFIG,
+        Cause.BAD_DATA,
+        Cause.CODE,
+        Cause.BAD_RESULT,
+        Cause.GPU_OOM,
+        Cause.OOM,
+    ),
+    *(
+        Cause.STORAGE,
+        Cause.IMAGE,
+        Cause.DEADLINE,
+        Cause.UNKNOWN,
+        Cause.KILLED,
+        Cause.TEMPORARY,
+        Cause.PREEMPTED,
+    ),
 )
 
 
@@ -46,9 +63,12 @@ def torchrun_environment(address: str, nodes: int, gpus: int) -> dict[str, str]:
 
 
 def build_job(
-    pod: Mapping[str, Any], name: str, *, nodes: int, gpus: int, startup_seconds: int
+    pod: Mapping[str, Any], name: str, *, nodes: int, gpus: int, waiting_seconds: int
 ) -> dict[str, Any]:
-    """Return the Job that runs `pod`, a training pod's manifest, on `nodes` nodes with `gpus` GPUs each."""
+    """Return the Job that runs `pod`, a training pod's manifest, on `nodes` nodes with `gpus` GPUs each.
+
+    Its pods may wait for `waiting_seconds` before they run.
+    """
     meta, spec = pod["metadata"], pod["spec"]
     (container,) = spec["containers"]
     field = {"fieldPath": f"metadata.annotations['{_INDEX}']"}
@@ -66,7 +86,7 @@ def build_job(
             # All or nothing: if one pod fails or is deleted, the Job stops the others.
             "backoffLimit": 0,
             # Ends a gang whose triggerer is gone; the pods have their own deadline.
-            "activeDeadlineSeconds": startup_seconds + spec["activeDeadlineSeconds"],
+            "activeDeadlineSeconds": waiting_seconds + spec["activeDeadlineSeconds"],
             "template": {
                 "metadata": {"labels": dict(meta["labels"]), "annotations": dict(meta["annotations"])},
                 "spec": {
@@ -182,7 +202,8 @@ class GangStatus:
             return outcome_of[0], 0
         failures = {rank: end for rank, end in outcome_of.items() if end.cause is not Cause.SUCCESS}
         rank = min(failures, key=lambda rank: _CAUSE_PRIORITY.index(failures[rank].cause))
-        return Outcome(failures[rank].cause, f"rank {rank} of {self.nodes}: {failures[rank].message}"), rank
+        outcome = failures[rank]
+        return replace(outcome, message=f"rank {rank} of {self.nodes}: {outcome.message}"), rank
 
     def _outcome(self, rank: int) -> Outcome:
         pod = self.pods.get(rank)

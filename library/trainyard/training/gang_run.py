@@ -20,7 +20,7 @@ from trainyard.failures import Cause
 from trainyard.kube.client import KubeError
 from trainyard.kube.jobs import JobKube
 from trainyard.kube.logs import parse_log_line
-from trainyard.kube.status import event_line
+from trainyard.kube.status import event_line, scheduled_at
 from trainyard.naming import LABEL_PREFIX
 from trainyard.training import gang, outcomes
 from trainyard.training.attempt import Attempt
@@ -117,7 +117,11 @@ class GangRun(PodRun):
         gpus = self.request.gpus if self._attempt.gpu_pool else 1
         pod = build_pod(self.platform, self.request, self.task, self._attempt)
         manifest = gang.build_job(
-            pod, self._name, nodes=nodes, gpus=gpus, startup_seconds=self.startup_seconds
+            pod,
+            self._name,
+            nodes=nodes,
+            gpus=gpus,
+            waiting_seconds=self.queue_seconds + self.startup_seconds,
         )
         try:
             job = await self.kube.create_job(manifest)
@@ -147,8 +151,11 @@ class GangRun(PodRun):
             if self._status.all_started or self._status.has_ended:
                 break
             start_failures.check([pod for _, pod in self._status.not_started()])
+            moments = [scheduled_at(pod) for pod in self._status.pods.values()]
+            if self._status.scheduled == self._status.nodes:
+                self._waiting_time.has_node(max(moment for moment in moments if moment))
             pending = await self._why_pending()
-            await self._check_waiting(pending, None, self._waiting_time.seconds(), self.startup_seconds)
+            await self._check_waiting(pending, None)
             held_since = (held_since or time.monotonic()) if self._status.partly_scheduled else None
             if held_since and time.monotonic() - held_since > hold:
                 raise _PartlyScheduled(pending.reason)
@@ -174,6 +181,7 @@ class GangRun(PodRun):
         else:
             rank, pod = self._status.not_started()[0]
             events = await self.kube.events(pod["metadata"]["name"])
+            self._fail_if_too_large(pod, events)
             pending = why_pending(pod, events, pool=pool, resource=resource)
             pending = replace(pending, reason=f"rank {rank}: {pending.reason}")
         scheduled = f"{self._status.scheduled} of {self._status.nodes} pods have a node"

@@ -15,7 +15,7 @@ from trainyard.airflow_compat import mapped_arguments, partial_as
 from trainyard.platform import load_platform
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.links import MLflowRunLink, WhyPendingLink
-from trainyard.triggerer.base import TriggererOperator, start_args
+from trainyard.triggerer.base import TriggererOperator, refuse_workers_arguments, start_args
 
 TRIGGER = "trainyard.training.trigger.TrainingPodTrigger"
 # The arguments of TrainingPodOperator that the trigger gets, with their defaults.
@@ -79,9 +79,9 @@ class TrainingPodOperator(TriggererOperator):
         scratch_size: limit of /tmp, such as 20Gi, if not the platform's (`training.pod.scratchSize`).
         shared_memory_size: limit of /dev/shm, if not the platform's (`training.pod.sharedMemorySize`).
         deadline: how long one attempt may run.
-        queue_timeout: how long it may wait for the namespace's quota, which is where tasks queue.
-        startup_timeout: how long a created pod may wait for its node, image and volumes. With several
-            `nodes` it includes the wait for the quota.
+        queue_timeout: how long it may wait for its turn: for the namespace's quota and for a GPU.
+        startup_timeout: how long a pod may take to start, from when it has its node; one without a GPU from
+            when it was created.
         max_preemptions: how often a pod that lost its node is launched again within one try.
         run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
         parent_run_key: run key of the parent MLflow run.
@@ -91,7 +91,8 @@ class TrainingPodOperator(TriggererOperator):
         fallback_after: how long to wait for a GPU before that, a timedelta or seconds.
         escalate_to: name of the GPU pool for attempts after reclaims, for instance from spot to on-demand.
         escalate_after: after how many reclaims.
-        kwargs: as for any operator; `pool` defaults to the Airflow pool of the GPU pool.
+        kwargs: as for any operator; `pool` defaults to the Airflow pool of the GPU pool. What only a worker
+            minds is refused: `execution_timeout`, `pre_execute`, `executor_config` and so on.
     """
 
     template_fields = (
@@ -164,6 +165,7 @@ class TrainingPodOperator(TriggererOperator):
         """Begin a mapped task, as with any operator."""
         # Skips TriggererOperator.partial, which refuses: TrainingPodPartial passes the mapped arguments on.
         base = super(TriggererOperator, cls).partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
+        refuse_workers_arguments(kwargs["task_id"], base.kwargs)
         return partial_as(TrainingPodPartial, base)
 
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -24,8 +25,13 @@ from trainyard.kube.status import (
     container_status,
 )
 
+TERMINATION_MESSAGE_BYTES = 4096  # what the kubelet keeps of it
 # After a deleted pod's grace period ends, its node counts as lost if the API still lists the pod for so long.
 LOST_AFTER_SECONDS = 60
+# A pod that Kubernetes deletes because its node is unreachable: nobody there hears of a grace period. A node
+# is unreachable after 50 s, and the pod is deleted after the seconds that it tolerates that.
+UNREACHABLE_SECONDS = 10
+LOST_WITH_NODE_SECONDS = 40
 
 
 class Action(StrEnum):
@@ -47,7 +53,10 @@ POLICY: Mapping[Cause, Action] = {
     Cause.TEMPORARY: Action.RETRY,
     Cause.OOM: Action.ADAPT,
     Cause.GPU_OOM: Action.ADAPT,
+    Cause.GPU_FAULT: Action.RELAUNCH,
+    Cause.STORAGE: Action.FAIL,
     Cause.KILLED: Action.RETRY,
+    Cause.UNKNOWN: Action.RETRY,
     Cause.PREEMPTED: Action.RELAUNCH,
     Cause.IMAGE: Action.FAIL,
     Cause.DEADLINE: Action.RETRY,
@@ -66,10 +75,43 @@ _EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
     126: (Cause.BAD_CONFIG, "the image's command cannot be executed"),
     127: (Cause.BAD_CONFIG, "the image has no such command"),
     128: (Cause.BAD_CONFIG, "the container could not start"),
+    135: (Cause.STORAGE, "SIGBUS, as when /dev/shm is full: raise `shared_memory_size`"),
     ExitCode.PREEMPTED: (Cause.PREEMPTED, "stopped by SIGTERM"),
 }
 # Errors that the trainer found itself; they count even if its pod is being deleted.
 _TRAINER_ERROR_CODES = (ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.CODE_ERROR)
+# What programs say of a cause that their exit code does not tell: by the driver, PyTorch and its DataLoader.
+_WORDS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
+    (
+        re.compile(r"uncorrectable ECC error|GPU has fallen off the bus|\bXid\b|hardware stack error"),
+        Cause.GPU_FAULT,
+        "the GPU is broken",
+    ),
+    (
+        re.compile(
+            r"out of shared memory|signal: Bus error|No space left on device.*/dev/shm|/torch_\d.*No space"
+        ),
+        Cause.STORAGE,
+        "/dev/shm is full: raise `shared_memory_size`",
+    ),
+    (
+        re.compile(r"DataLoader worker .*signal: Killed"),
+        Cause.OOM,
+        "out of memory in a process of a DataLoader: raise limits.memory in `container_resources`",
+    ),
+)
+# The kubelet on a pod that exceeds a limit of its own; what it says of a node under pressure is another text.
+_VOLUME_LIMIT = re.compile(r'Usage of EmptyDir volume "([^"]+)" exceeds the limit')
+_STORAGE_LIMIT = re.compile(
+    r"local ephemeral storage (limit|usage exceeds)|ephemeral local storage usage exceeds"
+)
+_VOLUME_KEYS = {"tmp": "`scratch_size`", "shm": "`shared_memory_size`"}
+# Failures of a registry, a network or a volume that go by themselves.
+_TRANSIENT = re.compile(
+    r"time-?out|timed out|deadline exceeded|too many requests|\b(429|50[0234])\b|connection re(fused|set)"
+    r"|temporary failure|unexpected EOF|service unavailable",
+    re.IGNORECASE,
+)
 # Reasons that the kubelet sets on a pod that lost its node or that the node did not admit.
 _NODE_REASONS = {
     *("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"),
@@ -79,11 +121,12 @@ _NODE_REASONS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. `result` is the trainer's JSON if the cause is success."""
+    """How an attempt ended. `result` is the trainer's JSON if the cause is success; `node` had the pod."""
 
     cause: Cause
     message: str
     result: Mapping[str, Any] = field(default_factory=dict)
+    node: str = ""
 
     @property
     def action(self) -> Action:
@@ -105,12 +148,26 @@ def has_ended(pod: Pod) -> bool:
 
 def is_lost(pod: Pod, now: datetime) -> bool:
     """Whether the pod is still listed long after its deletion: its node does not respond."""
-    deleted = pod["metadata"].get("deletionTimestamp")
-    return bool(deleted) and (now - _time(deleted)).total_seconds() > LOST_AFTER_SECONDS
+    metadata = pod["metadata"]
+    if not (deleted := metadata.get("deletionTimestamp")):
+        return False
+    since = (now - _time(deleted)).total_seconds()  # the end of the grace period
+    if condition(pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager":
+        return bool(since + metadata.get("deletionGracePeriodSeconds", 0) > LOST_WITH_NODE_SECONDS)
+    return since > LOST_AFTER_SECONDS
+
+
+def is_transient(text: str) -> bool:
+    """Whether a message of the kubelet is about a failure that may go by itself."""
+    return bool(_TRANSIENT.search(text))
 
 
 def classify(pod: Pod) -> Outcome:
     """Return the outcome of a pod that has ended."""
+    return replace(_classify(pod), node=pod.get("spec", {}).get("nodeName", ""))
+
+
+def _classify(pod: Pod) -> Outcome:
     status = pod.get("status", {})
     reason, message = status.get("reason", ""), status.get("message", "")
     terminated = container_status(pod).get("state", {}).get("terminated")
@@ -119,6 +176,8 @@ def classify(pod: Pod) -> Outcome:
     if reason == "DeadlineExceeded":
         seconds = pod.get("spec", {}).get("activeDeadlineSeconds")
         return Outcome(Cause.DEADLINE, f"the pod ran longer than its {seconds} s; raise `deadline`")
+    if own_limit := _exceeded(reason, message):
+        return Outcome(Cause.STORAGE, own_limit)
     if terminated and (terminated.get("exitCode") in _TRAINER_ERROR_CODES or _ran_out_of_memory(terminated)):
         return _from_exit(terminated)
     if disruption := _disruption(pod):
@@ -133,12 +192,14 @@ def classify(pod: Pod) -> Outcome:
 def pending_failure(pod: Pod, seconds_in_reason: float) -> Outcome | None:
     """Return the outcome of a waiting pod that will never start; None while it may still start.
 
-    `seconds_in_reason` is how long it has waited for the current reason: a registry or a Secret may become
-    available, an invalid image name never becomes valid.
+    `seconds_in_reason` is how long it has waited for the current reason: a Secret may become available, an
+    invalid image name never becomes valid. What is transient may take as long as any start.
     """
     waiting = container_status(pod).get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     image = pod["spec"]["containers"][0]["image"]
+    if is_transient(message):
+        return None
     if reason in IMAGE_ERRORS or (reason in IMAGE_PULL_ERRORS and seconds_in_reason > 180):
         return Outcome(Cause.IMAGE, f"image {image}: {reason} {message}".strip())
     if reason in CONTAINER_ERRORS and seconds_in_reason > 60:
@@ -156,13 +217,19 @@ def _success(terminated: Mapping[str, Any]) -> Outcome:
     message = terminated.get("message", "")
     try:
         result = json.loads(message)
+        wrong = "" if isinstance(result, dict) else "is no JSON object"
     except ValueError:
-        result = None
-    if not isinstance(result, dict):
+        result, wrong = None, "is no JSON"
+    # The kubelet cuts it.
+    if wrong and len(message.encode()) >= TERMINATION_MESSAGE_BYTES:
+        wrong = f"is longer than {RESULT_LIMIT_BYTES} bytes"
+    if not message:
+        wrong = "is missing"
+    if wrong:
         return Outcome(
             Cause.BAD_RESULT,
-            f"the step exited 0 but left no JSON object at {RESULT_PATH} "
-            f"(got {message[:200]!r}); write one of at most {RESULT_LIMIT_BYTES} bytes",
+            f"the step exited 0 but its result at {RESULT_PATH} {wrong} (it begins with {message[:200]!r}); "
+            f"write a JSON object of at most {RESULT_LIMIT_BYTES} bytes",
         )
     return Outcome(Cause.SUCCESS, "done", result)
 
@@ -176,9 +243,13 @@ def _from_exit(terminated: Mapping[str, Any]) -> Outcome:
         )
     if _ran_out_of_memory(terminated):
         return Outcome(Cause.GPU_OOM if "cuda" in detail.lower() else Cause.OOM, detail)
+    for pattern, cause, meaning in _WORDS:
+        if pattern.search(detail):
+            return Outcome(cause, f"{meaning}: {detail}")
     if reason == "StartError":
         return Outcome(Cause.BAD_CONFIG, f"the container could not start: {detail}")
-    default = (Cause.KILLED, "killed by a signal") if code > 128 else (Cause.CODE, "unknown exit code")
+    unnamed = (Cause.UNKNOWN, "the trainer contract does not name it")
+    default = (Cause.KILLED, "killed by a signal") if code > 128 else unnamed
     cause, meaning = _EXIT_CODES.get(code, default)
     return Outcome(cause, f"exit code {code}: {meaning}" + (f": {detail}" if detail else ""))
 
@@ -198,6 +269,19 @@ def _error_text(message: str) -> str:
         return str(json.loads(message)[RESULT_ERROR])
     except (ValueError, KeyError, TypeError):
         return message[-1000:]
+
+
+def _exceeded(reason: str, message: str) -> str:
+    """Which limit of its own a pod was evicted for, and the argument that raises it; "" for other reasons."""
+    if reason != "Evicted":
+        return ""
+    if volume := _VOLUME_LIMIT.search(message):
+        key = _VOLUME_KEYS.get(volume[1], "the volume's sizeLimit in the values")
+    elif _STORAGE_LIMIT.search(message):
+        key = "limits.ephemeral-storage in `container_resources`"
+    else:
+        return ""
+    return f"{message.strip().rstrip('.')}; raise {key}"
 
 
 def _disruption(pod: Pod) -> str:

@@ -81,6 +81,15 @@ def why_pending(
     return Pending(kind, f"on node {node}: {waiting.get('reason') or 'the kubelet is starting it'}")
 
 
+def fits_no_node(pod: Pod, events: Iterable[Mapping[str, Any]] = ()) -> bool:
+    """Whether no node has as much memory even if it is empty, and no autoscaler brings one that has."""
+    message = condition(pod, "PodScheduled").get("message", "")
+    # A node that is only full counts as one without victims.
+    never = "Preemption is not helpful" in message and "No preemption victims" not in message
+    scales = any(event.get("reason") in _SCALING_EVENTS - {"NotTriggerScaleUp"} for event in events)
+    return "Insufficient memory" in message and never and not scales
+
+
 def waiting_kind(pod: Pod) -> WaitKind:
     """What the container waits for; ErrImagePull and ImagePullBackOff alternate, so they are one kind."""
     reason = str(container_status(pod).get("state", {}).get("waiting", {}).get("reason", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,8 +29,10 @@ from trainyard.platform import GpuPool, Platform, Training, Volume
 from trainyard.pod_settings import PodSettings
 from trainyard.training import gang
 from trainyard.training.attempt import ANNOTATION, Attempt
+from trainyard.training.outcomes import UNREACHABLE_SECONDS
 
 _DATASETS = "datasets"
+UNREACHABLE = "node.kubernetes.io/unreachable"
 GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
 _UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
     f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
@@ -115,7 +117,7 @@ def build_pod(
         "metadata": _metadata(training.namespace, settings, request, task, attempt),
         "spec": {
             "priorityClassName": _priority_class(training, pool),
-            **settings.placement(),
+            **_placement(settings, pool, attempt),
             "restartPolicy": "Never",
             "activeDeadlineSeconds": request.deadline_seconds,
             "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -134,6 +136,32 @@ def build_pod(
             ],
         },
     }
+
+
+def _placement(settings: PodSettings, pool: GpuPool | None, attempt: Attempt) -> dict[str, Any]:
+    """Where the pod may run, and how long on a node that does not answer."""
+    tolerations = settings.tolerations
+    if not any(each.get("key") == UNREACHABLE for each in tolerations):
+        # Kubernetes itself would wait for five minutes.
+        seconds = {"tolerationSeconds": UNREACHABLE_SECONDS}
+        lost = {"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", **seconds}
+        tolerations = (*tolerations, lost)
+    placement = replace(settings, tolerations=tolerations).placement()
+    # A pool of so few nodes waits for one of them.
+    if attempt.avoided and pool and pool.max_nodes > len(attempt.avoided):
+        placement["affinity"] = _avoiding(settings.affinity, attempt.avoided)
+    return placement
+
+
+def _avoiding(affinity: Mapping[str, Any], nodes: Iterable[str]) -> dict[str, Any]:
+    """Add to `affinity` that the pod runs on none of these nodes."""
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    others = affinity.get("nodeAffinity", {})
+    # Not by a label, which a node might lack; the terms are alternatives, so each of them gets it.
+    avoid = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    terms = others.get(required, {}).get("nodeSelectorTerms") or [{}]
+    avoiding = [{**term, "matchFields": [*term.get("matchFields", []), *avoid]} for term in terms]
+    return {**affinity, "nodeAffinity": {**others, required: {"nodeSelectorTerms": avoiding}}}
 
 
 def _claims(training: Training) -> list[tuple[str, Volume]]:

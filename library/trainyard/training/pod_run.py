@@ -17,18 +17,27 @@ from typing import Any
 from trainyard.failures import Cause
 from trainyard.kube.client import Kube, KubeError
 from trainyard.kube.logs import LogPosition, parse_log_line
-from trainyard.kube.status import event_line
+from trainyard.kube.status import event_line, scheduled_at
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.platform import Platform
 from trainyard.training import outcomes
 from trainyard.training.attempt import Attempt, RetryPlan
 from trainyard.training.outcomes import Action, Outcome
-from trainyard.training.pending import Pending, WaitKind, from_quota, short_reason, waiting_kind, why_pending
+from trainyard.training.pending import (
+    Pending,
+    WaitKind,
+    fits_no_node,
+    from_quota,
+    short_reason,
+    waiting_kind,
+    why_pending,
+)
 from trainyard.training.pod import GRACE_SECONDS, TrainingRequest, build_pod
 
 POLL_SECONDS = 2
 PENDING_POLL_SECONDS = 10  # how often a waiting pod is read, in addition to the watch
 QUOTA_POLL_SECONDS = 2  # how often a pod that exceeds the quota is tried again, in addition to the watch
+TOO_LARGE_SECONDS = 120  # how long an autoscaler may think about a pod that no node has the memory for
 REMIND_SECONDS = 300  # how often an unchanged reason for waiting is logged again
 RELAUNCH_SECONDS = 2  # pause after the first reclaim; doubles with each one
 MAX_BACKOFF_SECONDS = 60
@@ -61,8 +70,8 @@ class PodRun:
         task: the try of the task; the pods' names and labels follow from it.
         log: receives the pod's log, why it waits and how it ended.
         plan: which attempts may follow after a failure or for want of a GPU.
-        queue_seconds: how long the pod may wait for the namespace's quota.
-        startup_seconds: how long a created pod may take to start.
+        queue_seconds: how long it may wait for the namespace's quota and for a GPU.
+        startup_seconds: how long a pod may take to start, from when it needs to wait for neither.
         announce: called with XComs: why the pod waits, where it runs, that it fell back to a CPU.
         alert: called with a title, a text and details to alert people before the end.
     """
@@ -205,7 +214,7 @@ class PodRun:
                         raise
                     raise _refusal(attempt, error) from error
                 pending = from_quota(error.message, self._gpu()[1])
-                await self._check_waiting(pending, None, self._waiting_time.seconds(), self.queue_seconds)
+                await self._check_waiting(pending, None)
                 await self.kube.wait_for_quota_change(QUOTA_POLL_SECONDS)
                 await asyncio.sleep(random.uniform(0, 0.3))  # other tasks wait for the same GPU
         self._waiting_time.pod_created(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
@@ -233,13 +242,15 @@ class PodRun:
             message = outcomes.waiting_message(pod)
             if waiting_kind(pod) != kind:
                 kind, since = waiting_kind(pod), time.monotonic()
+            if moment := scheduled_at(pod):
+                self._waiting_time.has_node(moment)
             if failure := outcomes.pending_failure(pod, time.monotonic() - since):
                 raise AttemptEnded(failure.cause, failure.message)
             pool, resource = self._gpu()
-            pending = why_pending(pod, await self.kube.events(name), pool=pool, resource=resource)
-            await self._check_waiting(
-                pending, pod, self._waiting_time.seconds_since_created(), self.startup_seconds
-            )
+            events = await self.kube.events(name)
+            self._fail_if_too_large(pod, events)
+            pending = why_pending(pod, events, pool=pool, resource=resource)
+            await self._check_waiting(pending, pod)
             poll_seconds = min(
                 PENDING_POLL_SECONDS, max(1, self.plan.fallback_after_seconds - self._waiting_time.seconds())
             )
@@ -250,10 +261,26 @@ class PodRun:
         place = {"pod_name": name, "pod_namespace": self.kube.namespace, "node_name": self._node}
         await self.announce({**place, "pending": self._waiting_time.resolved_xcom(name)})
 
-    async def _check_waiting(
-        self, pending: Pending, pod: dict[str, Any] | None, waited: float, max_seconds: float
-    ) -> None:
-        """Report why the attempt waits; end it if it has `waited` longer than `max_seconds`."""
+    def _fail_if_too_large(self, pod: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
+        """End the attempt after an out-of-memory error if no node has twice the memory."""
+        if self._attempt.memory_factor == 1 or self._waiting_time.seconds_since_created() < TOO_LARGE_SECONDS:
+            return
+        if fits_no_node(pod, events):
+            memory = pod["spec"]["containers"][0]["resources"]["requests"].get("memory")
+            raise AttemptEnded(
+                Cause.OOM,
+                f"out of memory, and no node has the {memory} that the next attempt requests: use smaller "
+                'batches (on_oom="batch"), less memory in `container_resources.requests`, or larger nodes',
+            )
+
+    async def _check_waiting(self, pending: Pending, pod: dict[str, Any] | None) -> None:
+        """Report why the attempt waits; end it if it has waited for too long."""
+        queues = pending.lacks_gpu or pending.kind is WaitKind.QUOTA
+        if queues:
+            self._waiting_time.queues()
+            waited, max_seconds = self._waiting_time.seconds(), self.queue_seconds
+        else:
+            waited, max_seconds = self._waiting_time.seconds_starting(), self.startup_seconds
         if self._waiting_time.should_report(pending):
             self.log.info("waiting: %s", pending.reason)
             await self.announce({"pending": self._waiting_time.pending_xcom(self._name)})
@@ -263,7 +290,9 @@ class PodRun:
             if pod is None or await self.kube.delete_if_unchanged(pod):
                 raise _GpuTimeout
         elif waited > max_seconds:
-            cause = Cause.IMAGE if pending.kind is WaitKind.IMAGE else Cause.UNSCHEDULABLE
+            cause = Cause.UNSCHEDULABLE
+            if pending.kind is WaitKind.IMAGE:
+                cause = Cause.TEMPORARY if outcomes.is_transient(pending.reason) else Cause.IMAGE
             raise AttemptEnded(cause, f"not started within {max_seconds:.0f} s: {pending.reason}")
 
     def _gpu(self) -> tuple[str | None, str]:
@@ -311,14 +340,22 @@ class WaitingTime:
 
     def __init__(self) -> None:
         self.reason = ""
-        self._started = self._created = datetime.now(UTC)
+        self._started = self._created = self._starting = datetime.now(UTC)
         self._kind = WaitKind.START
         self._reported, self._reported_at = Pending(WaitKind.START, ""), 0.0
 
     def pod_created(self, moment: datetime) -> None:
         """Set when the pod was created; the attempt has waited at least since then."""
-        self._created = moment
+        self._created = self._starting = moment
         self._started = min(self._started, moment)
+
+    def queues(self) -> None:
+        """Set that it waits for its turn: it does not start yet."""
+        self._starting = datetime.now(UTC)
+
+    def has_node(self, moment: datetime) -> None:
+        """Set when the pod got its node, where it starts."""
+        self._starting = max(self._starting, moment)
 
     def seconds(self) -> float:
         """How long the attempt has waited."""
@@ -327,6 +364,10 @@ class WaitingTime:
     def seconds_since_created(self) -> float:
         """How long its pod has waited."""
         return (datetime.now(UTC) - self._created).total_seconds()
+
+    def seconds_starting(self) -> float:
+        """How long it has been starting, without what it waited for its turn."""
+        return (datetime.now(UTC) - self._starting).total_seconds()
 
     def should_report(self, pending: Pending) -> bool:
         """Record the reason; return whether to report it: if it changed, or after `REMIND_SECONDS`."""

@@ -37,13 +37,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.triggers.base import (
     BaseTrigger,
     StartTriggerArgs,
-    TaskFailedEvent,
     TaskSkippedEvent,
     TriggerEvent,
 )
 
 from trainyard import lineage
-from trainyard.airflow_compat import atask_states, is_mapped_over, push_xcom, success_event
+from trainyard.airflow_compat import atask_states, failed_event, is_mapped_over, push_xcom, success_event
 from trainyard.failures import Cause, TaskFailed
 from trainyard.naming import TaskIdentity
 from trainyard.platform import PlatformError
@@ -51,6 +50,37 @@ from trainyard.triggerer.templates import TemplateError, as_template, render
 
 # How much longer a short task may wait for a triggerer, as long as none runs.
 TRIGGERER_PATIENCE = timedelta(hours=1)
+
+# Arguments of all operators that only a worker minds, and what to use in their place. By the name under which
+# Airflow keeps each.
+_ON_A_WORKER = {
+    "execution_timeout": ("execution_timeout", "deadline= of a training step, timeout= of other tasks"),
+    "pre_execute": ("_pre_execute_hook", "a task before it"),
+    "post_execute": ("_post_execute_hook", "a task after it"),
+    "on_execute_callback": ("on_execute_callback", "a task before it"),
+    "executor_config": ("executor_config", "container_resources= and env_vars= of a training step"),
+    "run_as_user": ("run_as_user", "training.podSecurityContext of the chart's values"),
+    "max_active_tis_per_dag": ("max_active_tis_per_dag", "max_active_runs= of the DAG, or the pool's GPUs"),
+    "max_active_tis_per_dagrun": ("max_active_tis_per_dagrun", "the pool's GPUs"),
+}
+
+
+def refuse_workers_arguments(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse arguments which nothing minds in the triggerer, that they are not ignored.
+
+    Args:
+        name: the task.
+        values: all arguments, by the name under which Airflow keeps each.
+
+    Raises:
+        TypeError: one of them is set.
+    """
+    for argument, (kept_as, instead) in _ON_A_WORKER.items():
+        if values.get(argument) or values.get(kept_as):
+            raise TypeError(
+                f"{name}: {argument} has no effect, as the task runs in the triggerer; use {instead} (and "
+                f"{argument}=None where default_args set it)"
+            )
 
 
 def start_args(trigger: str, request: Mapping[str, Any], timeout: timedelta) -> StartTriggerArgs:
@@ -77,6 +107,10 @@ class TriggererOperator(BaseOperator):
 
     start_from_trigger = True
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        refuse_workers_arguments(self.task_id, vars(self))
+
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Refuse to be mapped: each instance would start with the same arguments."""
@@ -96,7 +130,7 @@ class TriggererOperator(BaseOperator):
         )
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> NoReturn:
-        """Fail the task for good: only a worker can tell Airflow not to try again."""
+        """Fail the task for good, where the triggerer could not: see `TriggererTask._failure`."""
         raise AirflowFailException(f"{event['cause']}: {event['message']}")
 
 
@@ -220,6 +254,8 @@ class TriggererTask(BaseTrigger):
 
     async def _push_result(self, result: Any) -> None:
         """Push what the task returned, and for a task that is mapped over it how long it is."""
+        if self.task is not None and not self.task.do_xcom_push:
+            return
         mapped_length = None
         if self.task is not None and self.identity.map_index < 0 and is_mapped_over(self.task):
             if not isinstance(result, list | dict):
@@ -234,8 +270,5 @@ class TriggererTask(BaseTrigger):
         self.log.error("%s: %s", failed.cause, failed.message)
         told = {"cause": failed.cause, "message": failed.message}
         await self.push({"failure": {**failed.details, **told}})
-        # TaskFailedEvent goes through Airflow's retries. What no retry can cure resumes on a worker,
-        # which raises AirflowFailException: a trigger has no other way to say so.
-        if not failed.retry and (self.task is None or self.task.retries):
-            return TriggerEvent(told)
-        return TaskFailedEvent()
+        # Without the extension only a worker can end what has tries left, in `execute_complete`.
+        return failed_event(final=not failed.retry) or TriggerEvent(told)

@@ -120,8 +120,6 @@ class ControlFunction:
         bound = self._signature.bind(None, *args, **own)
         _, *given = bound.arguments.items()
         options = {name: value for name, value in kwargs.items() if name not in own}
-        if "execution_timeout" in options:
-            raise TypeError(f"{self.__name__}: a control task has no execution_timeout; use timeout=")
         operator = OPERATORS[self.kind](
             function=self.path,
             arguments=dict(given),

@@ -17,6 +17,7 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from api_server import status
+from events import is_final_failure
 from kubernetes_asyncio.client import ApiClient, Configuration
 from trainyard.cron_job import trigger as cron_job_trigger
 from trainyard.cron_job.operator import TRIGGER, RunCronJobOperator
@@ -241,4 +242,4 @@ def test_what_no_other_try_cures(
         del cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"]
     event, xcoms = run(Cluster([], cron_job=cron_job), operator, monkeypatch)
     assert message in xcoms["failure"]["message"]
-    assert event.payload["cause"] == Cause.BAD_CONFIG
+    assert is_final_failure(event) and xcoms["failure"]["cause"] == Cause.BAD_CONFIG

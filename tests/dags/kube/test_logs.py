@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from trainyard.kube.logs import LogPosition, parse_log_line
+from trainyard.kube.logs import LINE_BYTES, LineSplitter, LogPosition, Piece, parse_log_line
 
 
 def test_a_log_is_read_on_without_losses_or_duplicates() -> None:
@@ -24,6 +24,28 @@ def test_lines_out_of_order_within_a_stream_are_kept() -> None:
     position.resume()
     stamps = ["2026-11-21T07:00:01.2Z", "2026-11-21T07:00:01.1Z", "2026-11-21T07:00:01.3Z"]
     assert all(position.advance(stamp) for stamp in stamps)
+
+
+def split(*chunks: bytes) -> list[Piece]:
+    splitter = LineSplitter()
+    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)]
+    return [*pieces, *splitter.end()]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_progress_bar_is_one_line_of_many_pieces(size: int) -> None:
+    stream = b"T1 10%\r20%\r\n\nT2 done\r\nT3 no end"
+    pieces = split(*(stream[at : at + size] for at in range(0, len(stream), size)))
+    begun = [("T1 10%", True), ("20%", False), ("", True), ("T2 done", True), ("T3 no end", True)]
+    assert pieces == [Piece(*each) for each in begun]
+
+
+def test_a_line_without_an_end_is_cut() -> None:
+    chunks = [b"x" * 4096] * 1000
+    first, second = split(*chunks, b"xx\nnext\n")
+    assert first.text.startswith("x" * LINE_BYTES) and first.text.endswith("(the line is longer)")
+    assert len(first.text) < LINE_BYTES + 100
+    assert second == Piece("next", True)
 
 
 @pytest.mark.parametrize(

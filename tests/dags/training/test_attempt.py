@@ -44,7 +44,9 @@ def test_the_batch_is_halved_where_memory_would_not_help() -> None:
         assert (following.batch_divisor, following.memory_factor) == (2, 1)
 
 
-@pytest.mark.parametrize("cause", [Cause.IMAGE, Cause.CODE, Cause.BAD_CONFIG, Cause.TEMPORARY, Cause.SUCCESS])
+@pytest.mark.parametrize(
+    "cause", [Cause.IMAGE, Cause.CODE, Cause.STORAGE, Cause.UNKNOWN, Cause.TEMPORARY, Cause.SUCCESS]
+)
 def test_other_causes_end_the_try(cause: Cause) -> None:
     assert after(SPOT, cause) is None
 
@@ -55,11 +57,30 @@ def test_a_fallback_stays_one() -> None:
     assert str(cpu) == "attempt 4, CPU, batches in 2 parts"
 
 
+def test_a_node_with_a_broken_gpu_is_avoided() -> None:
+    def broken(node: str) -> Outcome:
+        return Outcome(Cause.GPU_FAULT, "", node=node)
+
+    first = SPOT.after(broken("node-1"), RetryPlan())
+    second = first.after(Outcome(Cause.PREEMPTED, "", node="node-2"), RetryPlan())
+    third = second.after(broken("node-3"), RetryPlan())
+    assert (first.avoided, second.avoided, third.avoided) == (("node-1",), ("node-1",), ("node-1", "node-3"))
+    assert str(third).endswith("not on node-1, node-3")
+
+
 def test_an_attempt_is_read_back_from_its_pod() -> None:
-    attempt = Attempt(4, "spot", memory_factor=2, reclaims=2, ooms=1)
+    attempt = Attempt(4, "spot", memory_factor=2, reclaims=2, ooms=1, avoided=("node-1",))
     labels = {"trainyard.dev/attempt": "4", "trainyard.dev/gpu-pool": "spot"}
     pod = {"metadata": {"labels": labels, "annotations": {ANNOTATION: attempt.annotation()}}}
     assert Attempt.of_pod(pod) == attempt
+
+
+def test_a_pod_of_a_newer_release_is_read_after_a_rollback() -> None:
+    labels = {"trainyard.dev/attempt": "3", "trainyard.dev/gpu-pool": "spot"}
+    annotations = {ANNOTATION: '{"reclaims": 2, "of_tomorrow": true}'}
+    found = Attempt.of_pod({"metadata": {"labels": labels, "annotations": annotations}})
+    assert found == Attempt(3, "spot", reclaims=2)
+    assert "avoided" not in found.annotation(), "an older release would not know it"
 
 
 def test_a_pod_of_an_older_release_has_labels_only() -> None:

@@ -23,7 +23,7 @@ DELETED = "2026-11-21T07:00:00Z"
 def job(platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity) -> dict[str, Any]:
     pod = build_pod(platform, request_for_train, identity)
     name = gang.job_name(identity, 1, 2)
-    return gang.build_job(pod, name, nodes=2, gpus=4, startup_seconds=600)
+    return gang.build_job(pod, name, nodes=2, gpus=4, waiting_seconds=600)
 
 
 def test_an_affinity_of_the_values_stays(
@@ -35,7 +35,7 @@ def test_an_affinity_of_the_values_stays(
         "nodeAffinity": node,
         "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": ["own"]},
     }
-    job = gang.build_job(training, "job", nodes=2, gpus=4, startup_seconds=600)
+    job = gang.build_job(training, "job", nodes=2, gpus=4, waiting_seconds=600)
     affinity = job["spec"]["template"]["spec"]["affinity"]
     assert affinity["nodeAffinity"] == node
     assert affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] == ["own"]

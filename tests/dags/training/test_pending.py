@@ -5,13 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trainyard.training.pending import WaitKind, from_quota, from_scheduler, waiting_kind, why_pending
+from trainyard.training.pending import (
+    WaitKind,
+    fits_no_node,
+    from_quota,
+    from_scheduler,
+    waiting_kind,
+    why_pending,
+)
 
 GPU = "nvidia.com/gpu"
 NO_VICTIM = " preemption: 0/6 nodes are available: 1 No preemption victims found for incoming pod."
 SPOT = "1 node(s) had untolerated taint {trainyard.dev/spot: true}"
 MASTER = "1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }"
 OTHER = "2 node(s) didn't match Pod's node affinity/selector"
+
+
+# Of Kubernetes 1.35, with one node that has not as much memory.
+TOO_LARGE = (
+    "0/5 nodes are available: 1 Insufficient memory, 4 node(s) had untolerated taint(s). no new claims to "
+    "deallocate, preemption: 0/5 nodes are available: 5 Preemption is not helpful for scheduling."
+)
 
 
 def pod(*, scheduled: str = "", waiting: dict[str, str] | None = None, node: str = "") -> dict[str, Any]:
@@ -121,3 +135,12 @@ def test_on_its_node_a_pod_waits_for_volumes_and_images() -> None:
 def test_alternating_pull_errors_are_one_reason_to_wait() -> None:
     kinds = {waiting_kind(pod(waiting={"reason": r})) for r in ("ErrImagePull", "ImagePullBackOff")}
     assert kinds == {WaitKind.IMAGE}
+
+
+def test_what_is_too_large_for_any_node_is_not_what_waits_for_room() -> None:
+    assert fits_no_node(pod(scheduled=TOO_LARGE))
+    full = TOO_LARGE.replace("5 Preemption", "1 No preemption victims found for incoming pod, 4 Preemption")
+    assert not fits_no_node(pod(scheduled=full))
+    assert not fits_no_node(pod(scheduled=TOO_LARGE.replace("memory", "cpu")))
+    assert not fits_no_node(pod(scheduled=TOO_LARGE), [{"reason": "TriggeredScaleUp"}])
+    assert fits_no_node(pod(scheduled=TOO_LARGE), [{"reason": "NotTriggerScaleUp"}])

@@ -13,7 +13,7 @@ import trainyard_contract
 from trainyard.naming import TaskIdentity
 from trainyard.platform import Platform, PlatformError, Volume
 from trainyard.training.attempt import Attempt
-from trainyard.training.pod import RESULT_PATH, RequestError, TrainingRequest, build_pod
+from trainyard.training.pod import RESULT_PATH, UNREACHABLE, RequestError, TrainingRequest, build_pod
 from trainyard_cli.versions import VERSIONS
 
 TRAINER = Path(__file__).parents[3] / "images/trainer/src"
@@ -58,10 +58,44 @@ def test_a_gpu_pod_goes_to_its_pool_and_a_cpu_pod_to_none(
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     spot = build_pod(platform, replace(request_for_train, gpu_pool="spot"), identity)["spec"]
     assert spot["priorityClassName"] == "trainyard-spot"
-    assert {t["key"] for t in spot["tolerations"]} == {"nvidia.com/gpu", "trainyard.dev/spot"}
+    assert {t["key"] for t in spot["tolerations"]} == {"nvidia.com/gpu", "trainyard.dev/spot", UNREACHABLE}
     cpu = build_pod(platform, replace(request_for_train, gpu_pool=None), identity)["spec"]
-    assert not {"nodeSelector", "tolerations"} & set(cpu)
+    assert "nodeSelector" not in cpu
+    assert [toleration["key"] for toleration in cpu["tolerations"]] == [UNREACHABLE]
     assert "nvidia.com/gpu" not in cpu["containers"][0]["resources"]["limits"]
+
+
+def test_how_long_to_wait_for_a_lost_node_can_be_given(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    patient = {"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 900}
+    pod = replace(platform.training.pod, tolerations=(patient,))
+    other = replace(platform, training=replace(platform.training, pod=pod))
+    cpu = build_pod(other, replace(request_for_train, gpu_pool=None), identity)["spec"]
+    assert cpu["tolerations"] == [patient]
+
+
+def test_nodes_with_a_broken_gpu_are_avoided_where_there_are_others(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    attempt = Attempt(3, "ondemand", avoided=("node-1", "node-2"))
+    zone = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    own = replace(
+        platform.pool("ondemand"),
+        max_nodes=3,
+        pod=replace(
+            platform.pool("ondemand").pod,
+            affinity={"nodeAffinity": {required: {"nodeSelectorTerms": [zone]}}},
+        ),
+    )
+    avoid = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in ("node-1", "node-2")]
+    pod = build_pod(replace(platform, pools={"ondemand": own}), request_for_train, identity, attempt)
+    (term,) = pod["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"]
+    assert term == {**zone, "matchFields": avoid}
+    small = replace(platform, pools={"ondemand": replace(own, max_nodes=2)})
+    waits = build_pod(small, request_for_train, identity, attempt)["spec"]["affinity"]
+    assert waits == own.pod.affinity, "there would be no node left"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -163,6 +164,28 @@ def test_a_bigger_pod_that_is_refused_ends_as_out_of_memory(play: Callable[..., 
     assert "more was refused: maximum memory" in story.outcome.message
 
 
+def test_a_bigger_pod_that_fits_no_node_ends_as_out_of_memory(
+    play: Callable[..., Story], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fits_nowhere(server: ApiServer, name: str) -> None:
+        message = "0/1 nodes are available: 1 Insufficient memory. preemption: 1 Preemption is not helpful"
+        await server.change(name, conditions=[{**UNSCHEDULABLE[0], "message": message}])
+
+    monkeypatch.setattr(pod_run, "TOO_LARGE_SECONDS", 0)
+    story = play(out_of_memory, fits_nowhere)
+    assert (story.outcome.cause, len(story.attempts)) == (Cause.OOM, 2)
+    assert "no node has the 1024Mi that the next attempt requests" in story.outcome.message
+
+
+def test_a_broken_gpu_is_left_for_another_node(play: Callable[..., Story]) -> None:
+    async def breaks(server: ApiServer, name: str) -> None:
+        await server.run(name, exit_code=70, message='{"error": "CUDA error: uncorrectable ECC error"}')
+
+    story = play(breaks, succeeds)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.avoided for attempt in story.attempts] == [(), ("node-1",)]
+
+
 def test_reclaims_escalate_to_another_pool(play: Callable[..., Story]) -> None:
     story = play(reclaimed, drained_before_it_started, succeeds, escalate_to="ondemand")
     assert [attempt.gpu_pool for attempt in story.attempts] == ["spot", "spot", "ondemand"]
@@ -242,10 +265,31 @@ def test_queueing_is_not_starting(play: Callable[..., Story]) -> None:
     assert "not started within 0 s: no GPU left in quota q" in story.outcome.message
 
 
+def test_waiting_for_a_gpu_is_not_starting(play: Callable[..., Story]) -> None:
+    story = play(gets_no_gpu, when_told=succeeds, startup_seconds=-1)
+    assert story.outcome.cause is Cause.SUCCESS
+    story = play(gets_no_gpu, queue_seconds=-1)
+    assert story.outcome.cause is Cause.UNSCHEDULABLE
+    assert "not started within -1 s: no GPU free in pool spot" in story.outcome.message
+
+
+@pytest.mark.parametrize(("minutes", "cause"), [(1, Cause.SUCCESS), (9, Cause.UNSCHEDULABLE)])
+def test_a_pod_starts_when_it_has_its_node(play: Callable[..., Story], minutes: int, cause: Cause) -> None:
+    """It was created long before."""
+
+    async def gets_its_node(server: ApiServer, name: str) -> None:
+        moment = datetime.now(UTC) - timedelta(minutes=minutes)
+        scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": moment.isoformat()}
+        await server.change(name, node="n", conditions=[scheduled])
+
+    story = play(gets_its_node, when_told=succeeds, startup_seconds=300)
+    assert story.outcome.cause is cause
+
+
 @pytest.mark.parametrize("fate", ["waits", "ends"])
 def test_a_failed_pod_that_is_kept_takes_no_gpu_later(play: Callable[..., Story], fate: str) -> None:
     fates = {"waits": gets_no_gpu, "ends": out_of_memory}
-    story = play(fates[fate], startup_seconds=-1, keep_failed_pods=True, on_oom="fail")
+    story = play(fates[fate], queue_seconds=-1, keep_failed_pods=True, on_oom="fail")
     assert bool(story.server.pods) is (fate == "ends")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -14,9 +16,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+from events import is_final_failure
 from receiver import listening
+from trainyard import airflow_compat
 from trainyard.failures import TaskFailed
 from trainyard.platform import PlatformError
+from trainyard.training.operator import TrainingPodOperator
 from trainyard.triggerer.base import TriggererOperator, TriggererTask, start_args
 
 TRIGGER = f"{__name__}.CountTrigger"
@@ -54,12 +59,12 @@ def instance(map_index: int = -1) -> SimpleNamespace:
     return SimpleNamespace(dag_id="d", run_id="r", task_id="count", map_index=map_index, try_number=2)
 
 
-def ended(rows: Any, retries: int = 3) -> tuple[TriggerEvent, dict[str, Any]]:
+def ended(rows: Any, retries: int = 3, **options: Any) -> tuple[TriggerEvent, dict[str, Any]]:
     """The one event that a task with this argument ends with, and its XComs."""
     trigger = CountTrigger({"rows": rows})
     ti = instance()
     with DAG("d", schedule=None) as dag:
-        CountOperator(task_id="count", rows=rows if isinstance(rows, str) else 0, retries=retries)
+        CountOperator(task_id="count", rows=rows if isinstance(rows, str) else 0, retries=retries, **options)
     ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("count")
     trigger.task_instance = ti
     trigger.render_template_fields({"ti": ti, "params": {"rows": 7}})
@@ -78,17 +83,60 @@ def test_a_result_is_the_return_value_and_each_of_its_keys(rows: Any, expected: 
     assert xcoms == {"rows": expected, "return_value": {"rows": expected}}
 
 
+def test_a_result_that_nobody_wants_is_not_pushed() -> None:
+    event, xcoms = ended(3, do_xcom_push=False)
+    assert isinstance(event, TaskSuccessEvent) and xcoms == {}
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("execution_timeout", timedelta(minutes=1)),
+        ("pre_execute", print),
+        ("post_execute", print),
+        ("on_execute_callback", print),
+        ("executor_config", {"pod_override": "x"}),
+        ("run_as_user", "ada"),
+        ("max_active_tis_per_dag", 1),
+        ("max_active_tis_per_dagrun", 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Task .train. was never mapped")
+def test_what_only_a_worker_minds_is_refused_wherever_it_is_set(argument: str, value: Any) -> None:
+    step = {"step": "train", "dataset": "file:///data/x", "output_uri": "file:///checkpoints/m"}
+    refused = pytest.raises(TypeError, match=f"{argument} has no effect.* use .*{argument}=None")
+    with DAG("d", schedule=None), refused:
+        CountOperator(task_id="count", rows=0, **{argument: value})
+    with DAG("d", schedule=None), refused:
+        TrainingPodOperator.partial(task_id="train", **step, **{argument: value})
+    if argument in ("pre_execute", "post_execute"):  # Airflow takes these from no default_args
+        return
+    with DAG("d", schedule=None, default_args={argument: value}):
+        with refused:
+            CountOperator(task_id="count", rows=0)
+        with refused:
+            TrainingPodOperator.partial(task_id="train", **step)
+        CountOperator(task_id="again", rows=0, **{argument: None})
+
+
 def test_what_another_try_may_cure_goes_through_airflows_retries() -> None:
     event, xcoms = ended(TaskFailed("temporary", "no answer", retry=True, log=["a line"]))
     assert isinstance(event, TaskFailedEvent)
     assert xcoms == {"failure": {"cause": "temporary", "message": "no answer", "log": ["a line"]}}
 
 
-@pytest.mark.parametrize(("retries", "payload"), [(3, {"cause": "code", "message": "a bug"}), (0, None)])
-def test_what_no_try_can_cure_fails_for_good(retries: int, payload: Any) -> None:
-    event, xcoms = ended(TaskFailed("code", "a bug", log=["a line"]), retries)
-    # With retries left only a worker can say so (`execute_complete`); without, the failure is final anyhow.
-    assert isinstance(event, TaskFailedEvent) if payload is None else event.payload == payload
+@pytest.mark.parametrize("extended", [True, False])
+def test_what_no_try_can_cure_fails_for_good(extended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if extended:
+        importlib.import_module("airflow.models.trigger")
+        airflow_compat.extend_triggers()
+    else:
+        monkeypatch.setitem(sys.modules, "airflow.models.trigger", None)
+    event, xcoms = ended(TaskFailed("code", "a bug", log=["a line"]))
+    assert is_final_failure(event)
+    assert isinstance(event, TaskFailedEvent) is extended
+    if not extended:  # only a worker can say so (`execute_complete`)
+        assert event.payload == {"cause": "code", "message": "a bug"}
     assert xcoms["failure"] == {"cause": "code", "message": "a bug", "log": ["a line"]}
 
 
@@ -104,7 +152,7 @@ def test_what_no_try_can_cure_fails_for_good(retries: int, payload: Any) -> None
 def test_every_error_has_a_cause(rows: Any, cause: str, final: bool) -> None:
     event, xcoms = ended(rows)
     assert xcoms["failure"]["cause"] == cause
-    assert isinstance(event, TaskFailedEvent) is not final
+    assert is_final_failure(event) is final
 
 
 @pytest.mark.parametrize(("map_index", "key"), [(-1, "count"), (3, "count_3")])

@@ -99,7 +99,7 @@ def test_a_wrong_call_is_an_error_of_the_dag_file(call: Any) -> None:
         (lambda: shout.partial(times=2), r"cannot be mapped.* task_id="),
         (lambda: shout.expand(word=["a"]), r"cannot be mapped.* task_id="),
         (lambda: shout.expand_kwargs([{"word": "a"}]), r"cannot be mapped.* task_id="),
-        (lambda: shout("a", execution_timeout=timedelta(minutes=1)), r"use timeout="),
+        (lambda: shout("a", execution_timeout=timedelta(minutes=1)), r"use .*timeout= of other tasks"),
     ],
 )
 def test_what_only_a_task_decorator_has_names_the_cure(call: Any, cure: str) -> None:
