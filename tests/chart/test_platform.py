@@ -60,6 +60,7 @@ def test_a_new_pool_is_everywhere() -> None:
         "airflowPool": "gpu-a100",
         "resourceName": "nvidia.com/gpu",
         "gpusPerNode": 8,
+        "maxNodes": 3,
         "gpuType": "nvidia-a100",
         "spot": True,
         "costPerGpuHour": 2.5,

@@ -196,8 +196,6 @@ def test_a_number_arrives_as_it_was_written() -> None:
         "serving.podDisruptionBudget.config.maxUnavailable",
         "airflow.dags.git.alertAfterMinutes",  # in seconds
         "airflow.dags.git.period",  # each bundle has its own
-        "gpuPools.ondemand.nodes.max",  # times the GPUs of a node
-        "gpuPools.spot.nodes.max",
     }
 
 
