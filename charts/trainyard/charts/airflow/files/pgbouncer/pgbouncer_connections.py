@@ -1,7 +1,7 @@
 """How Airflow's asynchronous engine connects where PgBouncer is between it and the database.
 
-PgBouncer gives each transaction any connection of its pool, so a prepared statement may be unknown there, or be
-another client's of the same name. Statements without a name are prepared anew each time, within the transaction.
+PgBouncer gives each transaction any connection of its pool, so a prepared statement may be unknown there, or
+be another client's of the same name. One without a name is prepared anew each time, within the transaction.
 """
 
 from __future__ import annotations
