@@ -45,7 +45,10 @@ def generated_values(images: dict[str, str], ports: cluster.Ports, given: Json) 
 def image_values(images: dict[str, str]) -> Json:
     """Return the chart values that name the images."""
     parts = {name: images[name].rpartition(":") for name in IMAGE_KEYS}
-    return at_their_keys({name: {"repository": first, "tag": tag} for name, (first, _, tag) in parts.items()})
+    found = {name: {"repository": first, "tag": tag} for name, (first, _, tag) in parts.items()}
+    # PostgreSQL's image has Debian's PgBouncer as well.
+    pgbouncer = {"airflow": {"images": {"pgbouncer": dict(found["postgres"])}}}
+    return chart.merge(at_their_keys(found), pgbouncer)
 
 
 def at_their_keys(images: Mapping[str, Json]) -> Json:

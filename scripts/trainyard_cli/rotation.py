@@ -308,19 +308,25 @@ def _reads(namespace: str, pod: Json, places: Collection[tuple[str, str]]) -> bo
 
 
 def _read_at_start(pod: Json) -> Iterator[str]:
-    """Yield the Secrets in a pod's environment, and those that its init containers mount.
+    """Yield the Secrets in a pod's environment, what its init containers mount, and single files of others.
 
     Other mounted files follow their Secret, and what reads them reads them anew.
     """
     init = pod.get("initContainers") or []
-    for container in [*init, *pod["containers"]]:
+    containers = [*init, *pod["containers"]]
+    for container in containers:
         for variable in container.get("env") or []:
             if name := ((variable.get("valueFrom") or {}).get("secretKeyRef") or {}).get("name"):
                 yield name
         for source in container.get("envFrom") or []:
             if name := (source.get("secretRef") or {}).get("name"):
                 yield name
-    mounted = {mount["name"] for container in init for mount in container.get("volumeMounts") or []}
+    mounted = {
+        mount["name"]
+        for container in containers
+        for mount in container.get("volumeMounts") or []
+        if container in init or mount.get("subPath")
+    }
     for volume in pod.get("volumes") or []:
         if volume["name"] in mounted:
             if name := (volume.get("secret") or {}).get("secretName"):

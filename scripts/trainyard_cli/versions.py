@@ -18,6 +18,7 @@ class Versions:
     airflow: str
     mlflow: str
     postgresql: str
+    pgbouncer: str
     versitygw: str
     argocd: str
     nvidia_device_plugin: str

@@ -56,6 +56,8 @@ BACKUP = [
     Component("Job", "trainyard-backup-place", "backup"),
 ]
 
+PGBOUNCER = [Component("Deployment", "trainyard-pgbouncer", "airflow")]
+
 # Values files, in order -> the workloads that they make.
 VARIANTS: dict[tuple[str, ...], list[Component]] = {
     (): [*ALWAYS, *DATABASE, *REAL_GPUS],
@@ -71,6 +73,7 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
     ("production.yaml", "aks.yaml"): [*ALWAYS, *REAL_GPUS],
     ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
     ("production.yaml", "backup.yaml"): [*ALWAYS, *REAL_GPUS, *BACKUP],
+    ("production.yaml", "pgbouncer.yaml"): [*ALWAYS, *REAL_GPUS, *PGBOUNCER],
     ("production.yaml", "object-storage.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
     ("production.yaml", "object-storage.yaml", "closed-network.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
 }

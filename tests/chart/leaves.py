@@ -28,6 +28,7 @@ ON: Object = {
             "podDisruptionBudget": {"enabled": True},
             "service": {"ports": [{"name": "http", "port": 80}]},
         },
+        "pgbouncer": {"enabled": True, "podDisruptionBudget": {"enabled": True}},
         "dags": {
             "git": {"bundles": {"one": {"repo": "https://example.com/x.git"}}},
             "gitSync": {"enabled": True, "repo": "https://example.com/y.git"},

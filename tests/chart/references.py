@@ -289,7 +289,10 @@ def _recipes(one: Object) -> Iterator[tuple[str, str, dict[str, str]]]:
 
 
 def bootstrapped(one: Object) -> Iterator[tuple[str, str, str]]:
-    """Namespace, name and key of what a bootstrap Job makes."""
+    """Namespace, name and key of what a bootstrap Job makes, and of a Secret of the chart's own."""
+    if one["kind"] == "Secret":
+        for key in {**one.get("data", {}), **one.get("stringData", {})}:
+            yield one["metadata"]["namespace"], one["metadata"]["name"], key
     if one["kind"] == "Job":
         for full_name, key, _ in _recipes(one):
             namespace, _, name = full_name.rpartition("/")

@@ -21,6 +21,7 @@ FILES = [
     ("production.yaml",),
     ("production.yaml", "dags-from-git.yaml"),
     ("production.yaml", "backup.yaml"),
+    ("production.yaml", "pgbouncer.yaml"),
     ("production.yaml", "object-storage.yaml", "closed-network.yaml"),
 ]
 CRITICAL = 1

@@ -19,10 +19,13 @@ OWN_TRAINING, ELSEWHERE = "own-pod-in-training", "elsewhere"
 VOLUMES = "trainyard-training-volumes"
 AIRFLOW = {API_SERVER, "trainyard-scheduler", DAG_PROCESSOR, TRIGGERER}
 USE_DATABASE = {*AIRFLOW, "trainyard-migrate-database", CLEANUP, MLFLOW, f"{MLFLOW}-garbage-collection"}
+PGBOUNCER = "trainyard-pgbouncer"
+USE_PGBOUNCER = {*AIRFLOW, CLEANUP}
 IN_TRAINING = {TRAINING, PEER, OWN_TRAINING, VOLUMES}
 CALLERS = {
     API_SERVER: {WORKER, "trainyard-airflow-pools"},
     DATABASE: USE_DATABASE,
+    PGBOUNCER: USE_PGBOUNCER,
     MLFLOW: {TRIGGERER, WORKER, f"{MLFLOW}-garbage-collection", MODEL, *IN_TRAINING},
     OBJECT_STORE: {TRIGGERER, WORKER, ELSEWHERE},
     MODEL: {TRIGGERER, ELSEWHERE},
@@ -47,6 +50,10 @@ each_reading = pytest.mark.parametrize("blocks_hold_pods", [True, False])
 
 def has_artifacts_in_s3(files: tuple[str, ...]) -> bool:
     return "production.yaml" in files and not {"gke.yaml", "aks.yaml"} & set(files)
+
+
+def use_database(all_ends: dict[str, End]) -> set[str]:
+    return (USE_DATABASE - USE_PGBOUNCER) | {PGBOUNCER} if PGBOUNCER in all_ends else USE_DATABASE
 
 
 def ends(objects: list[Object], directory: Path) -> dict[str, End]:
@@ -137,7 +144,7 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
     backups = {name for name in all_ends if name.startswith(("trainyard-backup", "trainyard-restore"))}
     out |= backups
     if "production.yaml" in files:  # a database of one's own
-        assert reach(INTERNET, 5432) == USE_DATABASE | backups
+        assert reach(INTERNET, 5432) == use_database(all_ends) | backups
     else:
         assert reach(INTERNET, 5432) == set()
     for server, port in KUBERNETES:
@@ -168,6 +175,18 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
             6432,
             USE_DATABASE,
             id="a database of one's own",
+        ),
+        pytest.param(
+            {
+                "airflow": {
+                    "pgbouncer": {"enabled": True},
+                    "data": {"metadataConnection": {"host": "db.lan", "port": 6432}},
+                }
+            },
+            INTERNET,
+            6432,
+            {PGBOUNCER, "trainyard-migrate-database", MLFLOW, f"{MLFLOW}-garbage-collection"},
+            id="a database of one's own behind PgBouncer",
         ),
         pytest.param(
             {"networkPolicies": {"egress": {"ports": [8443]}}},

@@ -121,6 +121,7 @@ def test_a_cure_names_keys_that_there_are() -> None:
 FINE = {
     "airflowVersion": "3.1.0",
     "data.metadataConnection.protocol": "postgresql",
+    "pgbouncer.resultBackendPoolSize": 5,
     "otelCollector": {"tracesEnabled": False, "metricsEnabled": False},
 }
 
@@ -131,7 +132,7 @@ def test_what_is_so_anyway_is_accepted_and_changes_nothing() -> None:
         if isinstance(fine, dict):
             put(values, path, FINE.get(path, {"enabled": False}))
         elif fine:
-            put(values, path, FINE.get(path, yaml.safe_load(fine.partition("|")[0])))
+            put(values, path, FINE[path] if path in FINE else yaml.safe_load(fine.partition("|")[0]))
     assert render_text(values={"airflow": values}) == render_text()
 
 

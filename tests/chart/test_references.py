@@ -29,6 +29,7 @@ EXTERNAL: dict[str, set[Place]] = {
     ),
     "dags-from-git.yaml": secret("ranking-git", "vision-git"),
     "backup.yaml": secret("trainyard-backup"),
+    "pgbouncer.yaml": secret("trainyard-pgbouncer-config"),
     "closed-network.yaml": {
         ("Secret", namespace, "registry")
         for namespace in ("trainyard", "ml-training", "ml-serving", "nvidia-device-plugin")

@@ -53,6 +53,11 @@ def objects() -> list[Object]:
     return render_chart()
 
 
+@pytest.fixture(scope="module")
+def pooled() -> list[Object]:
+    return render_chart(values={"airflow": {"pgbouncer": {"enabled": True}}})
+
+
 def release(objects: list[Object]) -> rotation.Release:
     return rotation.Release(Rendered(objects), "trainyard", "trainyard", ("kubectl",))
 
@@ -73,13 +78,13 @@ def test_everything_that_is_random_can_be_rotated(files: tuple[str, ...]) -> Non
 
 @pytest.mark.parametrize("credential", READERS)
 def test_what_has_read_it_restarts_and_nothing_else(objects: list[Object], credential: str) -> None:
-    found = release(objects)
-    known = rotation.recipes(found)
-    names = known.new_values(credential)
-    changed = {*names, *known.composed(names, lambda _: AnyKey())}
-    places = {found.place(name) for name in changed}
-    readers = {each.name.removeprefix("trainyard-") for each in rotation._readers(found, places)}
-    assert readers == READERS[credential]
+    assert readers(objects, credential) == READERS[credential]
+
+
+@pytest.mark.parametrize("credential", READERS)
+def test_pgbouncer_restarts_with_what_connects_through_it(pooled: list[Object], credential: str) -> None:
+    more = {"pgbouncer"} if credential == "database" else set()
+    assert readers(pooled, credential) == READERS[credential] | more
 
 
 def test_what_is_composed_has_the_new_value(objects: list[Object]) -> None:
@@ -91,6 +96,16 @@ def test_what_is_composed_has_the_new_value(objects: list[Object]) -> None:
     assert set(composed) == {"trainyard-airflow-metadata", "trainyard-mlflow-backend"}
     password = values["trainyard-postgresql"]["airflow-password"]
     assert f":{password}@trainyard-postgresql" in composed["trainyard-airflow-metadata"]["connection"]
+
+
+def test_pgbouncer_has_the_new_password_as_well(pooled: list[Object]) -> None:
+    known = rotation.recipes(release(pooled))
+    values = known.new_values("database")
+    password = values["trainyard-postgresql"]["airflow-password"]
+    assert known.composed(values, values.__getitem__)["trainyard-pgbouncer"] == {
+        "login": f"airflow:{password}",
+        "users.txt": f'"airflow" "{password}"\n',
+    }
 
 
 @pytest.mark.parametrize("credential", READERS)
@@ -120,6 +135,15 @@ def test_the_databases_server_is_the_releases_own(objects: list[Object]) -> None
     with pytest.raises(CliError, match="two has no StatefulSet database"):
         other = rotation.Release(Rendered(objects), "trainyard", "two", ("kubectl",))
         rotation._component(other, "StatefulSet", "database")
+
+
+def readers(objects: list[Object], credential: str) -> set[str]:
+    found = release(objects)
+    known = rotation.recipes(found)
+    names = known.new_values(credential)
+    changed = {*names, *known.composed(names, lambda _: AnyKey())}
+    places = {found.place(name) for name in changed}
+    return {each.name.removeprefix("trainyard-") for each in rotation._readers(found, places)}
 
 
 class AnyKey(dict[str, str]):

@@ -152,7 +152,10 @@ def test_generated_values_reach_the_keys_of_the_chart() -> None:
         "airflow": {
             "airflowPodAnnotations": {"trainyard.dev/trainer": "trainyard/trainer:abc123"},
             "config": {"api": {"base_url": "http://localhost:8081"}},
-            "images": {"airflow": {"repository": "trainyard/airflow", "tag": "abc123"}},
+            "images": {
+                "airflow": {"repository": "trainyard/airflow", "tag": "abc123"},
+                "pgbouncer": {"repository": "trainyard/postgres", "tag": "abc123"},
+            },
             "dags": {
                 "image": {"repository": "trainyard/dags", "tag": "abc123"},
                 "git": {"image": {"repository": "trainyard/dag-publisher", "tag": "abc123"}},

@@ -47,6 +47,9 @@
 {{- $values := $airflow.Values }}
 {{- $names := list "scheduler" "dag-processor" "triggerer" "worker" }}
 {{- if $values.migrateDatabaseJob.enabled }}{{ $names = append $names "migrate-database" }}{{ end }}
+{{- if $values.pgbouncer.enabled }}
+{{- $_ := set $components "pgbouncer" (include "trainyard.networkComponent" (dict "root" $airflow "component" "pgbouncer" "port" $values.ports.pgbouncer) | fromJson) }}
+{{- end }}
 {{- if $values.databaseCleanup.enabled }}{{ $names = append $names "database-cleanup" }}{{ end }}
 {{- range keys (include "airflow.gitBundles" $airflow | fromYaml) }}{{ $names = append $names (printf "dag-publisher-%s" .) }}{{ end }}
 {{- range $names }}
@@ -94,15 +97,19 @@
 {{- end }}
 {{- $_ := set $backup "outside" (concat $database $ports) }}
 {{- end }}
+{{- /* Airflow's way to its database; the migration has one of its own. */}}
+{{- $pool := dict "component" "postgresql" "outside" $database }}
+{{- if hasKey $known "pgbouncer" }}{{ $pool = dict "component" "pgbouncer" "outside" list }}{{ end }}
 {{- /* Alerts, object stores, remote logs and whatever tasks fetch are outside. */}}
 {{- $calls := dict
-    "api-server" (dict "components" (concat (list "postgresql") $store) "outside" (concat $database $web))
-    "scheduler" (dict "components" (list "postgresql") "outside" $database)
-    "dag-processor" (dict "components" (list "postgresql") "outside" (concat $database $web))
-    "triggerer" (dict "components" (list "postgresql" "mlflow" "versitygw" "model-servers") "outside" (concat $database $tracking $lineage $web))
+    "api-server" (dict "components" (concat (list $pool.component) $store) "outside" (concat $pool.outside $web))
+    "scheduler" (dict "components" (list $pool.component) "outside" $pool.outside)
+    "dag-processor" (dict "components" (list $pool.component) "outside" (concat $pool.outside $web))
+    "triggerer" (dict "components" (list $pool.component "mlflow" "versitygw" "model-servers") "outside" (concat $pool.outside $tracking $lineage $web))
     "worker" (dict "components" (list "api-server" "mlflow" "versitygw") "outside" (concat $tracking $web))
     "migrate-database" (dict "components" (list "postgresql") "outside" $database)
-    "database-cleanup" (dict "components" (list "postgresql") "outside" (concat $database $web))
+    "pgbouncer" (dict "components" (list "postgresql") "outside" $database)
+    "database-cleanup" (dict "components" (list $pool.component) "outside" (concat $pool.outside $web))
     "airflow-pools" (dict "components" (list "api-server"))
     "bootstrap-secrets" (dict "kubernetes" true)
     "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts))

@@ -60,6 +60,12 @@
 {{- toJson $keys }}
 {{- end }}
 
+{{/* Where a database of the embedded server is, and whose. JSON. Params: root, name (of the database) */}}
+{{- define "trainyard.embeddedDatabase" -}}
+{{- $postgresql := .root.Subcharts.postgresql }}
+{{- dict "host" (printf "%s.%s.svc" (include "postgresql.fullname" $postgresql) .root.Release.Namespace) "port" 5432 "db" .name "user" .name | toJson }}
+{{- end }}
+
 {{/* Of the embedded database: its passwords, and the URLs of those who use it. */}}
 {{- define "trainyard.wantedDatabaseKeys" -}}
 {{- $keys := list }}
@@ -69,10 +75,18 @@
 {{- range prepend $postgresql.Values.auth.databases "postgres" }}
 {{- $keys = append $keys (dict "by" "postgresql.auth.secretName" "secret" $secret "key" (printf "%s-password" .) "recipe" (dict "generate" "password" "credential" "database")) }}
 {{- end }}
-{{- $address := printf "%s.%s.svc:5432" (include "postgresql.fullname" $postgresql) .Release.Namespace }}
 {{- $url := "postgresql+psycopg2://%[1]s:{%[2]s/%[1]s-password}@%[3]s/%[1]s" }}
+{{- $database := include "trainyard.embeddedDatabase" (dict "root" . "name" "airflow") | fromJson }}
+{{- $address := printf "%s:%v" $database.host $database.port }}
 {{- if and .Values.airflow.enabled (not ((.Values.airflow.data).metadataConnection).host) }}
 {{- $keys = append $keys (dict "by" "airflow.data.metadataSecretName" "secret" (include "airflow.metadataSecretName" .Subcharts.airflow) "key" "connection" "recipe" (dict "template" (printf $url "airflow" $secret $address))) }}
+{{- end }}
+{{- if and .Values.airflow.enabled (include "airflow.pgbouncerSecretIsMade" .Subcharts.airflow) }}
+{{- $password := printf "{%s/%s-password}" $secret $database.user }}
+{{- $name := include "airflow.pgbouncerLoginSecretName" .Subcharts.airflow }}
+{{- $keys = concat $keys (list
+    (dict "by" "airflow.pgbouncer.enabled" "secret" $name "key" "login" "recipe" (dict "template" (printf "%s:%s" $database.user $password)))
+    (dict "by" "airflow.pgbouncer.enabled" "secret" $name "key" "users.txt" "recipe" (dict "template" (include "airflow.pgbouncerUsers" (dict "user" $database.user "password" $password))))) }}
 {{- end }}
 {{- if .Values.mlflow.enabled }}
 {{- $mlflow := .Subcharts.mlflow }}

@@ -13,6 +13,9 @@
 {{- with ($airflow.data.metadataConnection).pass }}
 airflow.data.metadataConnection.pass: the database's password stands in your values{{ if has . (list "postgres" "airflow" "admin" "password") }}, and is one that everybody tries first{{ end }}; name a Secret in airflow.data.metadataSecretName
 {{- end }}
+{{- if and $airflow.pgbouncer.enabled $airflow.pgbouncer.ssl.key }}
+airflow.pgbouncer.ssl.key: a private key stands in your values; mount a Secret in airflow.pgbouncer.extraVolumes, and name its files in airflow.pgbouncer.extraIni
+{{- end }}
 {{- range $airflow.createUserJob.env }}
 {{- if and (contains "PASSWORD" (.name | default "")) .value }}
 airflow.createUserJob.env: {{ .name }} stands in your values; leave it out, and the password is made in the cluster
@@ -78,6 +81,7 @@ mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches its {{ .ser
 {{- if .Values.airflow.enabled }}
 {{- $airflow := .Subcharts.airflow }}
 {{- $_ := set $images "airflow.images.airflow" (dict "root" $airflow "image" $airflow.Values.images.airflow) }}
+{{- if $airflow.Values.pgbouncer.enabled }}{{ $_ := set $images "airflow.images.pgbouncer" (dict "root" $airflow "image" $airflow.Values.images.pgbouncer) }}{{ end }}
 {{- if $airflow.Values.dags.image.enabled }}{{ $_ := set $images "airflow.dags.image" (dict "root" $airflow "image" $airflow.Values.dags.image) }}{{ end }}
 {{- end }}
 {{- range $key, $one := $images }}

@@ -17,6 +17,9 @@ airflow.cfg: |
 {{- with .Values.airflowLocalSettings }}
 {{ dict "airflow_local_settings.py" (tpl . $) | toYaml }}
 {{- end }}
+{{- if .Values.pgbouncer.enabled }}
+{{ (.Files.Glob "files/pgbouncer/*.py").AsConfig }}
+{{- end }}
 {{- end }}
 
 {{/* webserver_config.py. Params: the chart's root context */}}

@@ -72,9 +72,11 @@ release: {{ .root.Release.Name | include "common.scalar" }}
     secretKeyRef: {name: {{ .secret | include "common.scalar" }}, key: {{ .key | include "common.scalar" }}{{ if .optional }}, optional: true{{ end }}}
 {{- end }}
 
-{{/* The built-in secrets a component holds. Params: root, secrets (names, each given only where needed) */}}
+{{/* The built-in secrets a component holds. Params: root, name (optional), secrets (names, each given only where needed) */}}
 {{- define "airflow.builtInSecrets" -}}
-{{- if has "database" .secrets }}
+{{- if and (has "database" .secrets) (include "airflow.usesPgbouncer" .) }}
+{{ include "airflow.pgbouncerEnv" .root }}
+{{- else if has "database" .secrets }}
 {{- $secret := include "airflow.metadataSecretName" .root }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" "secret" $secret "key" "connection") }}
 {{ include "airflow.secretEnv" (dict "name" "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC" "secret" $secret "key" "connection-async" "optional" true) }}
@@ -141,10 +143,12 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{- end }}
 
 {{/* Security contexts: the component's own, else the chart's; that of pods has `uid` and `gid` where it says nothing.
-     Params: root, component (values) */}}
+     Params: root, component (values), uid and gid (optional: the chart's) */}}
 {{- define "airflow.podSecurityContext" -}}
 {{- $values := .root.Values }}
-{{- $ids := dict "runAsUser" (int64 $values.uid) "runAsGroup" (int64 $values.gid) "fsGroup" (int64 $values.gid) }}
+{{- $uid := get . "uid" | default $values.uid | int64 }}
+{{- $gid := get . "gid" | default $values.gid | int64 }}
+{{- $ids := dict "runAsUser" $uid "runAsGroup" $gid "fsGroup" $gid }}
 {{- range $field, $value := $values.securityContexts.pod }}
 {{- if kindIs "invalid" $value }}{{ $_ := unset $ids $field }}{{ else }}{{ $_ := set $ids $field $value }}{{ end }}
 {{- end }}
@@ -191,7 +195,7 @@ envFrom: {{- toYaml $sources | nindent 2 }}
   env: {{- include "airflow.builtInSecrets" (dict "root" .root "secrets" (list "database")) | nindent 4 }}
   volumeMounts:
     - {{ include "airflow.scriptsMount" .root }}
-    {{- with include "common.databaseTlsMounts" .root | trim }}{{ . | nindent 4 }}{{ end }}
+    {{- with include "airflow.databaseTlsMounts" . | trim }}{{ . | nindent 4 }}{{ end }}
 {{- end }}
 
 {{/* A probe. Params: root, probe (values), handler (a dict, used unless the values give a command) */}}

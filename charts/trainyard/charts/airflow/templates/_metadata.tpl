@@ -7,8 +7,7 @@
      but asyncpg knows no `sslmode`: it calls the same `ssl`. JSON. Params: the chart's root context */}}
 {{- define "airflow.metadataUrls" -}}
 {{- $connection := .Values.data.metadataConnection }}
-{{- $login := printf "%s:%s" (include "airflow.urlPart" $connection.user) (include "airflow.urlPart" $connection.pass) }}
-{{- $address := printf "%s@%s:%d/%s" $login $connection.host (int $connection.port) (include "airflow.urlPart" $connection.db) }}
+{{- $address := printf "%s@%s:%d/%s" (include "airflow.metadataLogin" $connection) $connection.host (int $connection.port) (include "airflow.urlPart" $connection.db) }}
 {{- $urls := dict }}
 {{- range $key, $driver := dict "connection" (list "psycopg2" "sslmode") "connection-async" (list "asyncpg" "ssl") }}
 {{- $query := "" }}
@@ -16,6 +15,11 @@
 {{- $_ := set $urls $key (printf "postgresql+%s://%s%s" (first $driver) $address $query) }}
 {{- end }}
 {{- toJson $urls }}
+{{- end }}
+
+{{/* User and password as in a URL. Params: data.metadataConnection */}}
+{{- define "airflow.metadataLogin" -}}
+{{ include "airflow.urlPart" .user }}:{{ include "airflow.urlPart" .pass }}
 {{- end }}
 
 {{/* A text as a part of a URL. Params: the text */}}

@@ -1,7 +1,8 @@
 {{/* What the schema cannot say of this chart's values, one line each. Params: the chart's root context */}}
 {{- define "airflow.problems" -}}
 {{- $problems := include "common.lines" (dict "params" . "templates" (list "airflow.officialProblems" "airflow.portProblems"
-    "airflow.sectionProblems" "airflow.extraProblems" "airflow.dagProblems" "airflow.volumeProblems" "airflow.sslModeProblems" "airflow.claimProblems")) | fromJsonArray }}
+    "airflow.sectionProblems" "airflow.extraProblems" "airflow.dagProblems" "airflow.volumeProblems" "airflow.sslModeProblems"
+    "airflow.pgbouncerProblems" "airflow.claimProblems")) | fromJsonArray }}
 {{- $ownLabels := include "airflow.podLabels" (dict "root" (dict "Values" dict "Release" .Release "Chart" .Chart) "component" "x") | fromYaml | keys }}
 {{- if contains "trainyard.importer" (.Values.airflowLocalSettings | default "") }}
 {{- $problems = append $problems "airflow.airflowLocalSettings: trainyard.importer is gone; remove it: the image registers the importer itself" }}
@@ -14,7 +15,7 @@
 {{- with include "common.scheduleProblem" (include "common.made" (dict "root" . "text" .Values.databaseCleanup.schedule)) }}
 {{- $problems = append $problems (printf "airflow.databaseCleanup.schedule: %s" .) }}
 {{- end }}
-{{- range $key := list "labels" "apiServer.labels" "scheduler.labels" "dagProcessor.labels" "triggerer.labels" "workers.labels" "databaseCleanup.labels" }}
+{{- range $key := list "labels" "apiServer.labels" "scheduler.labels" "dagProcessor.labels" "triggerer.labels" "workers.labels" "databaseCleanup.labels" "pgbouncer.labels" }}
 {{- range $label, $_ := (include "airflow.valueAt" (dict "values" $.Values "path" $key) | fromJson).is }}
 {{- if has $label $ownLabels }}
 {{- $problems = append $problems (printf "airflow.%s: %s is the chart's own; choose another label" $key $label) }}

@@ -77,7 +77,9 @@
 {{- if ne .name "worker" }}
 - name: scripts
   configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
+{{- if not (include "airflow.usesPgbouncer" .) }}
 {{- with include "common.databaseTlsVolumes" .root | trim }}{{ . | nindent 0 }}{{ end }}
+{{- end }}
 {{- end }}
 {{- if eq .name "api-server" }}
 {{- with include "airflow.apiServerConfigName" .root }}
@@ -103,6 +105,9 @@
 {{- if .root.Values.airflowLocalSettings }}
 - {name: config, mountPath: {{ $home }}/config/airflow_local_settings.py, subPath: airflow_local_settings.py, readOnly: true}
 {{- end }}
+{{- if include "airflow.usesPgbouncer" . }}
+- {name: config, mountPath: {{ $home }}/config/pgbouncer_connections.py, subPath: pgbouncer_connections.py, readOnly: true}
+{{- end }}
 {{- if and (eq .name "api-server") (include "airflow.apiServerConfigName" .root) }}
 - {name: api-server-config, mountPath: {{ $home }}/webserver_config.py, subPath: webserver_config.py, readOnly: true}
 {{- end }}
@@ -114,8 +119,13 @@
 {{- end }}
 {{- if ne .name "worker" }}
 - {{ include "airflow.scriptsMount" .root }}
-{{- with include "common.databaseTlsMounts" .root | trim }}{{ . | nindent 0 }}{{ end }}
+{{- with include "airflow.databaseTlsMounts" . | trim }}{{ . | nindent 0 }}{{ end }}
 {{- end }}
+{{- end }}
+
+{{/* The CA of the database, for who connects to it. Params: root, name (optional) */}}
+{{- define "airflow.databaseTlsMounts" -}}
+{{- if not (include "airflow.usesPgbouncer" .) }}{{ include "common.databaseTlsMounts" .root }}{{ end }}
 {{- end }}
 
 {{/* The mount of the chart's own scripts (files/). Params: the chart's root context */}}
