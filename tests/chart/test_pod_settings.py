@@ -103,7 +103,7 @@ def test_a_pool_adds_to_what_all_pods_have(tmp_path: Path) -> None:
     assert pod["metadata"]["labels"].items() >= {**POD["labels"], "a": "b"}.items()
     assert pod["spec"]["nodeSelector"] == {"trainyard.dev/pool": "spot", "kubernetes.io/arch": "amd64"}
     assert {toleration["key"] for toleration in pod["spec"]["tolerations"]} == {
-        *("team", "nvidia.com/gpu", "trainyard.dev/spot")
+        *("team", "nvidia.com/gpu", "trainyard.dev/spot", "node.kubernetes.io/unreachable")
     }
     assert container["resources"]["limits"].items() >= {"cpu": "8", "memory": "200Gi"}.items()
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
