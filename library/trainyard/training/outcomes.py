@@ -162,6 +162,16 @@ def is_transient(text: str) -> bool:
     return bool(_TRANSIENT.search(text))
 
 
+def is_unexplained(pod: Pod) -> bool:
+    """Whether the container was killed, and the kubelet has not said yet by what.
+
+    The kernel's word that memory ran out comes to it after the end of the container.
+    """
+    terminated = container_status(pod).get("state", {}).get("terminated", {})
+    told = terminated.get("reason") == "OOMKilled" or _disruption(pod) or pod["status"].get("reason")
+    return bool(terminated.get("exitCode") == ExitCode.OUT_OF_MEMORY and not told)
+
+
 def classify(pod: Pod) -> Outcome:
     """Return the outcome of a pod that has ended."""
     return replace(_classify(pod), node=pod.get("spec", {}).get("nodeName", ""))

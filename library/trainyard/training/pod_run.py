@@ -41,6 +41,7 @@ TOO_LARGE_SECONDS = 120  # how long an autoscaler may think about a pod that no 
 REMIND_SECONDS = 300  # how often an unchanged reason for waiting is logged again
 RELAUNCH_SECONDS = 2  # pause after the first reclaim; doubles with each one
 MAX_BACKOFF_SECONDS = 60
+EXPLAIN_SECONDS = 5  # how long to wait for what killed a container
 LAST_LINES = 20  # log lines kept for the report of a failure
 MAX_LINE_LENGTH = 1000
 Log = Any  # a standard logger, or Airflow's with the same methods
@@ -317,11 +318,19 @@ class PodRun:
                     self.log.warning("the rest of the pod's log cannot be read: %s", error.message)
                     return outcomes.classify(pod)
             if ended and not failures:
-                return outcomes.classify(pod)
+                return outcomes.classify(await self._explained(pod))
             await self.kube.wait(name, outcomes.has_ended, POLL_SECONDS)
         if last_seen and outcomes.has_ended(last_seen):
             return outcomes.classify(last_seen)
         return Outcome(Cause.PREEMPTED, "the pod was deleted")
+
+    async def _explained(self, pod: dict[str, Any]) -> dict[str, Any]:
+        """The pod, once the kubelet has said what killed it, or has had the time for it."""
+        if not outcomes.is_unexplained(pod):
+            return pod
+        name = pod["metadata"]["name"]
+        told = await self.kube.wait(name, lambda each: not outcomes.is_unexplained(each), EXPLAIN_SECONDS)
+        return told or pod
 
     async def _fail_if_lost(self, pod: Mapping[str, Any]) -> None:
         if outcomes.is_lost(pod, datetime.now(UTC)):

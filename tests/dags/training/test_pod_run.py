@@ -55,6 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between attempts."""
     monkeypatch.setattr(pod_run, "RELAUNCH_SECONDS", 0)
     monkeypatch.setattr(pod_run, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(pod_run, "EXPLAIN_SECONDS", 1)
 
 
 @pytest.fixture
@@ -142,6 +143,18 @@ def test_memory_that_runs_out_is_doubled_once(play: Callable[..., Story]) -> Non
     limits = [pod["spec"]["containers"][0]["resources"]["limits"]["memory"] for pod in story.server.created]
     assert limits == ["2Gi", "4Gi"]
     assert story.server.pods == {}, "no pod is left"
+
+
+def test_what_killed_a_container_may_be_told_after_its_end(play: Callable[..., Story]) -> None:
+    """A training that ran out of memory was tried again with the same memory on a busy node."""
+
+    async def out_of_memory_as_is_told_later(server: ApiServer, name: str) -> None:
+        await server.run(name, exit_code=137)
+        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(out_of_memory(server, name)))
+
+    story = play(out_of_memory_as_is_told_later, succeeds)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.memory_factor for attempt in story.attempts] == [1, 2]
 
 
 def test_memory_that_runs_out_again_fails_and_says_what_was_tried(play: Callable[..., Story]) -> None:
