@@ -15,6 +15,7 @@ from conftest import DAG, NAMESPACE, ROOT, S3_PRELUDE, Run, metric_steps
 from kubernetes import client
 from pods import PodRecorder, component_of, output_of, wait_until
 from trainyard_cli import rotation
+from trainyard_cli.installed import Installed
 from trainyard_cli.kube import secret
 from trainyard_cli.mlflow_api import Mlflow
 from trainyard_cli.platform import Platform
@@ -50,15 +51,15 @@ class Rotated:
 
 
 def stored(connection: Platform) -> dict[str, dict[str, str]]:
-    """The keys and values of the release's Secrets, by NAMESPACE/NAME."""
-    found = {}
-    for namespace in (NAMESPACE, "ml-training", "ml-serving"):
-        for each in connection.kube.items(f"/api/v1/namespaces/{namespace}/secrets"):
-            labels = each["metadata"].get("labels", {})
-            if labels.get("app.kubernetes.io/part-of") == "trainyard":
-                name = each["metadata"]["name"]
-                found[f"{namespace}/{name}"] = secret(connection.kube, namespace, name) or {}
-    return found
+    """The keys and values of the Secrets that the release has, by NAMESPACE/NAME.
+
+    Those of a release before, with other values, stay on the cluster, and nobody uses them.
+    """
+    (job, *_) = reversed(Installed(connection.kube, NAMESPACE, "trainyard").jobs(rotation.BOOTSTRAP))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    wanted = json.loads({each["name"]: each.get("value") for each in container["env"]}["SECRETS"])
+    places = (name if "/" in name else f"{NAMESPACE}/{name}" for name in wanted)
+    return {place: secret(connection.kube, *place.split("/")) or {} for place in places}
 
 
 @pytest.fixture(scope="module")
