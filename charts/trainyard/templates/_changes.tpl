@@ -40,9 +40,10 @@
 {{- include "common.claimProblems" (dict "claims" (include "trainyard.claims" . | fromJsonArray)) }}
 {{- range $name, $class := .Values.priorityClasses }}
 {{- if $class.enabled }}
-{{- with lookup "scheduling.k8s.io/v1" "PriorityClass" "" $name }}
+{{- $there := lookup "scheduling.k8s.io/v1" "PriorityClass" "" $name }}
+{{- if $there }}
 {{- range $key := list "value" "preemptionPolicy" }}
-{{- $is := get . $key | include "common.text" }}
+{{- $is := get $there $key | include "common.text" }}
 {{- if ne $is (get $class $key | include "common.text") }}
 priorityClasses.{{ $name }}.{{ $key }}: the class has {{ $is }}, which Kubernetes does not change; set it back, or delete the class first (pods keep their priority): kubectl delete priorityclass {{ $name }}
 {{- end }}
