@@ -93,7 +93,15 @@ def test_a_claim_may_grow_where_its_class_lets_it(core: client.CoreV1Api, tmp_pa
     """Nobody provisions it, and only its size is looked at."""
     volume = {"claimName": "e2e-grows", "mountPath": "/e2e", "size": "2Gi", "storageClassName": "e2e-grows"}
     claim = {
-        "metadata": {"name": volume["claimName"]},
+        "metadata": {
+            "name": volume["claimName"],
+            # Else Helm refuses it as somebody else's.
+            "labels": {"app.kubernetes.io/managed-by": "Helm"},
+            "annotations": {
+                "meta.helm.sh/release-name": "trainyard",
+                "meta.helm.sh/release-namespace": NAMESPACE,
+            },
+        },
         "spec": {
             "accessModes": ["ReadWriteMany"],
             "storageClassName": volume["storageClassName"],
@@ -109,7 +117,8 @@ def test_a_claim_may_grow_where_its_class_lets_it(core: client.CoreV1Api, tmp_pa
     storage.create_storage_class(grows)
     core.create_namespaced_persistent_volume_claim("ml-training", claim)
     try:
-        assert _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": volume}}}).returncode == 0
+        larger = _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": volume}}})
+        assert larger.returncode == 0, larger.stderr
         smaller = _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": {**volume, "size": "500Mi"}}}})
         assert "training.volumes.e2e.size: the claim e2e-grows has 1Gi" in smaller.stderr
     finally:
