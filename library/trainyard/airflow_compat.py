@@ -50,8 +50,10 @@ SKIP_KEY = "skipmixin_key"
 TRIGGER_EXTENSION = "asset events and final failures of tasks that end in the triggerer"
 POLL_EXTENSION = "shorter polls of the triggerer"
 CANCEL_EXTENSION = "clean-up of what a user ended"
+END_EXTENSION = "end of runs as a person told it"
 CALLBACK_EXTENSION = "callbacks of versioned bundles"
 _TRIGGER_MODELS = "airflow.models.trigger"
+_MARK_TASKS = "airflow.api.common.mark_tasks"
 _TRIGGERER = "airflow.jobs.triggerer_job_runner"
 _DAG_PROCESSOR = "airflow.dag_processing.manager"
 POLL_SECONDS = 0.25  # of the triggerer; see `shorten_triggerer_polls`
@@ -278,6 +280,31 @@ def _cancel_once(triggerer: Any) -> None:
         await original(self)
 
     runner_class.cancel_triggers = cancel_triggers
+
+
+def end_runs_as_told() -> None:
+    """Let a run that a person marks as failed end as failed.
+
+    Airflow 3.3.2 skips the tasks that have not begun, and leaves the run's state to its last tasks while a
+    teardown is still to run: skipped ones make a success of it. To be called as `extend_triggers`.
+    """
+    _after_import(_MARK_TASKS, _end_as_told, END_EXTENSION)
+
+
+def _end_as_told(mark_tasks: Any) -> None:
+    from airflow.utils.state import DagRunState, TaskInstanceState
+
+    original = mark_tasks._set_dag_run_terminal_state
+
+    def set_terminal_state(*, run_state: Any, commit: bool, session: Session, **others: Any) -> Any:
+        changed, killed = original(run_state=run_state, commit=commit, session=session, **others)
+        if commit and run_state == DagRunState.FAILED:
+            for instance in changed:
+                if instance.state == TaskInstanceState.SKIPPED:
+                    instance.set_state(TaskInstanceState.UPSTREAM_FAILED, session=session)
+        return changed, killed
+
+    mark_tasks._set_dag_run_terminal_state = set_terminal_state
 
 
 def repair_callbacks_of_versions() -> None:

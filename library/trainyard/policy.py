@@ -17,6 +17,7 @@ from airflow.policies import hookimpl
 from trainyard.airflow_compat import (
     CALLBACK_EXTENSION,
     CANCEL_EXTENSION,
+    END_EXTENSION,
     POLL_EXTENSION,
     TRIGGER_EXTENSION,
     log_unsupported,
@@ -27,6 +28,7 @@ ADDITIONS: Mapping[str, str] = {
     TRIGGER_EXTENSION: "trainyard.airflow_compat:extend_triggers",
     POLL_EXTENSION: "trainyard.airflow_compat:shorten_triggerer_polls",
     CANCEL_EXTENSION: "trainyard.airflow_compat:cancel_triggers_once",
+    END_EXTENSION: "trainyard.airflow_compat:end_runs_as_told",
     CALLBACK_EXTENSION: "trainyard.airflow_compat:repair_callbacks_of_versions",
 }
 """What a process gets -> the function that adds it. None of them needs another."""

@@ -489,6 +489,28 @@ def test_asset_events_that_cannot_be_registered_fail_the_try(session: Session) -
     assert "no such table: asset" in stored.next_kwargs["error"]
 
 
+def test_a_run_that_a_person_fails_is_no_success_after_its_teardown(session: Session) -> None:
+    from airflow.api.common import mark_tasks
+
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        first, last, clean_up = (BashOperator(task_id=name, bash_command="true") for name in "abc")
+        first >> last >> clean_up.as_teardown()
+    now = datetime.now(UTC)
+    run = DagRun(dag_id="d", run_id="r", run_type="manual", run_after=now, state="running", logical_date=now)
+    session.add(run)
+    for name, state in (("a", "success"), ("b", None), ("c", None)):
+        instance = TaskInstance(serialized(dag, name), dag_version_id=uuid4(), run_id="r", state=state)
+        instance.dag_run = run
+        session.add(instance)
+    session.commit()
+    airflow_compat.end_runs_as_told()
+    whole = serialized(dag, "a").dag
+    mark_tasks.set_dag_run_state_to_failed(dag=whole, run_id="r", commit=True, session=session)
+    session.commit()
+    states = {each.task_id: each.state for each in session.scalars(select(TaskInstance))}
+    assert states == {"a": "success", "b": "upstream_failed", "c": None}
+
+
 def test_listeners_are_told_of_what_was_committed_and_of_nothing_else(session: Session) -> None:
     told: list[str] = []
 
