@@ -16,6 +16,12 @@ from trainyard_cli.chart import merge
 Path = tuple[str, ...]
 Value = str | int | float | bool | None
 
+
+def _route() -> Object:
+    """An HTTPRoute, each time anew: values are changed in place."""
+    return {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["r.example.com"]}
+
+
 # What makes the templates read every leaf.
 ON: Object = {
     "gpuPools": {"spot": {"taints": [{"key": "a", "effect": "NoExecute"}]}},
@@ -27,6 +33,7 @@ ON: Object = {
         "apiServer": {
             "podDisruptionBudget": {"enabled": True},
             "service": {"ports": [{"name": "http", "port": 80}]},
+            "httpRoute": _route(),
         },
         "pgbouncer": {"enabled": True, "podDisruptionBudget": {"enabled": True}},
         "dags": {
@@ -37,11 +44,13 @@ ON: Object = {
     },
     "mlflow": {
         "ingress": {"enabled": True, "host": "x.example.com"},
+        "httpRoute": _route(),
         "podDisruptionBudget": {"enabled": True},
     },
     "versitygw": {
         "service": {"type": "NodePort"},
         "ingress": {"enabled": True, "host": "z.example.com"},
+        "httpRoute": _route(),
     },
     "nvidia-device-plugin": {"simulator": {"enabled": False}},
     "karpenter": {"enabled": True},

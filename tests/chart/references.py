@@ -39,6 +39,7 @@ class References:
             checks = {
                 "Service": self._check_service,
                 "Ingress": self._check_ingress,
+                "HTTPRoute": self._check_route,
                 "PodDisruptionBudget": self._check_budget,
                 "RoleBinding": self._check_binding,
                 "Role": self._check_role,
@@ -186,6 +187,14 @@ class References:
                     self._miss(one, f"port {backend['port']} of Service {namespace}/{backend['name']}")
         for entry in one["spec"].get("tls") or []:
             self._want(one, ("Secret", namespace, entry["secretName"]))
+
+    def _check_route(self, one: Object) -> None:
+        namespace = one["metadata"]["namespace"]
+        for rule in one["spec"]["rules"]:
+            for backend in rule.get("backendRefs", []):
+                self._want(one, ("Service", namespace, backend["name"]))
+                if backend["port"] not in self._ports(namespace, backend["name"]):
+                    self._miss(one, f"port {backend['port']} of Service {namespace}/{backend['name']}")
 
     def _ports(self, namespace: str, service: str) -> set[str | int]:
         found: set[str | int] = set()

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/trainyard"
 HELM = os.environ.get("HELM", "helm")
 DOCUMENT_START = re.compile("^---$", re.MULTILINE)
-# Not part of Kubernetes, so it has no schema here: the API of Karpenter's NodePools.
-CUSTOM = {"karpenter.sh/v1"}
+# Not part of Kubernetes, so they have no schema here: Karpenter's NodePools and the Gateway API.
+CUSTOM = {"karpenter.sh/v1", "gateway.networking.k8s.io/v1"}
 CLUSTER_KINDS = {
     "Namespace",
     "PriorityClass",

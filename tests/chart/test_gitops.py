@@ -108,7 +108,7 @@ def test_the_controller_on_kind_may_write_what_the_project_allows_and_no_secret(
     }
     project = manifests["AppProject"]
     kinds = allowed(project, "clusterResourceWhitelist") | allowed(project, "namespaceResourceWhitelist")
-    others = {("", "Secret"), ("karpenter.sh", "NodePool")}
+    others = {("", "Secret"), ("karpenter.sh", "NodePool"), ("gateway.networking.k8s.io", "HTTPRoute")}
     assert writable == {(group, plural(kind)) for group, kind in kinds - others}
     assert "secrets" not in {resource for rule in role["rules"] for resource in rule["resources"]}
 

@@ -276,12 +276,17 @@ def test_a_dag_publisher_reaches_its_git_server(repo: str, port: int, tmp_path: 
     assert ports == [port]
 
 
+ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["a.lan"]}
+
+
 @pytest.mark.parametrize(
     ("client", "target", "values"),
     [
         ("airflow", API_SERVER, {"airflow": {"apiServer": {"service": {"type": "LoadBalancer"}}}}),
         ("mlflow", MLFLOW, {"mlflow": {"service": {"type": "LoadBalancer"}}}),
         ("mlflow", MLFLOW, {"mlflow": {"ingress": {"enabled": True, "host": "mlflow.lan"}}}),
+        ("mlflow", MLFLOW, {"mlflow": {"httpRoute": ROUTE}}),
+        ("airflow", API_SERVER, {"airflow": {"apiServer": {"httpRoute": ROUTE}}}),
         ("models", MODEL, {}),
         ("objectStore", OBJECT_STORE, {}),
     ],

@@ -70,6 +70,11 @@ ADMIN = [
     {"name": "ADMIN_PASSWORD", "value": "admin"},
 ]
 PLAIN: Object = {"hosts": [{"name": "a.corp.internal"}]}
+ROUTE: Object = {
+    "enabled": True,
+    "parentRefs": [{"name": "gateway"}],
+    "hostnames": ["a.corp.internal", "b.corp.internal"],
+}
 ZEROS = "sha256:" + 64 * "0"
 
 
@@ -124,6 +129,18 @@ ZEROS = "sha256:" + 64 * "0"
             id="open MLflow",
         ),
         pytest.param(
+            {"mlflow": {"auth": {"enabled": False}, "httpRoute": ROUTE}},
+            "mlflow.auth.enabled",
+            "whoever reaches a.corp.internal or b.corp.internal may read, change and delete every model",
+            id="open MLflow behind a Gateway",
+        ),
+        pytest.param(
+            {"mlflow": {"httpRoute": {**ROUTE, "tls": False}}},
+            "mlflow.httpRoute.tls",
+            "passwords go to a.corp.internal, b.corp.internal in the clear",
+            id="MLflow behind a Gateway without TLS",
+        ),
+        pytest.param(
             {"global": {"databaseTls": {"mode": "require", "caSecretName": ""}}},
             "global.databaseTls.mode",
             "nobody checks whose server it is; set verify-full",
@@ -167,3 +184,7 @@ def test_images_without_a_registry_are_named() -> None:
     assert [line for line in warnings() if line.startswith("mlflow.image: trainyard/mlflow:")]
     mirror = warnings(values=FILLED_IN)
     assert not [line for line in mirror if "image" in line.partition(":")[0]]
+
+
+def test_the_page_of_mlflow_is_where_its_route_leads() -> None:
+    assert "\n  page:      https://a.corp.internal\n" in notes(values={"mlflow": {"httpRoute": ROUTE}})

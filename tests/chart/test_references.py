@@ -124,8 +124,16 @@ CHANGED: dict[str, tuple[Any, str]] = {
         }.items()
     },
 }
-# An Ingress, so that what it leads to is followed as well.
-INGRESS = {"airflow": {"ingress": {"apiServer": {"enabled": True, "hosts": [{"name": "a.example.com"}]}}}}
+# An Ingress and HTTPRoutes, so that what they lead to is followed as well.
+ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["a.example.com"]}
+INGRESS = {
+    "airflow": {
+        "ingress": {"apiServer": {"enabled": True, "hosts": [{"name": "a.example.com"}]}},
+        "apiServer": {"httpRoute": ROUTE},
+    },
+    "mlflow": {"httpRoute": ROUTE},
+    "versitygw": {"httpRoute": ROUTE},
+}
 
 
 def text(values: Object) -> str:

@@ -157,10 +157,10 @@
 {{- $allowed := dict "model-servers" $clients.models "versitygw" $clients.objectStore }}
 {{- if .Values.airflow.enabled }}
 {{- $airflow := .Subcharts.airflow.Values }}
-{{- if or $airflow.ingress.apiServer.enabled (ne $airflow.apiServer.service.type "ClusterIP") }}{{ $_ := set $allowed "api-server" $clients.airflow }}{{ end }}
+{{- if or $airflow.ingress.apiServer.enabled $airflow.apiServer.httpRoute.enabled (ne $airflow.apiServer.service.type "ClusterIP") }}{{ $_ := set $allowed "api-server" $clients.airflow }}{{ end }}
 {{- end }}
 {{- if .Values.mlflow.enabled }}
-{{- if or .Values.mlflow.ingress.enabled (ne .Values.mlflow.service.type "ClusterIP") }}{{ $_ := set $allowed "mlflow" $clients.mlflow }}{{ end }}
+{{- if or .Values.mlflow.ingress.enabled .Values.mlflow.httpRoute.enabled (ne .Values.mlflow.service.type "ClusterIP") }}{{ $_ := set $allowed "mlflow" $clients.mlflow }}{{ end }}
 {{- end }}
 {{- toJson $allowed }}
 {{- end }}

@@ -49,6 +49,9 @@ airflow.apiServer.service.type: a LoadBalancer has no TLS, so that passwords go 
 {{- if and $values.ingress.enabled (not $values.ingress.tlsSecretName) }}
 {{ $name }}.ingress: {{ $values.ingress.host }} has no TLS; set {{ $name }}.ingress.tlsSecretName
 {{- end }}
+{{- if and (eq $name "mlflow") $values.httpRoute.enabled (not $values.httpRoute.tls) }}
+mlflow.httpRoute.tls: passwords go to {{ join ", " $values.httpRoute.hostnames }} in the clear; give the Gateway's listener a certificate, and set it to true
+{{- end }}
 {{- if eq $values.service.type "LoadBalancer" }}
 {{ $name }}.service.type: a LoadBalancer has no TLS; use {{ $name }}.ingress
 {{- end }}
@@ -60,8 +63,9 @@ airflow.apiServer.service.type: a LoadBalancer has no TLS, so that passwords go 
 {{- define "trainyard.loginWarnings" -}}
 {{- if and .Values.mlflow.enabled (not .Values.mlflow.auth.enabled) }}
 {{- with .Values.mlflow }}
-{{- if .ingress.enabled }}
-mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches {{ .ingress.host }} may read, change and delete every model; set it to true
+{{- $pages := include "mlflow.pages" $.Subcharts.mlflow | fromJsonArray }}
+{{- if $pages }}
+mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches {{ join " or " $pages | replace "https://" "" | replace "http://" "" }} may read, change and delete every model; set it to true
 {{- else if ne .service.type "ClusterIP" }}
 mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches its {{ .service.type }} may read, change and delete every model; set it to true
 {{- end }}

@@ -25,6 +25,8 @@
 {{- if and .Values.ingress.apiServer.enabled (not (include "airflow.ingressHosts" . | fromJsonArray)) }}
 {{- $problems = append $problems "airflow.ingress.apiServer.hosts: needed where airflow.ingress.apiServer.enabled is true; give the names under which people reach the pages" }}
 {{- end }}
+{{- $problems = concat $problems (include "common.lines" (dict "templates" (list "common.httpRouteProblems")
+    "params" (dict "root" . "component" "api-server" "key" "airflow.apiServer.httpRoute" "route" .Values.apiServer.httpRoute)) | fromJsonArray) }}
 {{- with .Values.apiServer }}
 {{- if and .apiServerConfig .apiServerConfigConfigMapName }}
 {{- $problems = append $problems "airflow.apiServer.apiServerConfigConfigMapName: apiServerConfig makes a ConfigMap of its own; leave one of them empty" }}

@@ -30,7 +30,24 @@
 {{- $all := list -}}
 {{- range $hosts }}{{ $all = concat $all (list . (printf "%s:%d" . (int $.Values.service.port))) }}{{ end -}}
 {{- with .Values.ingress }}{{ if .enabled }}{{ $all = append $all .host }}{{ end }}{{ end -}}
+{{- with .Values.httpRoute }}{{ if .enabled }}{{ $all = concat $all (.hostnames | default list) }}{{ end }}{{ end -}}
 {{- concat $all .Values.allowedHosts | uniq | join "," -}}
+{{- end }}
+
+{{/* Addresses of the pages for people, each as scheme://host: those of the Ingress, then those of the HTTPRoute. JSON.
+     Params: the chart's root context */}}
+{{- define "mlflow.pages" -}}
+{{- $pages := list -}}
+{{- with .Values.ingress }}
+{{- if .enabled }}{{ $pages = append $pages (printf "http%s://%s" (ternary "s" "" (ne .tlsSecretName "")) .host) }}{{ end }}
+{{- end }}
+{{- with .Values.httpRoute }}
+{{- if .enabled }}
+{{- $scheme := ternary "https" "http" .tls }}
+{{- range .hostnames }}{{ $pages = append $pages (printf "%s://%s" $scheme .) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- uniq $pages | toJson -}}
 {{- end }}
 
 {{/* Who may log in: name -> role. The platform's own four, and people. JSON. Params: the chart's root context */}}

@@ -14,6 +14,8 @@
 {{- with include "common.ingressProblem" (dict "key" "mlflow.ingress" "ingress" .Values.ingress) }}
 {{- $problems = append $problems . }}
 {{- end }}
+{{- $problems = concat $problems (include "common.lines" (dict "templates" (list "common.httpRouteProblems" "mlflow.httpRouteProblems")
+    "params" (dict "root" . "component" "tracking-server" "key" "mlflow.httpRoute" "route" .Values.httpRoute)) | fromJsonArray) }}
 {{- with include "common.nameProblems" (dict "key" "mlflow.auth.people" "values" (.Values.auth.people | default dict) "max" 63 "separator" ".-") }}
 {{- $problems = append $problems . }}
 {{- end }}
@@ -40,4 +42,18 @@
 {{- end }}
 {{- end }}
 {{- $problems | join "\n" }}
+{{- end }}
+
+{{/* Hosts that MLflow would not answer to, or to too many of. Params: as those of common.httpRouteProblems */}}
+{{- define "mlflow.httpRouteProblems" -}}
+{{- if .route.enabled }}
+{{- if not .route.hostnames }}
+{{ .key }}.hostnames: needed where {{ .key }}.enabled is true, as MLflow answers to names that it knows
+{{- end }}
+{{- range .route.hostnames }}
+{{- if contains "*" . }}
+{{ $.key }}.hostnames: {{ . }} is no single host, and MLflow answers to names that it knows; name each host
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}

@@ -147,6 +147,11 @@ spec:
     "ingress" $values.ingress) }}
 ---
 {{- end }}
+{{- if $values.httpRoute.enabled }}
+{{ include "common.httpRoute" (dict "root" .root "component" "object-store" "name" $name "namespace" .namespace
+    "port" $values.service.port "route" $values.httpRoute) }}
+---
+{{- end }}
 {{ include "common.serviceAccount" (dict "root" .root "component" "object-store" "name" $name "namespace" .namespace) }}
 {{- end }}
 

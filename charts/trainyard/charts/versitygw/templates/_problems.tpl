@@ -9,5 +9,7 @@
 {{- with include "common.ingressProblem" (dict "key" "versitygw.ingress" "ingress" .Values.ingress) }}
 {{- $problems = append $problems . }}
 {{- end }}
+{{- $problems = concat $problems (include "common.lines" (dict "templates" (list "common.httpRouteProblems")
+    "params" (dict "root" . "component" "object-store" "key" "versitygw.httpRoute" "route" .Values.httpRoute)) | fromJsonArray) }}
 {{- $problems | join "\n" }}
 {{- end }}
