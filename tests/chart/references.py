@@ -41,6 +41,7 @@ class References:
                 "Ingress": self._check_ingress,
                 "HTTPRoute": self._check_route,
                 "PodDisruptionBudget": self._check_budget,
+                "HorizontalPodAutoscaler": self._check_scaler,
                 "RoleBinding": self._check_binding,
                 "Role": self._check_role,
                 "StatefulSet": self._check_stateful_set,
@@ -162,6 +163,10 @@ class References:
 
     def _check_budget(self, one: Object) -> None:
         self._selected(one, one["spec"]["selector"]["matchLabels"])
+
+    def _check_scaler(self, one: Object) -> None:
+        target = one["spec"]["scaleTargetRef"]
+        self._want(one, (target["kind"], one["metadata"]["namespace"], target["name"]))
 
     def _selected(self, one: Object, selector: dict[str, str]) -> list[Object]:
         """The workload whose pods a selector selects; not one is missing, and two are a mistake."""

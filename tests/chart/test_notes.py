@@ -70,6 +70,12 @@ ADMIN = [
     {"name": "ADMIN_PASSWORD", "value": "admin"},
 ]
 PLAIN: Object = {"hosts": [{"name": "a.corp.internal"}]}
+
+
+def budget(**config: int | str) -> Object:
+    return {"podDisruptionBudget": {"enabled": True, "config": config}}
+
+
 ROUTE: Object = {
     "enabled": True,
     "parentRefs": [{"name": "gateway"}],
@@ -141,6 +147,24 @@ ZEROS = "sha256:" + 64 * "0"
             id="MLflow behind a Gateway without TLS",
         ),
         pytest.param(
+            {"mlflow": budget(minAvailable=2)},
+            "mlflow.podDisruptionBudget.config.minAvailable",
+            "2 of 2 lets no pod go, so that its node cannot be drained; lower it, or have more replicas",
+            id="budget for every pod",
+        ),
+        pytest.param(
+            {"airflow": {"apiServer": {"hpa": {"enabled": True}, **budget(minAvailable="50%")}}},
+            "airflow.apiServer.podDisruptionBudget.config.minAvailable",
+            "50% of 1 lets no pod go",
+            id="budget for the fewest pods of an autoscaler",
+        ),
+        pytest.param(
+            {"airflow": {"triggerer": budget(maxUnavailable="0%")}},
+            "airflow.triggerer.podDisruptionBudget.config.maxUnavailable",
+            "0% of 2 lets no pod go, so that its node cannot be drained; raise it",
+            id="budget of nothing",
+        ),
+        pytest.param(
             {"global": {"databaseTls": {"mode": "require", "caSecretName": ""}}},
             "global.databaseTls.mode",
             "nobody checks whose server it is; set verify-full",
@@ -188,3 +212,14 @@ def test_images_without_a_registry_are_named() -> None:
 
 def test_the_page_of_mlflow_is_where_its_route_leads() -> None:
     assert "\n  page:      https://a.corp.internal\n" in notes(values={"mlflow": {"httpRoute": ROUTE}})
+
+
+def test_a_budget_that_lets_a_pod_go_is_no_warning() -> None:
+    hpa = {"hpa": {"enabled": True, "minReplicaCount": 2}}
+    airflow = {
+        "apiServer": {"replicas": 1, **hpa, **budget(minAvailable=1)},
+        "scheduler": budget(),
+        "triggerer": {"replicas": 3, **budget(minAvailable="66%")},
+        "dagProcessor": budget(maxUnavailable="1%"),
+    }
+    assert warnings("production.yaml", values=merge(FILLED_IN, {"airflow": airflow})) == []

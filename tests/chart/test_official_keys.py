@@ -224,12 +224,39 @@ def test_webserver_config_may_be_a_config_map_of_the_user() -> None:
 
 
 def test_an_autoscaler_sets_the_replicas_of_the_api_server() -> None:
-    hpa = {"enabled": True, "minReplicaCount": 2, "maxReplicaCount": 4, "behavior": {"scaleDown": {}}}
+    target = {"type": "Utilization", "averageUtilization": 50}
+    metrics = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]  # the official default
+    hpa: Object = {"enabled": True, "minReplicaCount": 2, "maxReplicaCount": 4, "metrics": metrics}
+    hpa["behavior"] = {"scaleDown": {}}
     objects = render_chart(values={"airflow": {"apiServer": {"replicas": 3, "hpa": hpa}}})
-    scaler = find(objects, "HorizontalPodAutoscaler", "trainyard-api-server")["spec"]
-    assert (scaler["minReplicas"], scaler["maxReplicas"], scaler["behavior"]) == (2, 4, {"scaleDown": {}})
-    deployment = find(objects, "Deployment", scaler["scaleTargetRef"]["name"])
-    assert "replicas" not in deployment["spec"]
+    scaler = find(objects, "HorizontalPodAutoscaler", "trainyard-api-server")
+    assert scaler["apiVersion"] == "autoscaling/v2"
+    assert scaler["spec"] == {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "trainyard-api-server"},
+        "minReplicas": 2,
+        "maxReplicas": 4,
+        "metrics": metrics,
+        "behavior": {"scaleDown": {}},
+    }
+    # Else Argo CD and each upgrade would take back what the autoscaler has set.
+    assert "replicas" not in find(objects, "Deployment", "trainyard-api-server")["spec"]
+    off = render_chart(values={"airflow": {"apiServer": {"replicas": 3}}})
+    assert find(off, "Deployment", "trainyard-api-server")["spec"]["replicas"] == 3
+    assert not [one for one in off if one["kind"] == "HorizontalPodAutoscaler"]
+
+
+def test_an_autoscaler_scales_by_cpu_if_nothing_is_said() -> None:
+    """By an amount that a replica may use: below a limit of the same size it would never scale."""
+    objects = render_chart(values={"airflow": {"apiServer": {"hpa": {"enabled": True}}}})
+    (metric,) = find(objects, "HorizontalPodAutoscaler", "trainyard-api-server")["spec"]["metrics"]
+    resources = containers(find(objects, "Deployment", "trainyard-api-server"))[-1]["resources"]
+    amount = metric["resource"]["target"]["averageValue"]
+    assert float(resources["limits"].get("cpu", "inf")) > float(amount)
+    none = render_chart(values={"airflow": {"apiServer": {"hpa": {"enabled": True, "metrics": []}}}})
+    assert "metrics" not in find(none, "HorizontalPodAutoscaler", "trainyard-api-server")["spec"]
+
+
+def test_an_autoscaler_with_its_numbers_the_wrong_way_round_is_refused() -> None:
     with pytest.raises(ChartError, match=r"airflow\.apiServer\.hpa\.minReplicaCount: 9 is over .* lower"):
         render_text(values={"airflow": {"apiServer": {"hpa": {"minReplicaCount": 9}}}})
 

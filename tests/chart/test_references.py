@@ -124,12 +124,12 @@ CHANGED: dict[str, tuple[Any, str]] = {
         }.items()
     },
 }
-# An Ingress and HTTPRoutes, so that what they lead to is followed as well.
+# An Ingress, HTTPRoutes and an autoscaler, so that what they lead to is followed as well.
 ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["a.example.com"]}
 INGRESS = {
     "airflow": {
         "ingress": {"apiServer": {"enabled": True, "hosts": [{"name": "a.example.com"}]}},
-        "apiServer": {"httpRoute": ROUTE},
+        "apiServer": {"httpRoute": ROUTE, "hpa": {"enabled": True}},
     },
     "mlflow": {"httpRoute": ROUTE},
     "versitygw": {"httpRoute": ROUTE},

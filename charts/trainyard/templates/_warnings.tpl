@@ -3,7 +3,7 @@
      Params: the root context */}}
 {{- define "trainyard.warnings" -}}
 {{- include "common.lines" (dict "params" . "templates" (list "trainyard.passwordWarnings" "trainyard.tlsWarnings"
-    "trainyard.loginWarnings" "trainyard.imageWarnings" "trainyard.clusterWarnings")) }}
+    "trainyard.loginWarnings" "trainyard.imageWarnings" "trainyard.drainWarnings" "trainyard.clusterWarnings")) }}
 {{- end }}
 
 {{/* Passwords that stand in values, and so in git and in the Secret that Helm keeps. One line each. */}}
@@ -96,6 +96,32 @@ mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches its {{ .ser
 {{ $key }}: {{ $reference }} is a placeholder; give the digest that ./scripts/publish prints
 {{- else if and (hasPrefix "trainyard/" $reference) (ne $one.image.pullPolicy "Never") (ne $one.image.pullPolicy "IfNotPresent") }}
 {{ $key }}: {{ $reference }} names no registry, and would come from whoever has that name at the public one; name yours, or set global.imageRegistry
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* PodDisruptionBudgets that let no pod go: their nodes cannot be drained. With an autoscaler its fewest replicas count.
+     A share is rounded up, as Kubernetes does. One line each. */}}
+{{- define "trainyard.drainWarnings" -}}
+{{- $components := dict }}
+{{- if .Values.airflow.enabled }}
+{{- range $name := list "apiServer" "scheduler" "dagProcessor" "triggerer" }}
+{{- $_ := set $components (printf "airflow.%s" $name) (index $.Subcharts.airflow.Values $name) }}
+{{- end }}
+{{- end }}
+{{- if .Values.mlflow.enabled }}{{ $_ := set $components "mlflow" .Subcharts.mlflow.Values }}{{ end }}
+{{- range $key, $component := $components }}
+{{- if $component.podDisruptionBudget.enabled }}
+{{- $replicas := int $component.replicas }}
+{{- if ($component.hpa).enabled }}{{ $replicas = int $component.hpa.minReplicaCount }}{{ end }}
+{{- range $name, $amount := include "common.budget" $component.podDisruptionBudget.config | fromJson }}
+{{- $text := include "common.text" $amount }}
+{{- $number := regexFind "^[0-9]+" $text | int }}
+{{- if hasSuffix "%" $text }}{{ $number = div (add (mul $number $replicas) 99) 100 | int }}{{ end }}
+{{- if and (gt $replicas 0) (ternary (ge $number $replicas) (eq $number 0) (eq $name "minAvailable")) }}
+{{ $key }}.podDisruptionBudget.config.{{ $name }}: {{ $text }} of {{ $replicas }} lets no pod go, so that its node cannot be drained; {{ ternary "lower" "raise" (eq $name "minAvailable") }} it{{ if eq $name "minAvailable" }}, or have more replicas{{ end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
