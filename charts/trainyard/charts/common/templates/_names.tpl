@@ -8,24 +8,18 @@
 {{- end -}}
 {{- end }}
 
-{{/* What the names of a chart's objects start with: fullnameOverride, else the release's name and nameOverride or the
-     suffix. It leaves room for what the chart appends: a Service, a Job and a label take 63 characters, a CronJob and a StatefulSet 52.
+{{/* What the names of a chart's objects start with: fullnameOverride, else the release's name and the suffix. It leaves
+     room for what the chart appends: a Service, a Job and a label take 63 characters, a CronJob and a StatefulSet 52.
      Params: root, suffix (optional), max */}}
 {{- define "common.fullname" -}}
 {{- $suffix := .suffix | default "" -}}
-{{- with .root.Values.nameOverride }}{{ $suffix = printf "-%s" . }}{{ end -}}
 {{- with .root.Values.fullnameOverride -}}
 {{ . }}
 {{- else -}}
 {{- /* A release may have dots in its name and start with a digit, a Service may not. */ -}}
 {{- $release := replace "." "-" .root.Release.Name -}}
 {{- if lt $release "a" }}{{ $release = printf "r-%s" $release }}{{ end -}}
-{{- /* The suffix stays whole, unless it takes the room. */ -}}
-{{- if gt (len $suffix) 21 -}}
-{{ include "common.cut" (dict "name" (printf "%s%s" $release $suffix) "max" .max) }}
-{{- else -}}
 {{ include "common.cut" (dict "name" $release "max" (sub .max (len $suffix))) }}{{ $suffix }}
-{{- end -}}
 {{- end -}}
 {{- end }}
 
