@@ -37,7 +37,7 @@ OFFICIAL_KEYS = """
     apiServer config createUserJob dagProcessor dags data databaseCleanup defaultAirflowRepository
     defaultAirflowTag env executor extraConfigMaps extraEnv extraEnvFrom extraSecrets fernetKeySecretName
     fullnameOverride gid imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob
-    nodeSelector pgbouncer podTemplate ports rbac scheduler secret securityContexts tolerations
+    nameOverride nodeSelector pgbouncer podTemplate ports rbac scheduler secret securityContexts tolerations
     topologySpreadConstraints triggerer uid volumeMounts volumes webserverSecretKeySecretName workers
 """
 OWN_KEYS = {

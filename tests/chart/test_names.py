@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from references import References, place
-from render import ROOT, Object, identity, render_chart
+from render import ROOT, ChartError, Object, identity, render_chart
 
 SECOND = ("second-release.yaml",)
+CHARTS = ("airflow", "mlflow", "postgresql", "versitygw", "nvidia-device-plugin")
 LONG = "a-release-name-may-have-fifty-three-characters-as-this"[:53]
 RELEASES = [
     ("two", "trainyard"),  # beside the first one in its namespace
@@ -72,6 +73,77 @@ def test_names_are_what_kubernetes_takes(files: tuple[str, ...], release: str) -
         assert len(name) <= (52 if one["kind"] in SHORT else 63), identity(one)
         assert (SERVICE if one["kind"] == "Service" else DNS_LABEL).fullmatch(name), identity(one)
         assert all(len(each) <= 63 for each in labels(one)), identity(one)
+
+
+@pytest.mark.parametrize("release", [LONG, "1.2"])
+def test_names_of_the_users_are_what_kubernetes_takes(release: str) -> None:
+    """The longest that the schema takes."""
+    values = {chart: {"nameOverride": f"{number}{'x' * 19}"} for number, chart in enumerate(CHARTS)}
+    objects = render_chart(values=values, release=release)
+    assert References(objects).check() == []
+    for one in objects:
+        name = one["metadata"]["name"]
+        assert len(name) <= (52 if one["kind"] in SHORT else 63), identity(one)
+        assert (SERVICE if one["kind"] == "Service" else DNS_LABEL).fullmatch(name), identity(one)
+
+
+def service_names(release: str = "trainyard", **values: Object) -> set[str]:
+    objects = render_chart(values=values, release=release)
+    return {one["metadata"]["name"] for one in objects if one["kind"] == "Service"}
+
+
+def test_a_name_stands_behind_that_of_the_release() -> None:
+    parts = {"airflow": "airflow", "mlflow": "tracking", "postgresql": "db", "versitygw": "store"}
+    assert service_names(**{chart: {"nameOverride": part} for chart, part in parts.items()}) == {
+        *("trainyard-airflow-api-server", "trainyard-tracking", "trainyard-db", "trainyard-store")
+    }
+
+
+def test_the_whole_name_goes_before_a_part() -> None:
+    assert "tracking" in service_names(mlflow={"nameOverride": "part", "fullnameOverride": "tracking"})
+
+
+def test_a_release_that_has_the_name_already_is_not_named_twice() -> None:
+    assert "airflow-1-api-server" in service_names("airflow-1", airflow={"nameOverride": "airflow"})
+    assert "airflow-1-mlflow" in service_names("airflow-1", mlflow={"nameOverride": "mlflow"})
+
+
+def test_labels_keep_the_name_of_the_chart() -> None:
+    """Selectors are immutable, and dashboards go by them."""
+    renamed = render_chart(values={chart: {"nameOverride": chart[:3]} for chart in CHARTS})
+    found = {one["metadata"]["labels"]["app.kubernetes.io/name"] for one in renamed}
+    assert found == {one["metadata"]["labels"]["app.kubernetes.io/name"] for one in render_chart()}
+    assert found >= set(CHARTS)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"airflow": {"nameOverride": "mlflow"}},
+            r"airflow\.nameOverride: names of airflow would start with trainyard-mlflow, as those of mlflow",
+        ),
+        (
+            {"postgresql": {"fullnameOverride": "trainyard-mlflow"}},
+            r"postgresql\.fullnameOverride: names of postgresql would start with trainyard-mlflow, as",
+        ),
+        (
+            {"mlflow": {"nameOverride": "yard"}},
+            r"mlflow\.nameOverride: names of mlflow would start with trainyard, as those of airflow do",
+        ),
+    ],
+)
+def test_two_charts_do_not_share_a_name(values: Object, said: str) -> None:
+    with pytest.raises(ChartError, match=said):
+        render_chart(values=values)
+
+
+def test_names_may_be_the_same_where_the_objects_are_not() -> None:
+    """In other namespaces, or of a chart that is off."""
+    name = {"fullnameOverride": "same"}
+    mlflow = {"enabled": False, **name}
+    tracking = {"trackingUri": "http://mlflow.example.com"}
+    assert render_chart(values={"airflow": name, "versitygw": name, "mlflow": mlflow, "training": tracking})
 
 
 def test_names_that_are_cut_stay_different() -> None:

@@ -79,6 +79,14 @@ CHANGED: dict[str, tuple[Any, str]] = {
     "postgresql.fullnameOverride": ("db", "trainyard-postgresql"),
     "versitygw.fullnameOverride": ("store", "trainyard-versitygw"),
     "nvidia-device-plugin.fullnameOverride": ("plugin", "trainyard-nvidia-device-plugin"),
+    "airflow.nameOverride": (
+        "flow",
+        "trainyard-(api-server|scheduler|config|database-cleanup|fernet-key)",
+    ),
+    "mlflow.nameOverride": ("tracking", "trainyard-mlflow"),
+    "postgresql.nameOverride": ("db", "trainyard-postgresql"),
+    "versitygw.nameOverride": ("store", "trainyard-versitygw"),
+    "nvidia-device-plugin.nameOverride": ("plugin", "trainyard-nvidia-device-plugin"),
     "airflow.data.metadataSecretName": ("other-metadata", "trainyard-airflow-metadata"),
     "airflow.fernetKeySecretName": ("other-fernet", "trainyard-fernet-key"),
     "airflow.jwtSecretName": ("other-jwt", "trainyard-jwt-secret"),
@@ -142,12 +150,13 @@ def groups(every: Iterable[str], *some: tuple[str, ...]) -> Any:
 
 
 # The names of objects begin with these: in a render with the others they would hide an old name.
-FULLNAMES = tuple(path for path in CHANGED if path.endswith("fullnameOverride"))
+FULLNAMES = tuple(path for path in CHANGED if path.endswith(".fullnameOverride"))
+NAMES = tuple(path for path in CHANGED if path.endswith(".nameOverride"))
 # Of a Secret, and of a port, whose other key is among the rest.
 SECOND_KEYS = ("mlflow.backendStore.secretKey", "airflow.ports.apiServer")
 
 
-@groups(CHANGED, FULLNAMES, SECOND_KEYS)
+@groups(CHANGED, FULLNAMES, NAMES, SECOND_KEYS)
 def test_a_changed_name_is_followed_everywhere(paths: tuple[str, ...]) -> None:
     values = INGRESS
     for path in paths:

@@ -99,6 +99,7 @@ def replaced(node: Any, marker: re.Pattern[str], new: dict[str, str]) -> Any:
 # Keys that tell the entries of a list or of a map apart.
 ONCE = {
     *("name", "mountPath", "envName", "allowedHosts", "secretName", "host", "fullnameOverride"),
+    "nameOverride",
     "namespaceOverride",  # a namespace that others have as well is closed once
     *("metadataSecretName", "fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"),
 }

@@ -61,3 +61,25 @@ global.databaseTls.mode: disable, and the embedded database takes TLS alone (pos
 postgresql.tlsSecretName: needed where global.databaseTls.mode is {{ $mode }}, as the embedded database has no TLS without; name a Secret with tls.crt and tls.key
 {{- end }}
 {{- end }}
+
+{{/* Subcharts whose names start the same, in one namespace: objects of both could have one name. One line each.
+     Params: the root context */}}
+{{- define "trainyard.nameProblems" -}}
+{{- $release := .Release.Namespace }}
+{{- $namespaces := dict "airflow" $release "mlflow" $release "postgresql" $release "versitygw" (include "trainyard.versitygwNamespace" .)
+    "nvidia-device-plugin" ((index .Values "nvidia-device-plugin").namespaceOverride | default $release) }}
+{{- $known := dict }}
+{{- range $name, $namespace := $namespaces }}
+{{- if (index $.Values $name).enabled }}
+{{- $chart := index $.Subcharts $name }}
+{{- $fullname := include (printf "%s.fullname" $name) $chart }}
+{{- $place := printf "%s/%s" $namespace $fullname }}
+{{- with get $known $place }}
+{{- $named := ternary $name . (or (ne $chart.Values.fullnameOverride "") (ne $chart.Values.nameOverride "")) }}
+{{- $key := ternary "nameOverride" "fullnameOverride" (eq (index $.Subcharts $named).Values.fullnameOverride "") }}
+{{ $named }}.{{ $key }}: names of {{ $named }} would start with {{ $fullname }}, as those of {{ ternary . $name (eq $named $name) }} do; choose another one
+{{- end }}
+{{- $_ := set $known $place $name }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -8,16 +8,19 @@
 {{- end -}}
 {{- end }}
 
-{{/* What the names of a chart's objects start with: fullnameOverride, else the release's name and the suffix. It leaves
-     room for what the chart appends: a Service, a Job and a label take 63 characters, a CronJob and a StatefulSet 52.
-     Params: root, suffix (optional), max */}}
+{{/* What the names of a chart's objects start with: fullnameOverride, else the release's name and the suffix, which
+     nameOverride replaces. As Helm's charts do, there is no suffix where the release's name has nameOverride in it
+     already. It leaves room for what the chart appends: a Service, a Job and a label take 63 characters, a CronJob and a
+     StatefulSet 52. Labels keep the chart's name: selectors are immutable. Params: root, suffix (optional), max */}}
 {{- define "common.fullname" -}}
+{{- $values := .root.Values -}}
 {{- $suffix := .suffix | default "" -}}
-{{- with .root.Values.fullnameOverride -}}
+{{- with $values.fullnameOverride -}}
 {{ . }}
 {{- else -}}
 {{- /* A release may have dots in its name and start with a digit, a Service may not. */ -}}
 {{- $release := replace "." "-" .root.Release.Name -}}
+{{- with $values.nameOverride }}{{ $suffix = ternary "" (printf "-%s" .) (contains . $release) }}{{ end -}}
 {{- if lt $release "a" }}{{ $release = printf "r-%s" $release }}{{ end -}}
 {{ include "common.cut" (dict "name" $release "max" (sub .max (len $suffix))) }}{{ $suffix }}
 {{- end -}}
