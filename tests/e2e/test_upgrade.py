@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DAG, NAMESPACE, ROOT, Run, metric_steps, up
+from conftest import NAMESPACE, ROOT, Run, metric_steps, up
 from kubernetes import client
 from pods import PodRecorder, wait_until
 from trainyard_cli.platform import Platform
@@ -105,16 +105,11 @@ def test_an_upgrade_loses_nothing(
 
 
 def test_a_rollback_loses_nothing(
-    earlier: Path,
-    under_way: Callable[[], bool],
-    is_whole: Callable[[], None],
-    core: client.CoreV1Api,
-    connection: Platform,
+    earlier: Path, under_way: Callable[[], bool], is_whole: Callable[[], None], core: client.CoreV1Api
 ) -> None:
     before = kept(core)
     rollback = ["helm", "rollback", "trainyard", f"--namespace={NAMESPACE}", "--wait", "--timeout=8m"]
     subprocess.run(rollback, check=True)
     assert under_way(), "the training ended before the rollback did"
     assert kept(core) == before
-    connection.airflow.wait_for_dag(DAG)
     is_whole()
