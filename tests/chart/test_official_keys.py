@@ -9,7 +9,6 @@ import re
 import asyncpg
 import pytest
 import sqlalchemy
-from components import VARIANTS
 from psycopg2.extensions import make_dsn, parse_dsn
 from render import (
     ChartError,
@@ -20,16 +19,11 @@ from render import (
     platform,
     pod_metadata,
     pod_spec,
-    pods,
     render_chart,
     render_text,
     wanted_secrets,
     worker_pod,
 )
-
-EVERYTHING: Object = {
-    "airflow": {"dags": {"git": {"bundles": {"one": {"repo": "https://example.com/x.git"}}}}},
-}
 
 
 def ingress(**values: object) -> Object:
@@ -69,22 +63,6 @@ def test_an_ingress_without_hosts_is_refused() -> None:
         render_text(values={"airflow": {"ingress": {"apiServer": {"enabled": True}}}})
 
 
-@pytest.mark.parametrize("files", [(), ("kind.yaml",)])
-def test_one_registry_serves_every_image(files: tuple[str, ...]) -> None:
-    assert files in VARIANTS
-    objects = render_chart(
-        files=files, values={**EVERYTHING, "global": {"imageRegistry": "mirror.example.com:5000/all/"}}
-    )
-    images = {container["image"] for one in pods(objects) for container in containers(one)}
-    images.add(platform(objects)["training"]["image"])
-    assert {image.rpartition("/")[0] for image in images} <= {
-        "mirror.example.com:5000/all",
-        "mirror.example.com:5000/all/trainyard",
-        "mirror.example.com:5000/all/nvidia",
-    }
-    assert len(images) >= 7
-
-
 def test_a_registry_takes_the_place_of_another_one_once() -> None:
     for repository in ("nvcr.io/x/y", "localhost/x/y", "host:5000/x/y", "x/y", "mirror.example.com/x/y"):
         objects = render_chart(
@@ -94,23 +72,6 @@ def test_a_registry_takes_the_place_of_another_one_once() -> None:
             }
         )
         assert platform(objects)["training"]["image"] == "mirror.example.com/x/y:1"
-
-
-def test_pull_secrets_are_names_or_objects_and_those_of_all_are_everywhere() -> None:
-    objects = render_chart(
-        values={
-            "global": {"imagePullSecrets": ["all"]},
-            "airflow": {**EVERYTHING["airflow"], "imagePullSecrets": ["one", {"name": "two"}, "all"]},
-        }
-    )
-    for one in pods(objects):
-        assert {"name": "all"} in pod_spec(one)["imagePullSecrets"], one["metadata"]["name"]
-    assert pod_spec(worker_pod(objects))["imagePullSecrets"] == [
-        {"name": "one"},
-        {"name": "two"},
-        {"name": "all"},
-    ]
-    assert platform(objects)["training"]["imagePullSecrets"] == [{"name": "all"}]
 
 
 def test_a_name_of_a_pull_secret_that_cannot_be_is_refused() -> None:

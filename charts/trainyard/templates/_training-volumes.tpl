@@ -12,7 +12,9 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   securityContext: {{- toYaml $training.podSecurityContext | nindent 4 }}
-  {{- with include "common.imagePullSecrets" (dict "root" .root "secrets" ($training.imagePullSecrets | default $runtime.imagePullSecrets)) | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- /* The image may be of another registry than the trainer's. */}}
+  {{- $secrets := concat ($training.imagePullSecrets | default list) ($runtime.imagePullSecrets | default list) }}
+  {{- with include "common.imagePullSecrets" (dict "root" .root "secrets" $secrets) | trim }}{{ . | nindent 2 }}{{ end }}
   {{- with include "common.scheduling" (dict "priorityClassName" .root.Values.scriptJobs.priorityClassName
       "nodeSelector" $runtime.nodeSelector "tolerations" $runtime.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
