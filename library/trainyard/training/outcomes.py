@@ -83,7 +83,9 @@ _TRAINER_ERROR_CODES = (ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.CODE_ER
 # What programs say of a cause that their exit code does not tell: by the driver, PyTorch and its DataLoader.
 _WORDS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
     (
-        re.compile(r"uncorrectable ECC error|GPU has fallen off the bus|\bXid\b|hardware stack error"),
+        re.compile(
+            r"uncorrectable ECC error|GPU has fallen off the bus|\bXid \(PCI|\bXid \d|hardware stack error"
+        ),
         Cause.GPU_FAULT,
         "the GPU is broken",
     ),
@@ -108,8 +110,8 @@ _STORAGE_LIMIT = re.compile(
 _VOLUME_KEYS = {"tmp": "`scratch_size`", "shm": "`shared_memory_size`"}
 # Failures of a registry, a network or a volume that go by themselves.
 _TRANSIENT = re.compile(
-    r"time-?out|timed out|deadline exceeded|too many requests|\b(429|50[0234])\b|connection re(fused|set)"
-    r"|temporary failure|unexpected EOF|service unavailable",
+    r"time-?out|timed out|deadline exceeded|too many requests|internal server error|bad gateway"
+    r"|service unavailable|connection re(fused|set)|temporary failure|unexpected EOF",
     re.IGNORECASE,
 )
 # Reasons that the kubelet sets on a pod that lost its node or that the node did not admit.
@@ -157,9 +159,9 @@ def is_lost(pod: Pod, now: datetime) -> bool:
     return since > LOST_AFTER_SECONDS
 
 
-def is_transient(text: str) -> bool:
-    """Whether a message of the kubelet is about a failure that may go by itself."""
-    return bool(_TRANSIENT.search(text))
+def is_transient(message: str, image: str) -> bool:
+    """Whether a kubelet's message, without the image's name, is of a failure that may go by itself."""
+    return bool(_TRANSIENT.search(message.replace(image, "")))
 
 
 def is_unexplained(pod: Pod) -> bool:
@@ -208,7 +210,7 @@ def pending_failure(pod: Pod, seconds_in_reason: float) -> Outcome | None:
     waiting = container_status(pod).get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     image = pod["spec"]["containers"][0]["image"]
-    if is_transient(message):
+    if is_transient(message, image):
         return None
     if reason in IMAGE_ERRORS or (reason in IMAGE_PULL_ERRORS and seconds_in_reason > 180):
         return Outcome(Cause.IMAGE, f"image {image}: {reason} {message}".strip())

@@ -293,7 +293,8 @@ class PodRun:
         elif waited > max_seconds:
             cause = Cause.UNSCHEDULABLE
             if pending.kind is WaitKind.IMAGE:
-                cause = Cause.TEMPORARY if outcomes.is_transient(pending.reason) else Cause.IMAGE
+                image = self.request.image or self.platform.training.image
+                cause = Cause.TEMPORARY if outcomes.is_transient(pending.reason, image) else Cause.IMAGE
             raise AttemptEnded(cause, f"not started within {max_seconds:.0f} s: {pending.reason}")
 
     def _gpu(self) -> tuple[str | None, str]:

@@ -183,6 +183,14 @@ def test_a_pod_that_will_never_start_is_given_up(reason: str, seconds: int, caus
     assert (failure.cause if failure else None) is cause
 
 
+def test_the_name_of_an_image_is_no_failure_that_goes_by_itself() -> None:
+    message = 'failed to pull image "timeout/bad-gateway:1": not found'
+    waiting = pod(waiting={"reason": "ErrImagePull", "message": message})
+    waiting["spec"]["containers"][0]["image"] = "timeout/bad-gateway:1"
+    failure = pending_failure(waiting, 200)
+    assert failure and failure.cause is Cause.IMAGE
+
+
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
