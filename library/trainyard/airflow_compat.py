@@ -185,6 +185,12 @@ def is_mapped_over(task: Any) -> bool:
     return next(task.iter_mapped_dependants(), None) is not None
 
 
+def pushes_xcom(task: Any) -> bool:
+    """Whether the author of a task, in serialized form, mapped or not, wants its result (`do_xcom_push`)."""
+    given = getattr(task, "partial_kwargs", {})
+    return bool(given.get("do_xcom_push", getattr(task, "do_xcom_push", True)))
+
+
 def success_event(task: Any, outlet_events: Any) -> TaskSuccessEvent:
     """The event that ends a task in the triggerer, with its asset events as a worker would report them.
 

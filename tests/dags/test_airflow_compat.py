@@ -198,6 +198,16 @@ def serialized(dag: DAG, task_id: str) -> Any:
     return DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
 
 
+@pytest.mark.parametrize("wanted", [True, False, None])
+def test_an_author_may_want_no_result(wanted: bool | None) -> None:
+    given = {} if wanted is None else {"do_xcom_push": wanted}
+    with DAG("d", schedule=None) as dag:
+        BashOperator(task_id="plain", bash_command="true", **given)
+        BashOperator.partial(task_id="mapped", **given).expand(bash_command=["true", "false"])
+    for task_id in ("plain", "mapped"):
+        assert airflow_compat.pushes_xcom(serialized(dag, task_id)) is (wanted is not False)
+
+
 def test_the_length_of_what_is_mapped_over_goes_with_the_result(supervise: Any) -> None:
     supervisor = supervise()
     asyncio.run(airflow_compat.push_xcom("d", "r", "t", -1, {"a": [1], "return_value": [1, 2]}, 2))

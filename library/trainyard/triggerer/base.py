@@ -42,7 +42,14 @@ from airflow.triggers.base import (
 )
 
 from trainyard import lineage
-from trainyard.airflow_compat import atask_states, failed_event, is_mapped_over, push_xcom, success_event
+from trainyard.airflow_compat import (
+    atask_states,
+    failed_event,
+    is_mapped_over,
+    push_xcom,
+    pushes_xcom,
+    success_event,
+)
 from trainyard.failures import Cause, TaskFailed
 from trainyard.naming import TaskIdentity
 from trainyard.platform import PlatformError
@@ -254,7 +261,7 @@ class TriggererTask(BaseTrigger):
 
     async def _push_result(self, result: Any) -> None:
         """Push what the task returned, and for a task that is mapped over it how long it is."""
-        if self.task is not None and not self.task.do_xcom_push:
+        if self.task is not None and not pushes_xcom(self.task):
             return
         mapped_length = None
         if self.task is not None and self.identity.map_index < 0 and is_mapped_over(self.task):
