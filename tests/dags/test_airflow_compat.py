@@ -344,7 +344,7 @@ def test_what_a_user_ended_is_cleaned_up_however_often_its_trigger_is_cancelled(
             yield
 
         async def on_kill(self) -> None:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.5)  # many polls, also on a busy machine
             self.cleaned_up = True
 
     async def ended_by_a_user() -> bool:
