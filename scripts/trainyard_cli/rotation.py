@@ -78,10 +78,14 @@ class Release(Installed):
         return namespace or self.namespace, own
 
 
-class Recipes:
-    """What the bootstrap Job makes: Secret -> key -> how its value comes about."""
+Wanted = dict[str, dict[str, dict[str, str]]]
+"""What the bootstrap Job makes: Secret -> key -> how its value comes about."""
 
-    def __init__(self, wanted: dict[str, dict[str, dict[str, str]]]) -> None:
+
+class Recipes:
+    """New values of what the bootstrap Job makes."""
+
+    def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._script = _bootstrap_script()
 
@@ -131,7 +135,12 @@ class Recipes:
 
 
 def recipes(release: Release) -> Recipes:
-    """Return what the release's bootstrap Job makes; CliError where it has none."""
+    """Return how what the release's bootstrap Job makes comes about; CliError where it has none."""
+    return Recipes(wanted(release))
+
+
+def wanted(release: Release) -> Wanted:
+    """Return the Secrets that the release's bootstrap Job makes; CliError where it has none."""
     jobs = release.jobs(BOOTSTRAP)
     if not jobs:
         raise CliError(
@@ -141,7 +150,8 @@ def recipes(release: Release) -> Recipes:
         )
     (container,) = jobs[-1]["spec"]["template"]["spec"]["containers"]
     environment = {each["name"]: each.get("value", "") for each in container["env"]}
-    return Recipes(json.loads(environment["SECRETS"]))
+    found: Wanted = json.loads(environment["SECRETS"])
+    return found
 
 
 def rotate(stages: Stages, release: Release, credential: str, *, now: bool = False) -> None:

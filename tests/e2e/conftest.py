@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -205,6 +207,24 @@ def up(*options: str | Path, checkout: Path = ROOT, succeeds: bool = True) -> st
     printed = done.stdout + done.stderr
     assert (done.returncode == 0) is succeeds, printed
     return printed
+
+
+@contextmanager
+def released_with(values: dict[str, Any], airflow: Airflow, directory: Path) -> Iterator[None]:
+    """The release with further values, and afterwards as it was; either way the DAGs have been read anew."""
+    file = directory / "values.json"
+    file.write_text(json.dumps(values))
+    try:
+        _up_and_parsed(airflow, "--values", file)
+        yield
+    finally:
+        _up_and_parsed(airflow)
+
+
+def _up_and_parsed(airflow: Airflow, *options: str | Path) -> None:
+    before = datetime.now(UTC).isoformat()
+    up(*options)
+    airflow.wait_for_dag(DAG, parsed_after=before)
 
 
 def metric_steps(mlflow: Mlflow, mlflow_run: str, metric: str) -> list[int]:

@@ -95,6 +95,15 @@ class PodRecorder:
         ]
         return sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
+    def running(self, run_id: str, task_id: str = "train") -> list[Pod]:
+        """Those of a task's pods that were last seen running, oldest first; gone ones included."""
+        return [pod for pod in self.of_task(run_id, task_id) if pod["status"].get("phase") == "Running"]
+
+    def wait_for_running(self, run_id: str, task_id: str = "train", seconds: float = 180) -> Pod:
+        """The first pod of a task that runs."""
+        what = f"the {task_id} pod of {run_id} to run"
+        return wait_until(what, lambda: self.running(run_id, task_id), seconds=seconds)[0]
+
     def is_gone(self, pod: Pod) -> bool:
         return pod["metadata"]["uid"] in self.deleted
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from conftest import DAG, NAMESPACE, up
+from conftest import NAMESPACE, released_with
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -114,19 +112,12 @@ def put_secret(core: client.CoreV1Api, name: str, texts: dict[str, str]) -> None
 @pytest.fixture(scope="module", autouse=True)
 def over_tls(airflow, core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The release with a certificate of the present CA for its database; clients know the next CA as well."""
-    values: Path = tmp_path_factory.mktemp("tls") / "values.yaml"
-    values.write_text(yaml.safe_dump(VALUES))
     put_secret(core, SERVER, PRESENT.server(HOST))
     put_secret(core, CA, {"ca.crt": PRESENT.certificate + NEXT.certificate})
-    before = datetime.now(UTC).isoformat()
     try:
-        up("--values", values)
-        airflow.wait_for_dag(DAG, parsed_after=before)
-        yield
+        with released_with(VALUES, airflow, tmp_path_factory.mktemp("tls")):
+            yield
     finally:
-        before = datetime.now(UTC).isoformat()
-        up()
-        airflow.wait_for_dag(DAG, parsed_after=before)
         for name in (SERVER, CA):
             core.delete_namespaced_secret(name, NAMESPACE)
 

@@ -53,8 +53,7 @@ def test_one_lost_pod_ends_both_and_both_go_on(
     run_id = trigger("gang-killed", nodes=2, epochs=EPOCHS, epoch_seconds=1)
 
     def both() -> list[Pod] | None:
-        pods = recorder.of_task(run_id, "train")
-        running = [pod for pod in pods if pod["status"].get("phase") == "Running"]
+        running = recorder.running(run_id)
         return sorted(running, key=_rank) if len(running) == 2 else None
 
     leader, other = wait_until("both pods to run", both, seconds=240)

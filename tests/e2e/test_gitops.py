@@ -440,12 +440,7 @@ def test_an_upgrade_loses_nothing_of_a_training_run(
     team: Team, trigger: Callable[..., str], finish: Callable[..., Any], recorder: PodRecorder
 ) -> None:
     run_id = trigger("gitops", **SLOW)
-
-    def running() -> bool:
-        pods = recorder.of_task(run_id, "train")
-        return any(pod["status"].get("phase") == "Running" for pod in pods)
-
-    wait_until("the training pod to run", running, seconds=180)
+    recorder.wait_for_running(run_id)
     team.change("Another triggerer", airflow={"triggerer": {"podAnnotations": {"e2e": "1"}}})
     team.healthy()
     run = finish(run_id)

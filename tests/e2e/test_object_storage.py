@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import DAG, ROOT, S3_PRELUDE, Run, metric_steps, run_tags, up
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, wait_until
+from pods import PodRecorder, epochs_done, wait_until
 
 pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
@@ -46,12 +46,7 @@ def s3(in_component: Callable[[str, str], Any]) -> Callable[[str], Any]:
 def killed_run(trigger, finish, recorder: PodRecorder, core: client.CoreV1Api) -> Run:
     """A run whose train pod is killed as soon as there are two checkpoints."""
     run_id = trigger("s3-killed", epochs=EPOCHS, epoch_seconds=1)
-
-    def running() -> Pod | None:
-        pods = recorder.of_task(run_id, "train")
-        return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)
-
-    pod = wait_until("the train pod to run", running, seconds=240)
+    pod = recorder.wait_for_running(run_id, seconds=240)
     wait_until("two checkpoints", lambda: epochs_done(core, pod) > 4, seconds=120)
     core.delete_namespaced_pod(pod["metadata"]["name"], pod["metadata"]["namespace"], grace_period_seconds=0)
     return finish(run_id)

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from conftest import DAG, NAMESPACE, RUN_SECONDS, Run, up
+from conftest import DAG, NAMESPACE, RUN_SECONDS, Run, released_with
 from kubernetes import client
 from pods import PodRecorder, component_of, epochs_done, output_of, wait_until
 from trainyard_cli.airflow_api import FINAL_RUN_STATES, Airflow
@@ -66,17 +63,8 @@ print(json.dumps([dict(zip(names, row)) for row in cursor.fetchall()], default=s
 @pytest.fixture(scope="module", autouse=True)
 def pooled(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The release with PgBouncer."""
-    values: Path = tmp_path_factory.mktemp("pgbouncer") / "values.yaml"
-    values.write_text(yaml.safe_dump(VALUES))
-    before = datetime.now(UTC).isoformat()
-    try:
-        up("--values", values)
-        airflow.wait_for_dag(DAG, parsed_after=before)
+    with released_with(VALUES, airflow, tmp_path_factory.mktemp("pgbouncer")):
         yield
-    finally:
-        before = datetime.now(UTC).isoformat()
-        up()
-        airflow.wait_for_dag(DAG, parsed_after=before)
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +145,7 @@ def test_a_killed_one_loses_no_run(
     recorder: PodRecorder,
 ) -> None:
     run_id = trigger("unpooled", epochs=EPOCHS, epoch_seconds=1)
-
-    def running() -> Any:
-        found = (pod for pod in recorder.of_task(run_id, "train") if pod["status"].get("phase") == "Running")
-        return next(found, None)
-
-    pod = wait_until("the train pod to run", running, seconds=300)
+    pod = recorder.wait_for_running(run_id, seconds=300)
     wait_until("an epoch to be done", lambda: epochs_done(core, pod) > 1)
     old = component_of(core, "pgbouncer", NAMESPACE)
     # SIGKILL: transactions break off.

@@ -140,9 +140,9 @@ def _sleeper(name: str, training: dict[str, Any], placement: dict[str, Any]) -> 
 
 
 def _running(recorder: PodRecorder, run_id: str, attempt: int) -> Pod | None:
-    pods = recorder.of_task(run_id, "train")
-    numbered = [pod for pod in pods if pod["metadata"]["labels"]["trainyard.dev/attempt"] == str(attempt)]
-    return next((pod for pod in numbered if pod["status"].get("phase") == "Running"), None)
+    pods = recorder.running(run_id)
+    numbered = (pod for pod in pods if pod["metadata"]["labels"]["trainyard.dev/attempt"] == str(attempt))
+    return next(numbered, None)
 
 
 def _terminated(pod: Pod) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def test_a_killed_train_pod_resumes_from_its_checkpoint(
     trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, mlflow, platform
 ) -> None:
     run_id = trigger("killed", **SLOW)
-    pod = _running_train_pod(recorder, run_id)
+    pod = recorder.wait_for_running(run_id)
     checkpoint_freq = platform["training"]["checkpointFreq"]
     wait_until(
         "two checkpoints to be written",
@@ -46,15 +46,13 @@ def test_a_run_whose_node_is_lost_goes_on_on_another(
     trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, mlflow, docker
 ) -> None:
     run_id = trigger("lost", epochs=EPOCHS, epoch_seconds=2)
-    pod = _running_train_pod(recorder, run_id)
+    pod = recorder.wait_for_running(run_id)
     node = node_of(pod)
     wait_until("some epochs", lambda: epochs_done(core, pod) > EPOCHS / 3, seconds=120)
     subprocess.run([docker, "kill", node], check=True, capture_output=True)
     try:
         # Without the pod's toleration Kubernetes itself would wait for 300 s before it deletes the pod.
-        second = wait_until(
-            "another pod to run", lambda: _running_train_pods(recorder, run_id)[1:], seconds=240
-        )
+        second = wait_until("another pod to run", lambda: recorder.running(run_id)[1:], seconds=240)
         assert node_of(second[0]) != node
         run = finish(run_id)
     finally:
@@ -72,7 +70,7 @@ def test_a_triggerer_restart_reattaches_to_the_same_pod(
     trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api
 ) -> None:
     run_id = trigger("triggerer", **SLOW)
-    _running_train_pod(recorder, run_id)
+    recorder.wait_for_running(run_id)
     selector = "component=triggerer"
     core.delete_collection_namespaced_pod(NAMESPACE, label_selector=selector, grace_period_seconds=0)
     run = finish(run_id)
@@ -87,25 +85,13 @@ def test_a_run_that_a_person_ends_takes_its_pod_along_and_ends_as_it_was_told(
     trigger, finish, recorder: PodRecorder, airflow
 ) -> None:
     run_id = trigger("given-up", **SLOW)
-    pod = _running_train_pod(recorder, run_id)
+    pod = recorder.wait_for_running(run_id)
     give_up(airflow, DAG, run_id)
     wait_until("the train pod to go", lambda: recorder.is_gone(pod), seconds=120)
     assert len(recorder.of_task(run_id, "train")) == 1
     run = finish(run_id)
     # The clean-up runs after it, and does not make a success of it.
     assert (run.state, run.tasks["clean_up"]["state"]) == ("failed", "success")
-
-
-def _running_train_pod(recorder: PodRecorder, run_id: str) -> dict:
-    running = wait_until(
-        f"the train pod of {run_id} to run", lambda: _running_train_pods(recorder, run_id), seconds=180
-    )
-    return running[0]
-
-
-def _running_train_pods(recorder: PodRecorder, run_id: str) -> list[dict]:
-    """Those that were last seen running, gone ones included."""
-    return [pod for pod in recorder.of_task(run_id, "train") if pod["status"].get("phase") == "Running"]
 
 
 def _has_gpus(core: client.CoreV1Api, node: str) -> bool:

@@ -13,9 +13,8 @@ import httpx
 import pytest
 from conftest import DAG, NAMESPACE, ROOT, S3_PRELUDE, Run, metric_steps
 from kubernetes import client
-from pods import PodRecorder, component_of, output_of, wait_until
+from pods import PodRecorder, component_of, output_of
 from trainyard_cli import rotation
-from trainyard_cli.installed import Installed
 from trainyard_cli.kube import secret
 from trainyard_cli.mlflow_api import Mlflow
 from trainyard_cli.platform import Platform
@@ -55,10 +54,8 @@ def stored(connection: Platform) -> dict[str, dict[str, str]]:
 
     Those of a release before, with other values, stay on the cluster, and nobody uses them.
     """
-    (job, *_) = reversed(Installed(connection.kube, NAMESPACE, "trainyard").jobs(rotation.BOOTSTRAP))
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    wanted = json.loads({each["name"]: each.get("value") for each in container["env"]}["SECRETS"])
-    places = (name if "/" in name else f"{NAMESPACE}/{name}" for name in wanted)
+    release = rotation.Release(connection.kube, NAMESPACE, "trainyard", ())
+    places = ("/".join(release.place(name)) for name in rotation.wanted(release))
     return {place: secret(connection.kube, *place.split("/")) or {} for place in places}
 
 
@@ -75,13 +72,8 @@ def rotated(
     login = {"username": connection.username, "password": connection.password}
     token = httpx.post(f"{airflow.base_url}/auth/token", json=login, trust_env=False).json()["access_token"]
     run_id = trigger("rotation", epochs=EPOCHS, epoch_seconds=1)
-    (pod,) = wait_until(
-        "the train pod to run",
-        lambda: [
-            each for each in recorder.of_task(run_id, "train") if each["status"].get("phase") == "Running"
-        ],
-        seconds=180,
-    )
+    pod = recorder.wait_for_running(run_id)
+    assert recorder.running(run_id) == [pod]
     started = time.monotonic()
     for credential in rotation.CREDENTIALS:
         command = [ROOT / "scripts/rotate", credential]
