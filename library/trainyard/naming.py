@@ -68,20 +68,23 @@ def run_key(dag_id: str, run_id: str) -> str:
 def safe_key(text: str) -> str:
     """Make `text` a valid directory name; a hash keeps the names of different texts distinct."""
     # A run key begins with a letter or digit.
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).rstrip("-.").lstrip("-._")
-    return (
-        safe
-        if safe == text and len(safe) <= MAX_DIRECTORY_NAME
-        else _with_digest(safe, text, MAX_DIRECTORY_NAME)
-    )
+    return _distinct(_ascii(text).rstrip("-.").lstrip("-._"), text, MAX_DIRECTORY_NAME)
 
 
 def label_safe(text: str) -> str:
     """Make `text` a valid label value (63 characters, alphanumeric at both ends)."""
     # "-1", the map index of a task that is not mapped, would lose its dash and become "1".
     text = "none" if text == "-1" else text
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
-    return safe if safe == text and len(safe) <= MAX_LABEL else _with_digest(safe, text, MAX_LABEL)
+    return _distinct(_ascii(text).strip("-_."), text, MAX_LABEL)
+
+
+def _ascii(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+
+
+def _distinct(name: str, text: str, length: int) -> str:
+    """The name, with a hash of `text` unless it is that and fits."""
+    return name if name == text and len(name) <= length else _with_digest(name, text, length)
 
 
 def _with_digest(name: str, text: str, length: int) -> str:

@@ -153,10 +153,10 @@ class Kube:
         try:
             async with aclosing(self._log(name, query)) as pieces:
                 async for piece in pieces:
-                    timestamp, _, text = piece.text.partition(" ") if piece.begins else ("", "", piece.text)
+                    timestamp, _, text = piece.text.partition(" ")
                     if not piece.begins:
                         if is_new:
-                            yield text
+                            yield piece.text
                     elif not timestamp[:1].isdigit():  # from the kubelet, such as why there is no log
                         is_new = True
                         yield piece.text

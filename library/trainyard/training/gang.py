@@ -24,24 +24,20 @@ _JOB_NAME = "batch.kubernetes.io/job-name"
 # The cause of a failed attempt is the first of these that a pod has. A pod that lost its peers exits with
 # 143 like a stopped one, so PREEMPTED counts only if no pod has another cause.
 _CAUSE_PRIORITY = (
-    *(
-        Cause.GPU_FAULT,
-        Cause.BAD_CONFIG,
-        Cause.BAD_DATA,
-        Cause.CODE,
-        Cause.BAD_RESULT,
-        Cause.GPU_OOM,
-        Cause.OOM,
-    ),
-    *(
-        Cause.STORAGE,
-        Cause.IMAGE,
-        Cause.DEADLINE,
-        Cause.UNKNOWN,
-        Cause.KILLED,
-        Cause.TEMPORARY,
-        Cause.PREEMPTED,
-    ),
+    Cause.GPU_FAULT,
+    Cause.BAD_CONFIG,
+    Cause.BAD_DATA,
+    Cause.CODE,
+    Cause.BAD_RESULT,
+    Cause.GPU_OOM,
+    Cause.OOM,
+    Cause.STORAGE,
+    Cause.IMAGE,
+    Cause.DEADLINE,
+    Cause.UNKNOWN,
+    Cause.KILLED,
+    Cause.TEMPORARY,
+    Cause.PREEMPTED,
 )
 
 

@@ -151,8 +151,8 @@ class GangRun(PodRun):
             if self._status.all_started or self._status.has_ended:
                 break
             start_failures.check([pod for _, pod in self._status.not_started()])
-            moments = [scheduled_at(pod) for pod in self._status.pods.values()]
             if self._status.scheduled == self._status.nodes:
+                moments = map(scheduled_at, self._status.pods.values())
                 self._waiting_time.has_node(max(moment for moment in moments if moment))
             pending = await self._why_pending()
             await self._check_waiting(pending, None)
