@@ -5,8 +5,8 @@
     "secrets" (list "database") -}}
 metadata:
   labels: {{- include "airflow.podLabels" (dict "root" $ "component" "database-cleanup" "labels" .labels) | nindent 4 }}
-  {{- with merge dict (.podAnnotations | default dict) ($.Values.airflowPodAnnotations | default dict) }}
-  annotations: {{- toYaml . | nindent 4 }}
+  {{- with include "airflow.podAnnotations" $params }}
+  annotations: {{- . | nindent 4 }}
   {{- end }}
 spec:
   restartPolicy: Never

@@ -207,6 +207,12 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{ toYaml (merge (deepCopy $timing) $handler) }}
 {{- end }}
 
+{{/* The annotations that the values give a component's pods: its own go before those of all; nothing where there are
+     none. Params: root, component (its values) */}}
+{{- define "airflow.podAnnotations" -}}
+{{- with merge dict (.component.podAnnotations | default dict) (.root.Values.airflowPodAnnotations | default dict) }}{{ toYaml . }}{{ end }}
+{{- end }}
+
 {{/* One Airflow component as a Deployment.
      Params: root, name (api-server, ...), key (of its values), component (its values), args (default arguments),
      secrets (those it holds), probe (the handler of its probes), readiness (that of its readiness probe, if it has
@@ -247,9 +253,7 @@ spec:
         checksum/extra: {{ sha256sum . }}
         {{- end }}
         {{- end }}
-        {{- with merge dict ($component.podAnnotations | default dict) ($root.Values.airflowPodAnnotations | default dict) }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- with include "airflow.podAnnotations" . }}{{ . | nindent 8 }}{{ end }}
     spec:
       serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" .name "serviceAccount" $component.serviceAccount) | include "common.scalar" }}
       automountServiceAccountToken: {{ $component.serviceAccount.automountServiceAccountToken | include "common.scalar" }}

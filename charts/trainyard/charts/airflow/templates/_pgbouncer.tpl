@@ -175,9 +175,7 @@ spec:
       annotations:
         {{- /* It reads its files when it starts, and mounts of single files never follow what they are of. */}}
         checksum/config: {{ list $ini $certificates (pick $connection "host" "user" "pass") | toJson | sha256sum }}
-        {{- with merge dict ($values.podAnnotations | default dict) ($root.Values.airflowPodAnnotations | default dict) }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- with include "airflow.podAnnotations" $params }}{{ . | nindent 8 }}{{ end }}
     spec:
       serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" "pgbouncer" "serviceAccount" $values.serviceAccount) | include "common.scalar" }}
       automountServiceAccountToken: {{ $values.serviceAccount.automountServiceAccountToken | include "common.scalar" }}
