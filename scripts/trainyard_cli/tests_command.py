@@ -79,7 +79,7 @@ def _run_fast(suites: Suites) -> None:
     short = [partial(suites.run, name) for name in ("cli", "gpu_simulator", "dag_publisher")]
     # The longest ones first, so that the last ones end together.
     chart, dags = partial(suites.run, "chart", env=path, options=TWO_PROCESSES), partial(suites.run, "dags")
-    suites.run_at_once(chart, dags, suites.run_trainer, *short)
+    suites.run_at_once(chart, dags, suites.run_trainer, suites.run_mlflow, *short)
 
 
 def _run_e2e(suites: Suites) -> None:
@@ -163,25 +163,37 @@ class Suites:
 
     def run_trainer(self) -> None:
         """Run the trainer's tests where the trainer runs: in its image."""
-        name = "trainer tests"
-        with self.stages(name) as stage:
-            image = "trainyard/trainer-test:latest"
+        # Of threads in several processes, some only spin until the others have had a core.
+        one_thread = ["-e", "OMP_NUM_THREADS=1"]
+        with self.stages("trainer tests") as stage:
             store = {"VERSITYGW_IMAGE": images.ensure_built(stage, "versitygw")}
-            images.build("trainer", image, node_image.base_image(stage), target="test", arguments=store)
-            volumes = ["-v", f"{paths.ROOT}:/src:ro", "-v", f"{self._reports}:{REPORTS_IN_CONTAINER}"]
-            pytest: list[str | Path] = [
-                "pytest",
-                "tests/trainer",
-                "-p",
-                "no:cacheprovider",
-                "-n",
-                "2",
-            ]
-            options = self._options(Path(REPORTS_IN_CONTAINER) / f"{name}.xml")
-            # Of threads in several processes, some only spin until the others have had a core.
-            one_thread = ["-e", "OMP_NUM_THREADS=1"]
-            docker = [host.docker(), "run", "--rm", *volumes, *one_thread, "-w", "/src", image]
-            self._show(stage, [*docker, *pytest, *options])
+            self._run_in_image(stage, "trainer", options=["-n", "2"], docker=one_thread, arguments=store)
+
+    def run_mlflow(self) -> None:
+        """Run the tests of MLflow's login in its image."""
+        with self.stages("mlflow tests") as stage:
+            self._run_in_image(stage, "mlflow")
+
+    def _run_in_image(
+        self,
+        stage: Stage,
+        name: str,
+        *,
+        options: Sequence[str] = (),
+        docker: Sequence[str] = (),
+        arguments: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run tests/<name> in the image of images/<name> whose target is ``test``.
+
+        ``arguments`` are of its build, ``docker`` of the container, ``options`` of pytest.
+        """
+        image = f"trainyard/{name}-test:latest"
+        images.build(name, image, node_image.base_image(stage), target="test", arguments=arguments)
+        volumes = ["-v", f"{paths.ROOT}:/src:ro", "-v", f"{self._reports}:{REPORTS_IN_CONTAINER}"]
+        container = [host.docker(), "run", "--rm", *volumes, *docker, "-w", "/src", image]
+        pytest = ["pytest", f"tests/{name}", "-p", "no:cacheprovider", *options]
+        reports = self._options(Path(REPORTS_IN_CONTAINER) / f"{stage.name}.xml")
+        self._show(stage, [*container, *pytest, *reports])
 
     def show_slowest(self) -> None:
         """Show the slowest tests of all suites that ran."""

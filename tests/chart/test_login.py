@@ -108,3 +108,54 @@ def test_settings_of_a_pod_stay_beside_the_login() -> None:
     told = platform(render(training={"pod": pod}))["training"]["pod"]
     assert [one["name"] for one in told["extraVolumes"]] == ["mlflow-login", "certificates"]
     assert [one["mountPath"] for one in told["extraVolumeMounts"]] == ["/tmp/.mlflow", "/certificates"]
+
+
+OIDC = {
+    "issuer": "https://login.example.com:8443/realms/ml",
+    "secretName": "oidc-client",
+    "secretKey": "secret",
+    "roles": {"ml-engineers": "editor"},
+}
+PAGE = {"enabled": True, "host": "mlflow.example.com", "tlsSecretName": "mlflow-tls"}
+
+
+def render_single_sign_on(**more: Any) -> list[Object]:
+    return render_chart(values={"mlflow": {"auth": {"oidc": {**OIDC, **more}}, "ingress": PAGE}})
+
+
+def test_the_server_knows_the_provider() -> None:
+    server = find(render_single_sign_on(), "Deployment", SERVER)
+    (container,) = pod_spec(server)["containers"]
+    assert json.loads(environment(container)["SINGLE_SIGN_ON"]) == {
+        "issuer": OIDC["issuer"],
+        "client_id": "mlflow",
+        "client_secret_file": "/single-sign-on/client-secret",
+        "scopes": ["openid", "email", "profile"],
+        "username_claim": "email",
+        "groups_claim": "groups",
+        "roles": OIDC["roles"],
+        "session_hours": 8,
+        "pages": ["https://mlflow.example.com"],
+        "ca": "",
+    }
+    assert files_of(server, "single-sign-on") == {"client-secret": ("oidc-client", "secret")}
+
+
+def test_the_provider_may_have_a_ca_of_its_own() -> None:
+    server = find(render_single_sign_on(caSecretName="corporate-ca"), "Deployment", SERVER)
+    (container,) = pod_spec(server)["containers"]
+    assert json.loads(environment(container)["SINGLE_SIGN_ON"])["ca"] == "/single-sign-on/ca.crt"
+    assert files_of(server, "single-sign-on")["ca.crt"] == ("corporate-ca", "ca.crt")
+
+
+def test_without_an_issuer_there_is_nothing_of_it() -> None:
+    server = find(render(), "Deployment", SERVER)
+    assert not [each for each in containers(server) if "SINGLE_SIGN_ON" in environment(each)]
+    assert "single-sign-on" not in {volume["name"] for volume in pod_spec(server)["volumes"]}
+
+
+def files_of(workload: Object, volume: str) -> dict[str, tuple[str, str]]:
+    """Files of a projected volume: name -> (Secret, key)."""
+    (found,) = [each for each in pod_spec(workload)["volumes"] if each["name"] == volume]
+    sources = [source["secret"] for source in found["projected"]["sources"]]
+    return {item["path"]: (source["name"], item["key"]) for source in sources for item in source["items"]}

@@ -239,6 +239,23 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
             id="a rule of one's own",
         ),
         pytest.param(
+            {
+                "mlflow": {
+                    "auth": {
+                        "oidc": {
+                            "issuer": "https://login.lan:8443/realms/ml",
+                            "secretName": "client",
+                            "roles": {"*": "viewer"},
+                        }
+                    }
+                }
+            },
+            INTERNET,
+            8443,
+            {MLFLOW},
+            id="an identity provider",
+        ),
+        pytest.param(
             {"networkPolicies": {"dns": {"to": [{"ipBlock": {"cidr": "203.0.113.7/32"}}], "ports": [5353]}}},
             INTERNET,
             5353,

@@ -86,6 +86,10 @@
 {{- with $root.Values.openlineage.url }}{{ $lineage = list (include "trainyard.urlPort" . | int) }}{{ end }}
 {{- $artifacts := list }}
 {{- if and $root.Values.mlflow.enabled (contains "://" $root.Values.mlflow.artifacts.destination) }}{{ $artifacts = $web }}{{ end }}
+{{- $login := list }}
+{{- if and $root.Values.mlflow.enabled (include "mlflow.hasSingleSignOn" $root.Subcharts.mlflow) }}
+{{- $login = list (include "trainyard.urlPort" $root.Values.mlflow.auth.oidc.issuer | int) }}
+{{- end }}
 {{- $store := ternary (list "versitygw") list (eq (include "trainyard.airflowUsesObjectStore" $root) "true") }}
 {{- $embedded := ternary (list "versitygw") list (hasKey (include "trainyard.embeddedBuckets" $root | fromJson) "training") }}
 {{- $backup := dict "components" (list "postgresql") "outside" $database }}
@@ -112,7 +116,7 @@
     "database-cleanup" (dict "components" (list $pool.component) "outside" (concat $pool.outside $web))
     "airflow-pools" (dict "components" (list "api-server"))
     "bootstrap-secrets" (dict "kubernetes" true)
-    "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts))
+    "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts $login))
     "mlflow-garbage-collection" (dict "components" (list "postgresql" "mlflow") "outside" $database)
     "training" (dict "components" (concat (list "training" "mlflow") $embedded) "outside" (concat $tracking $web))
     "model-servers" (dict "components" (list "mlflow") "outside" $tracking)

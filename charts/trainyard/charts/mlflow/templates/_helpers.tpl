@@ -68,6 +68,31 @@
 {{ include "mlflow.fullname" . }}-session
 {{- end }}
 
+{{/* Whether people log in at a provider. Params: the chart's root context */}}
+{{- define "mlflow.hasSingleSignOn" -}}
+{{- if and .Values.auth.enabled .Values.auth.oidc.issuer }}true{{ end }}
+{{- end }}
+
+{{/* What the server knows of it: the settings of files/server/single_sign_on.py. JSON. Params: the chart's root context */}}
+{{- define "mlflow.singleSignOn" -}}
+{{- with .Values.auth.oidc -}}
+{{- dict "issuer" .issuer "client_id" .clientId "client_secret_file" "/single-sign-on/client-secret" "scopes" .scopes
+    "username_claim" .usernameClaim "groups_claim" .groupsClaim "roles" .roles "session_hours" .sessionHours
+    "pages" (include "mlflow.pages" $ | fromJsonArray) "ca" (ternary "/single-sign-on/ca.crt" "" (ne .caSecretName "")) | toJson -}}
+{{- end }}
+{{- end }}
+
+{{/* The files of it, as a volume. Params: the chart's root context */}}
+{{- define "mlflow.singleSignOnVolume" -}}
+{{- with .Values.auth.oidc }}
+{{- $sources := list (dict "secret" (dict "name" .secretName "items" (list (dict "key" .secretKey "path" "client-secret")))) }}
+{{- with .caSecretName }}
+{{- $sources = append $sources (dict "secret" (dict "name" . "items" (list (dict "key" "ca.crt" "path" "ca.crt")))) }}
+{{- end }}
+{{- dict "name" "single-sign-on" "projected" (dict "sources" $sources) | toYaml }}
+{{- end }}
+{{- end }}
+
 {{/* What logs in as an account: its file of MLflow's clients, as a volume. Params: root, account */}}
 {{- define "mlflow.credentialsVolume" -}}
 name: mlflow-login

@@ -24,6 +24,7 @@
 {{- $problems = append $problems (printf "mlflow.auth.people.%s: the platform has an account of this name itself; choose another name" $name) }}
 {{- end }}
 {{- end }}
+{{- $problems = concat $problems (splitList "\n" (include "mlflow.singleSignOnProblems" .) | compact) }}
 {{- with .Values.artifacts }}
 {{- if hasPrefix "/" .destination }}
 {{- if not .persistence.enabled }}
@@ -53,6 +54,26 @@
 {{- range .route.hostnames }}
 {{- if contains "*" . }}
 {{ $.key }}.hostnames: {{ . }} is no single host, and MLflow answers to names that it knows; name each host
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What is wrong with single sign-on, one line each. Params: the chart's root context */}}
+{{- define "mlflow.singleSignOnProblems" -}}
+{{- with .Values.auth.oidc }}
+{{- if .issuer }}
+{{- if not $.Values.auth.enabled }}
+mlflow.auth.oidc.issuer: nobody logs in while mlflow.auth.enabled is false; set that to true, or remove the issuer
+{{- end }}
+{{- if not .secretName }}
+mlflow.auth.oidc.secretName: is empty; name a Secret with the secret of the client {{ .clientId }} under {{ .secretKey }}
+{{- end }}
+{{- if not (compact (values .roles)) }}
+mlflow.auth.oidc.roles: nobody would get in; give a group a role, or everybody, as in {"*": viewer}
+{{- end }}
+{{- if not (has "openid" .scopes) }}
+mlflow.auth.oidc.scopes: without openid the provider says nothing of who somebody is; add it
 {{- end }}
 {{- end }}
 {{- end }}

@@ -14,29 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accounts import DECLARED, DENIED, MARKS, ROLES, declare_role, give_role
 from mlflow.db import commands
 
 if TYPE_CHECKING:
-    from mlflow.server.auth.entities import Role
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
-ADMIN = "admin"  # the role of administrators, which MLflow knows as a property of the user
-WORKSPACE = "default"
-# Everybody who logs in may read. A role may do more, with every resource of a type. What it says of runs and
-# logged models goes before what it says of their experiment, also of one that the user made and owns: who may
-# only EDIT them deletes neither them nor the experiment.
-ROLES: Mapping[str, Mapping[str, str]] = {
-    "viewer": {},
-    "trainer": {"experiment": "EDIT", "run": "EDIT", "logged_model": "EDIT"},
-    "editor": {"experiment": "MANAGE", "run": "MANAGE", "logged_model": "MANAGE"},
-    "promoter": {"experiment": "EDIT", "run": "EDIT", "registered_model": "MANAGE"},
-}
-# Nobody but an administrator needs what follows, and anybody might create it.
-DENIED = dict.fromkeys(
-    ("gateway_secret", "gateway_endpoint", "gateway_model_definition", "mcp_server"), "DENY"
-)
-# A role without rights of its own: who has it came from ACCOUNTS.
-DECLARED = "declared"
 SETTINGS = """[mlflow]
 default_permission = READ
 database_uri = {uri}
@@ -53,46 +36,24 @@ def write_settings(uri: str, file: Path) -> None:
     file.write_text(SETTINGS.format(uri=uri.replace("%", "%%")))
 
 
-def declare_role(store: SqlAlchemyStore, name: str, rights: Mapping[str, str]) -> Role:
-    """Make a role, or give it these rights and no others."""
-    known = {role.name: role for role in store.list_roles([WORKSPACE])}
-    role = known.get(name) or store.create_role(name, WORKSPACE, "from the chart")
-    present = {
-        (each.resource_type, each.resource_pattern, each.permission): each for each in role.permissions
-    }
-    wanted = {(kind, "*", permission) for kind, permission in rights.items()}
-    for key, each in present.items():
-        if key not in wanted:
-            store.remove_role_permission(each.id)
-    for key in wanted - present.keys():
-        store.add_role_permission(role.id, *key)
-    return role
-
-
-def declare_account(
-    store: SqlAlchemyStore, name: str, password: str, role: str, roles: Mapping[str, Role]
-) -> None:
+def declare_account(store: SqlAlchemyStore, name: str, password: str, role: str) -> None:
     """Make an account, or give it this password and role."""
     if not store.has_user(name):
         store.create_user(name, password)
     elif not store.authenticate_user(name, password):
         store.update_user(name, password=password)
-    user = store.update_user(name, is_admin=role == ADMIN)
-    present = {each.name for each in store.list_user_roles(user.id)}
-    wanted = {DECLARED, role} & roles.keys()
-    for each in wanted - present:
-        store.assign_role_to_user(user.id, roles[each].id)
-    for each in present & (roles.keys() - wanted):
-        store.unassign_role_from_user(user.id, roles[each].id)
+    give_role(store, name, role, DECLARED)
     print(f"{name}: {role}", flush=True)
 
 
 def declare(store: SqlAlchemyStore, accounts: Mapping[str, str], passwords: Path) -> None:
     """Make roles and accounts, and remove what was an account here before."""
-    roles = {name: declare_role(store, name, {**rights, **DENIED}) for name, rights in ROLES.items()}
-    roles[DECLARED] = declare_role(store, DECLARED, {})
+    for name, rights in ROLES.items():
+        declare_role(store, name, {**rights, **DENIED})
+    for name in MARKS:
+        declare_role(store, name, {})
     for name, role in accounts.items():
-        declare_account(store, name, (passwords / name).read_text().strip(), role, roles)
+        declare_account(store, name, (passwords / name).read_text().strip(), role)
     for user, own_roles in store.list_users_with_roles():
         if user.username not in accounts and DECLARED in {role.name for role in own_roles}:
             store.delete_user(user.username)

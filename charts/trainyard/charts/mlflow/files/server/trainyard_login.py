@@ -1,8 +1,8 @@
 """Who may log in to MLflow: the `authorization_function` of MLflow's own login.
 
-It is MLflow's check of name and password, and it closes what MLflow leaves open to everybody who logs in: to
-create an experiment or a registered model, which makes its creator the owner. A training pod that created a
-model before the first promotion would own its aliases.
+It is MLflow's check of name and password, with single sign-on beside it where the values say so. It closes what
+MLflow leaves open to everybody who logs in: to create an experiment or a registered model, which makes its
+creator the owner. A training pod that created a model before the first promotion would own its aliases.
 
 It also lets what is missing be missing. MLflow answers "permission denied" for it, so that nobody learns
 which names there are; here everybody may read all, and clients tell what is new from what is forbidden.
@@ -10,11 +10,17 @@ which names there are; here everybody may read all, and clients tell what is new
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from flask import Response, request
 from mlflow.server import auth
 from mlflow.server.handlers import _get_model_registry_store, _get_tracking_store
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from werkzeug.datastructures import Authorization
+
+if TYPE_CHECKING:
+    from single_sign_on import SingleSignOn
 
 # The end of a route -> the type of resource of which the user has to be allowed to change all. Passwords come
 # from Secrets: one that an account changed itself would hold until the next start.
@@ -25,9 +31,23 @@ RESTRICTED = {
 }
 
 
+
+def single_sign_on() -> SingleSignOn | None:
+    """Return what the values say of it, or None where there is none."""
+    if "SINGLE_SIGN_ON" not in os.environ:
+        return None
+    # Here, as it needs a package that an image of one's own may not have.
+    from single_sign_on import Settings, SingleSignOn
+
+    return SingleSignOn(Settings.read(os.environ))
+
+
+SINGLE_SIGN_ON = single_sign_on()
+
+
 def authenticate() -> Authorization | Response:
-    """Return the user's name and password when they are right and the request is one that he may send."""
-    found = auth.authenticate_request_basic_auth()
+    """Return who sends the request, when he proves it and the request is one that he may send."""
+    found = SINGLE_SIGN_ON.authenticate() if SINGLE_SIGN_ON else auth.authenticate_request_basic_auth()
     if isinstance(found, Response) or not request.url_rule:
         return found
     if request.method == "GET":
