@@ -122,6 +122,10 @@ VARIANTS = {
 """Images that only other clusters run."""
 
 
+FOR_TESTS = {"keycloak": Image(_inputs("keycloak", "realm.json"), (CPU,))}
+"""Images that only nightly tests run, which build them themselves."""
+
+
 def wanted(*, gitops: bool) -> list[str]:
     """Return the names of the release's images, with ``gitops`` of those beside it as well."""
     return [name for name, image in IMAGES.items() if gitops or not image.gitops]
@@ -197,7 +201,7 @@ def files(name: str) -> list[Path]:
 
 
 def _image(name: str) -> Image:
-    return IMAGES.get(name) or VARIANTS[name]
+    return {**IMAGES, **VARIANTS, **FOR_TESTS}[name]
 
 
 def _is_input(path: Path) -> bool:
@@ -257,7 +261,7 @@ def _ca_bundle() -> Path | None:
 
 def target_nodes(name: str, nodes: dict[str, list[str]]) -> list[str]:
     """Return the nodes that run the image. Every role beside cpu and control-plane is a GPU pool."""
-    wanted = IMAGES[name].nodes
+    wanted = _image(name).nodes
     kinds = {role: CPU if role == CPU else GPU for role in nodes if role != "control-plane"}
     return [node for role, kind in kinds.items() if kind in wanted for node in nodes[role]]
 
@@ -319,7 +323,7 @@ def _remove_superseded(name: str, image: str, nodes: list[str]) -> None:
     """Remove old tags from Docker, and from nodes where no container uses them."""
     repository, _, current = image.partition(":")
     listing = run([host.docker(), "images", "--format", "{{.Tag}}", repository]).stdout.split()
-    old = superseded(listing, current, IMAGES[name].kept_tags)
+    old = superseded(listing, current, _image(name).kept_tags)
     if old:
         run([host.docker(), "rmi", *(f"{repository}:{tag}" for tag in old)], check=False)
     kept = {f"docker.io/{repository}:{tag}" for tag in listing if tag not in old}

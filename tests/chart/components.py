@@ -74,6 +74,7 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
     ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
     ("production.yaml", "backup.yaml"): [*ALWAYS, *REAL_GPUS, *BACKUP],
     ("production.yaml", "pgbouncer.yaml"): [*ALWAYS, *REAL_GPUS, *PGBOUNCER],
+    ("production.yaml", "single-sign-on.yaml"): [*ALWAYS, *REAL_GPUS],
     ("production.yaml", "object-storage.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
     ("production.yaml", "object-storage.yaml", "closed-network.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
 }

@@ -43,7 +43,9 @@ ON: Object = {
         "ingress": {"apiServer": {"enabled": True, "hosts": [{"name": "y.example.com"}]}},
     },
     "mlflow": {
-        "auth": {"oidc": {"issuer": "https://w.example.com", "secretName": "client", "roles": {"*": "viewer"}}},
+        "auth": {
+            "oidc": {"issuer": "https://w.example.com", "secretName": "client", "roles": {"*": "viewer"}}
+        },
         "ingress": {"enabled": True, "host": "x.example.com"},
         "httpRoute": _route(),
         "podDisruptionBudget": {"enabled": True},

@@ -30,6 +30,7 @@ EXTERNAL: dict[str, set[Place]] = {
     "dags-from-git.yaml": secret("ranking-git", "vision-git"),
     "backup.yaml": secret("trainyard-backup"),
     "pgbouncer.yaml": secret("trainyard-pgbouncer-config"),
+    "single-sign-on.yaml": secret("trainyard-single-sign-on"),
     "closed-network.yaml": {
         ("Secret", namespace, "registry")
         for namespace in ("trainyard", "ml-training", "ml-serving", "nvidia-device-plugin")

@@ -131,6 +131,7 @@ ELSEWHERE = re.compile(
     r"|^(externalAirflow|secrets\.external)\b"  # only without an Airflow here; what is left out
     r"|^airflow\.apiServer\.hpa\."  # in place of replicas
     r"|\.schedule$"
+    r"|^mlflow\.auth\.oidc\.scopes\.0$"  # openid is needed
     r"|^mlflow\.artifacts\.(destination|persistence\.mountPath)$"  # one lies in the other
     r"|\b(resources|\w+Resources|limitRange|quota)\."  # amounts
     r"|^networkPolicies\.extra\."  # by the name of a component

@@ -16,9 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from kubernetes import client
+from local_images import built_and_loaded
 from pods import output_of, scratch, wait_until
-from trainyard_cli import cluster, images, paths
-from trainyard_cli.kube import Kube
 
 NAME, PORT, REPOSITORY = "git-server", 2222, "/srv/git/team.git"
 # A copy of the repository in the server's pod, and a commit of the files that follow as NAME=BASE64.
@@ -89,7 +88,7 @@ class GitServer:
 @contextmanager
 def git_server(core: client.CoreV1Api, namespace: str) -> Iterator[GitServer]:
     """A server in a namespace of its own, for as long as the block."""
-    image = _image()
+    image = built_and_loaded(NAME)
     host, deploy = new_key(), new_key()
     allowed = f"restrict,command=\"git-upload-pack '{REPOSITORY}'\" {deploy.public}"
     with scratch(core, {"metadata": {"name": namespace}}):
@@ -105,21 +104,6 @@ def git_server(core: client.CoreV1Api, namespace: str) -> Iterator[GitServer]:
 
         wait_until("the git server", is_ready)
         yield GitServer(core, namespace, deploy, host)
-
-
-def _image() -> str:
-    """Build and load the image, which is no part of the release."""
-
-    class Quiet:
-        def update(self, _: str) -> None:
-            pass
-
-    quiet: Any = Quiet()
-    image = images.ensure_built(quiet, NAME)
-    workers = Kube(paths.KUBECONFIG).items("/api/v1/nodes", labelSelector="trainyard.dev/role=cpu")
-    nodes = {images.CPU: [node["metadata"]["name"] for node in workers]}
-    images.ensure_loaded(quiet, NAME, image, cluster.Cluster(cluster.NAME, paths.KUBECONFIG, nodes))
-    return image
 
 
 def _pod(image: str) -> dict[str, Any]:

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from authority import Authority
 from conftest import NAMESPACE, released_with
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from kubernetes import client
 from pods import if_there, output_of, sync_mounts, wait_until
 
@@ -63,40 +58,6 @@ for name, connect in connections.items():
         said[name] = str(error)
 print(json.dumps(said))
 """
-
-
-class Authority:
-    """A CA, which signs certificates of servers."""
-
-    def __init__(self, name: str) -> None:
-        self._key, self._name = ec.generate_private_key(ec.SECP256R1()), _name(name)
-        certificate = self._certificate(self._name, self._key)
-        constraint = x509.BasicConstraints(ca=True, path_length=None)
-        signed = certificate.add_extension(constraint, critical=True).sign(self._key, hashes.SHA256())
-        self.certificate = signed.public_bytes(Encoding.PEM).decode()
-
-    def server(self, host: str) -> dict[str, str]:
-        """What the Secret of a server has."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.DNSName(host)])
-        certificate = self._certificate(_name("database"), key).add_extension(names, critical=False)
-        signed = certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
-        stored = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return {"tls.crt": signed.decode(), "tls.key": stored.decode()}
-
-    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        start = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name)
-        return (
-            start.public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=1))
-        )
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 PRESENT, NEXT, STRANGER = map(Authority, ("e2e present", "e2e next", "e2e stranger"))

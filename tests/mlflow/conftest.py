@@ -1,4 +1,4 @@
-"""MLflow's server as its pod runs it: the chart's scripts, its login, and an OpenID Connect provider beside it.
+"""MLflow's server as its pod runs it, with the chart's scripts, and an OpenID Connect provider beside it.
 
 Runs in MLflow's image, and wherever the packages of images/mlflow/requirements-test.txt are installed.
 """
@@ -119,8 +119,18 @@ def server(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     }
     subprocess.run([sys.executable, SCRIPTS / "prepare_database.py"], env=environment, check=True)
     port = _free_port()
-    command = ["mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", "--app-name=basic-auth"]
-    command += [f"--artifacts-destination={directory}/artifacts", f"--allowed-hosts=localhost:{port},127.0.0.1:{port}"]
+    command = [
+        "mlflow",
+        "server",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--workers=1",
+        "--app-name=basic-auth",
+    ]
+    command += [
+        f"--artifacts-destination={directory}/artifacts",
+        f"--allowed-hosts=localhost:{port},127.0.0.1:{port}",
+    ]
     process = subprocess.Popen(command, env=environment, cwd=directory)
     try:
         found = Server(f"http://localhost:{port}")

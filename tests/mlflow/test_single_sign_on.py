@@ -92,7 +92,9 @@ def test_an_address_that_is_not_verified_is_nobodys(server: Server, provider: Pr
     assert (answer.status_code, name in answer.text) == (403, True)
 
 
-def test_a_program_sends_its_token(server: Server, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_sends_its_token(
+    server: Server, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     subject, _ = person(provider, "ml")

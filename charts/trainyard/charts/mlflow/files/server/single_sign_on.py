@@ -1,8 +1,8 @@
-"""Single sign-on: an OpenID Connect provider says who a person is and in which groups, and the groups say the role.
+"""Single sign-on: an OpenID Connect provider says who a person is and in which groups, and those say the role.
 
-A page without a login leads to the provider and back; then the person has a session, a signed cookie. A program
-sends the provider's ID token (MLFLOW_TRACKING_TOKEN of MLflow's client). Names and passwords stay for the accounts
-of the platform, and for an administrator whose provider is down: on the page `/?password`.
+A page without a login leads to the provider and back; then the person has a session, a signed cookie. A
+program sends the provider's ID token (MLFLOW_TRACKING_TOKEN of MLflow's client). Names and passwords stay for
+the accounts of the platform, and for an administrator whose provider is down: on the page `/?password`.
 
 SINGLE_SIGN_ON has the settings in JSON, those of `mlflow.auth.oidc` in the chart's values.
 """
@@ -88,7 +88,9 @@ class SingleSignOn:
         self.settings = settings
         # Pages of other sites send no cookie with what they post.
         app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
-        app.config["SESSION_COOKIE_SECURE"] = all(page.startswith("https:") for page in settings.pages or ("",))
+        # Without a page there is a port-forward, by HTTP.
+        secure = [page.startswith("https:") for page in settings.pages]
+        app.config["SESSION_COOKIE_SECURE"] = bool(secure) and all(secure)
         self._provider = OAuth(app).register(
             "provider",
             server_metadata_url=f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration",

@@ -1,8 +1,8 @@
 """Who may log in to MLflow: the `authorization_function` of MLflow's own login.
 
-It is MLflow's check of name and password, with single sign-on beside it where the values say so. It closes what
-MLflow leaves open to everybody who logs in: to create an experiment or a registered model, which makes its
-creator the owner. A training pod that created a model before the first promotion would own its aliases.
+It is MLflow's check of name and password, with single sign-on beside it where the values say so. It closes
+what MLflow leaves open to everybody who logs in: to create an experiment or a registered model, which makes
+its creator the owner. A training pod that created a model before the first promotion would own its aliases.
 
 It also lets what is missing be missing. MLflow answers "permission denied" for it, so that nobody learns
 which names there are; here everybody may read all, and clients tell what is new from what is forbidden.
@@ -29,7 +29,6 @@ RESTRICTED = {
     "/mlflow/registered-models/create": "registered_model",
     "/mlflow/users/update-password": None,  # administrators only
 }
-
 
 
 def single_sign_on() -> SingleSignOn | None:
