@@ -1,4 +1,4 @@
-"""Single sign-on: an OpenID Connect provider says who a person is and in which groups, and those say the role.
+"""Single sign-on: an OpenID Connect provider says who a person is and in which groups; those say the role.
 
 A page without a login leads to the provider and back; then the person has a session, a signed cookie. A
 program sends the provider's ID token (MLFLOW_TRACKING_TOKEN of MLflow's client). Names and passwords stay for
@@ -204,7 +204,7 @@ class SingleSignOn:
             return None
 
     def _address(self) -> str:
-        """Return MLflow's address as the browser knows it: behind an Ingress it is another than the server's."""
+        """Return MLflow's address as the browser knows it, which behind an Ingress is another."""
         for page in self.settings.pages:
             if page.partition("://")[2] == request.host:
                 return page
