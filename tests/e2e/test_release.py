@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import NAMESPACE, ROOT, up
 from kubernetes import client
-from pods import pods_that_stay, wait_until
+from pods import if_there, pods_that_stay, wait_until
 from pytest_helm_charts.clusters import Cluster
 from pytest_helm_charts.k8s.deployment import wait_for_deployments_to_run
 from pytest_helm_charts.k8s.stateful_set import wait_for_stateful_sets_to_run
@@ -90,11 +90,12 @@ def test_what_kubernetes_does_not_change_is_refused_before_anything_changes(tmp_
 
 
 def test_a_claim_may_grow_where_its_class_lets_it(core: client.CoreV1Api, tmp_path: Path) -> None:
-    """Nobody provisions it, and only its size is looked at."""
-    volume = {"claimName": "e2e-grows", "mountPath": "/e2e", "size": "2Gi", "storageClassName": "e2e-grows"}
+    """A volume that somebody made is bound to it, and only sizes are looked at."""
+    name = "e2e-grows"
+    volume = {"claimName": name, "mountPath": "/e2e", "size": "2Gi", "storageClassName": name}
     claim = {
         "metadata": {
-            "name": volume["claimName"],
+            "name": name,
             # Else Helm refuses it as somebody else's.
             "labels": {"app.kubernetes.io/managed-by": "Helm"},
             "annotations": {
@@ -104,26 +105,41 @@ def test_a_claim_may_grow_where_its_class_lets_it(core: client.CoreV1Api, tmp_pa
         },
         "spec": {
             "accessModes": ["ReadWriteMany"],
-            "storageClassName": volume["storageClassName"],
+            "storageClassName": name,
             "resources": {"requests": {"storage": "1Gi"}},
         },
     }
     storage = client.StorageV1Api()
-    grows = {
-        "metadata": {"name": volume["storageClassName"]},
-        "provisioner": "example.com/none",
-        "allowVolumeExpansion": True,
+    grows = {"metadata": {"name": name}, "provisioner": "example.com/none", "allowVolumeExpansion": True}
+    made = {
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "capacity": {"storage": "1Gi"},
+            "hostPath": {"path": "/e2e-grows"},
+            "storageClassName": name,
+        },
     }
+
+    def bound() -> bool:
+        found = core.read_namespaced_persistent_volume_claim(name, "ml-training")
+        return found.status.phase == "Bound"
+
     storage.create_storage_class(grows)
     core.create_namespaced_persistent_volume_claim("ml-training", claim)
     try:
+        unbound = _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": volume}}})
+        assert f"training.volumes.e2e.size: the claim {name} asks for 1Gi and has no volume" in unbound.stderr
+        core.create_persistent_volume(made)
+        wait_until("the claim to be bound", bound)
         larger = _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": volume}}})
         assert larger.returncode == 0, larger.stderr
         smaller = _dry_upgrade(tmp_path, {"training": {"volumes": {"e2e": {**volume, "size": "500Mi"}}}})
-        assert "training.volumes.e2e.size: the claim e2e-grows has 1Gi" in smaller.stderr
+        assert f"training.volumes.e2e.size: the claim {name} has 1Gi" in smaller.stderr
     finally:
-        core.delete_namespaced_persistent_volume_claim(volume["claimName"], "ml-training")
-        storage.delete_storage_class(volume["storageClassName"])
+        core.delete_namespaced_persistent_volume_claim(name, "ml-training")
+        if_there(core.delete_persistent_volume, name)
+        storage.delete_storage_class(name)
 
 
 def _dry_upgrade(directory: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:

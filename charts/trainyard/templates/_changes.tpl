@@ -42,13 +42,18 @@
 {{- if $class.enabled }}
 {{- $there := lookup "scheduling.k8s.io/v1" "PriorityClass" "" $name }}
 {{- if $there }}
-{{- range $key := list "value" "preemptionPolicy" }}
+{{- range $key, $wants := dict "value" $class.value "preemptionPolicy" (include "trainyard.preemptionPolicy" $class) }}
 {{- $is := get $there $key | include "common.text" }}
-{{- if ne $is (get $class $key | include "common.text") }}
+{{- if ne $is ($wants | include "common.text") }}
 priorityClasses.{{ $name }}.{{ $key }}: the class has {{ $is }}, which Kubernetes does not change; set it back, or delete the class first (pods keep their priority): kubectl delete priorityclass {{ $name }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Whether pods of a PriorityClass preempt others. Written out: Kubernetes would put it there. Params: the class */}}
+{{- define "trainyard.preemptionPolicy" -}}
+{{ .preemptionPolicy | default "PreemptLowerPriority" }}
 {{- end }}

@@ -26,34 +26,64 @@ spec:
 {{- range .claims }}
 {{- $claim := . }}
 {{- with lookup "v1" "PersistentVolumeClaim" .namespace .name }}
-{{- include "common.changedVolume" (dict "what" "claim" "claim" $claim "spec" .spec) }}
-{{- $has := .spec.resources.requests.storage }}
-{{- $more := subf (include "common.quantity" $claim.size | float64) (include "common.quantity" $has | float64) }}
-{{- if lt $more 0.0 }}
-{{ $claim.key }}.size: the claim {{ $claim.name }} has {{ $has }}, and volumes do not shrink; set at least that
-{{- else if gt $more 0.0 }}
+{{- $class := dict }}
 {{- /* One that may not read StorageClasses makes the claim larger with kubectl first; nothing is looked up then. */}}
-{{- $class := lookup "storage.k8s.io/v1" "StorageClass" "" (.spec.storageClassName | default "-") }}
-{{- if and $class (not $class.allowVolumeExpansion) }}
-{{ $claim.key }}.size: the claim {{ $claim.name }} has {{ $has }}, and its StorageClass {{ .spec.storageClassName }} does not let volumes grow; set it back, or move the files as docs/operations.md#change-a-volume says
+{{- if include "common.growth" (dict "claim" $claim "there" .) | eq "+" }}
+{{- $class = lookup "storage.k8s.io/v1" "StorageClass" "" (.spec.storageClassName | default "-") }}
 {{- end }}
-{{- end }}
+{{- include "common.claimChanges" (dict "claim" $claim "there" . "class" $class) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* What of a volume no claim and no StatefulSet changes. A value that is empty asks for nothing: the class is then the one
-     that the cluster has put there. Params: what (has it), claim (as for common.claim, with key), spec (of what is there) */}}
-{{- define "common.changedVolume" -}}
-{{- $has := ternary (.spec.storageClassName | default "-") "the cluster's default class" (hasKey .spec "storageClassName") }}
-{{- $modes := join ", " .spec.accessModes }}
-{{- $cure := "set it back, or move the files as docs/operations.md#change-a-volume says" }}
+{{/* What of a claim cannot become what the values want, one line each. Params: claim (as for common.claim, with key), there
+     (the object), class (the StorageClass of a claim that is to grow; empty if there is none) */}}
+{{- define "common.claimChanges" -}}
+{{- $spec := .there.spec }}
+{{- $has := $spec.resources.requests.storage }}
+{{- $move := "move the files as docs/operations.md#change-a-volume says" }}
 {{- with .claim }}
-{{- if and .storageClassName (ne .storageClassName $has) }}
-{{ .key }}.storageClassName: the {{ $.what }} {{ .name }} has {{ $has }}, which Kubernetes does not change; {{ $cure }}
+{{- /* A claim without a class may get one. */}}
+{{- if and .storageClassName (hasKey $spec "storageClassName") (ne .storageClassName ($spec.storageClassName | default "-")) }}
+{{ .key }}.storageClassName: the claim {{ .name }} has {{ $spec.storageClassName | default "-" }}, which Kubernetes does not change; set it back, or {{ $move }}
 {{- end }}
-{{- if ne .accessMode $modes }}
-{{ .key }}.accessMode: the {{ $.what }} {{ .name }} has {{ $modes }}, which Kubernetes does not change; {{ $cure }}
+{{- if ne .accessMode (join ", " $spec.accessModes) }}
+{{ .key }}.accessMode: the claim {{ .name }} has {{ join ", " $spec.accessModes }}, which Kubernetes does not change; set it back, or {{ $move }}
+{{- end }}
+{{- $growth := include "common.growth" (dict "claim" . "there" $.there) }}
+{{- if eq $growth "-" }}
+{{ .key }}.size: the claim {{ .name }} has {{ $has }}, and volumes do not shrink; set at least that
+{{- else if ne $growth "+" }}
+{{- else if ne ($.there.status | default dict).phase "Bound" }}
+{{ .key }}.size: the claim {{ .name }} asks for {{ $has }} and has no volume yet, until when Kubernetes does not change it; set it back, or delete the claim, which is empty
+{{- else if not (and $.class $.class.allowVolumeExpansion) }}
+{{ .key }}.size: the claim {{ .name }} has {{ $has }}, and {{ with $spec.storageClassName }}its StorageClass {{ . }} does not let volumes grow{{ else }}without a StorageClass volumes do not grow{{ end }}; set it back, or {{ $move }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether a claim is to grow (+) or to shrink (-), else nothing. One that never got what it asks for, as its volume could not
+     grow, may ask for less, but for more than the volume has. Params: claim, there */}}
+{{- define "common.growth" -}}
+{{- $wanted := include "common.quantity" .claim.size | float64 }}
+{{- $has := include "common.quantity" .there.spec.resources.requests.storage | float64 }}
+{{- $volume := ((.there.status | default dict).capacity | default dict).storage }}
+{{- if gt $wanted $has }}+
+{{- else if eq $wanted $has }}
+{{- else if not (and $volume (gt $wanted (include "common.quantity" ($volume | default "0") | float64))) }}-
+{{- end }}
+{{- end }}
+
+{{/* The same of the claims of a StatefulSet, which keeps its template as it is. Params: claim, there (the template's spec) */}}
+{{- define "common.claimTemplateChanges" -}}
+{{- $there := .there }}
+{{- $class := ternary ($there.storageClassName | default "-") "" (hasKey $there "storageClassName") }}
+{{- with .claim }}
+{{- range $key, $has := dict "storageClassName" $class "accessMode" (join ", " $there.accessModes) "size" $there.resources.requests.storage }}
+{{- $wants := get $.claim $key }}
+{{- if and (ne $wants $has) (or (ne $key "size") (ne (include "common.quantity" $wants) (include "common.quantity" $has))) }}
+{{ $.claim.key }}.{{ $key }}: the StatefulSet {{ $.claim.name }} has {{ $has | default "the cluster's default class" }}, which Kubernetes does not change; set it back, or make it anew as docs/operations.md#change-a-volume says
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
