@@ -158,6 +158,17 @@ def run_tool(stage: Reporter, module: str, program: str, *arguments: str) -> Non
         run(command, cwd=source(module), env={**environment, "PATH": path}, log=f"go-{module}")
 
 
+def sources(stage: Reporter, module: str, version: str) -> Path:
+    """Return the directory of a module's files as the Go proxy has them; they may be forgotten later."""
+    with _sources_kept():
+        with _finding_go:
+            go, environment = _go(stage)
+        GO_CACHE.mkdir(parents=True, exist_ok=True)
+        # Outside any module, so that no go.mod has a say.
+        run([go, "mod", "download", f"{module}@{version}"], cwd=GO_CACHE, env=environment, log="go-sources")
+    return GO_CACHE / "mod" / f"{module}@{version}"
+
+
 @contextmanager
 def _sources_kept() -> Iterator[None]:
     """Keep other commands from deleting what this one builds from."""

@@ -100,6 +100,34 @@ def test_rules_take_the_place_of_the_path(key: str) -> None:
 
 
 @each_route
+def test_what_filters_and_conditions_leave_out_is_written(key: str) -> None:
+    """All of the API's defaults: tests/e2e/test_http_route.py asks the API itself."""
+    mirror = {"backendRef": {"name": "copy", "port": 80}, "fraction": {"numerator": 5}}
+    filters = [
+        {"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}},
+        {"type": "RequestMirror", "requestMirror": mirror},
+    ]
+    condition = {"name": "a", "value": "b"}
+    rule, other = rules(
+        key,
+        {"matches": [{"headers": [condition], "queryParams": [condition]}], "filters": filters},
+        {"backendRefs": [{"name": "other", "port": 80, "filters": filters[1:]}]},
+    )
+    assert (
+        rule["matches"][0]["headers"] == rule["matches"][0]["queryParams"] == [{"type": "Exact", **condition}]
+    )
+    mirrored = {
+        "backendRef": {"group": "", "kind": "Service", **mirror["backendRef"]},
+        "fraction": {"numerator": 5, "denominator": 100},
+    }
+    assert rule["filters"] == [
+        {"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 302}},
+        {"type": "RequestMirror", "requestMirror": mirrored},
+    ]
+    assert other["backendRefs"][0]["filters"] == rule["filters"][1:]
+
+
+@each_route
 def test_a_route_and_an_ingress_stand_beside_each_other(key: str) -> None:
     """Whoever moves from one to the other has both for a while."""
     ingress = {

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from trainyard_cli import cluster, images, paths
 from trainyard_cli.kube import Kube
 
 
+class Quiet:
+    """What commands report to, where nobody looks."""
+
+    def update(self, note: str) -> None:
+        """Say nothing."""
+
+
 def built_and_loaded(name: str) -> str:
     """Return the image of images/<name> once every node for CPU work has it."""
-
-    class Quiet:
-        def update(self, _: str) -> None:
-            pass
-
-    quiet: Any = Quiet()
+    quiet = Quiet()
     image = images.ensure_built(quiet, name)
     workers = Kube(paths.KUBECONFIG).items("/api/v1/nodes", labelSelector="trainyard.dev/role=cpu")
     nodes = {images.CPU: [node["metadata"]["name"] for node in workers]}

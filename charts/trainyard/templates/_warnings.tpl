@@ -108,6 +108,7 @@ mlflow.auth.enabled: MLflow asks nobody for a login: whoever reaches its {{ .ser
 {{- range $name := list "apiServer" "scheduler" "dagProcessor" "triggerer" }}
 {{- $_ := set $components (printf "airflow.%s" $name) (index $.Subcharts.airflow.Values $name) }}
 {{- end }}
+{{- with .Subcharts.airflow.Values.pgbouncer }}{{ if .enabled }}{{ $_ := set $components "airflow.pgbouncer" . }}{{ end }}{{ end }}
 {{- end }}
 {{- if .Values.mlflow.enabled }}{{ $_ := set $components "mlflow" .Subcharts.mlflow.Values }}{{ end }}
 {{- range $key, $component := $components }}

@@ -1,5 +1,5 @@
 {{/* The HTTPRoute of a Service, for a Gateway. Its keys are those of the official Airflow chart. A rule that names no
-     backend leads to the Service, unless it redirects, as it may have none then. What the API would fill in within
+     backend leads to the Service, unless it redirects, as the API allows none then. What the API would fill in within
      lists is written: Argo CD compares these as a whole. Params: root, component, name (of both), namespace, port (the
      Service's number), route (values) */}}
 {{- define "common.httpRoute" -}}
@@ -33,19 +33,56 @@ spec: {{- toYaml $spec | nindent 2 }}
 {{/* A rule with what it leaves out. JSON. Params: rule, service, port */}}
 {{- define "common.httpRouteRule" -}}
 {{- $matches := list }}
-{{- range .rule.matches | default (list dict) }}
-{{- $matches = append $matches (merge (deepCopy .) (dict "path" (dict "type" "PathPrefix" "value" "/"))) }}
-{{- end }}
+{{- range .rule.matches | default (list dict) }}{{ $matches = append $matches (include "common.httpRouteMatch" . | fromJson) }}{{ end }}
+{{- $filters := include "common.httpRouteFilters" (.rule.filters | default list) | fromJsonArray }}
 {{- $redirects := false }}
-{{- range .rule.filters }}{{ if eq (toString .type) "RequestRedirect" }}{{ $redirects = true }}{{ end }}{{ end }}
+{{- range $filters }}{{ if eq (toString .type) "RequestRedirect" }}{{ $redirects = true }}{{ end }}{{ end }}
 {{- $backends := list }}
 {{- range .rule.backendRefs | default (ternary list (list (dict "name" .service "port" (int .port))) $redirects) }}
 {{- $service := dict "group" "" "kind" "Service" "weight" 1 }}
-{{- $backends = append $backends (include "common.filledIn" (dict "values" . "defaults" $service) | fromJson) }}
+{{- $backend := include "common.filledIn" (dict "values" . "defaults" $service) | fromJson }}
+{{- with .filters }}{{ $_ := set $backend "filters" (include "common.httpRouteFilters" . | fromJsonArray) }}{{ end }}
+{{- $backends = append $backends $backend }}
 {{- end }}
-{{- $rule := merge (dict "matches" $matches) (omit .rule "backendRefs") }}
+{{- $rule := merge (dict "matches" $matches) (omit .rule "backendRefs" "matches" "filters") }}
+{{- with $filters }}{{ $_ := set $rule "filters" . }}{{ end }}
 {{- with $backends }}{{ $_ := set $rule "backendRefs" . }}{{ end }}
 {{- toJson $rule }}
+{{- end }}
+
+{{/* What a rule is for, with what it leaves out. JSON. Params: one of its matches */}}
+{{- define "common.httpRouteMatch" -}}
+{{- $path := include "common.filledIn" (dict "values" (.path | default dict) "defaults" (dict "type" "PathPrefix" "value" "/")) | fromJson }}
+{{- $match := merge (dict "path" $path) (deepCopy .) }}
+{{- range $key := list "headers" "queryParams" }}
+{{- $conditions := list }}
+{{- range get $match $key | default list }}
+{{- $conditions = append $conditions (include "common.filledIn" (dict "values" . "defaults" (dict "type" "Exact")) | fromJson) }}
+{{- end }}
+{{- with $conditions }}{{ $_ := set $match $key . }}{{ end }}
+{{- end }}
+{{- toJson $match }}
+{{- end }}
+
+{{/* Filters with what they leave out. JSON. Params: the list */}}
+{{- define "common.httpRouteFilters" -}}
+{{- $filters := list }}
+{{- range . }}
+{{- $filter := deepCopy . }}
+{{- with .requestRedirect }}
+{{- $_ := set $filter "requestRedirect" (include "common.filledIn" (dict "values" . "defaults" (dict "statusCode" 302)) | fromJson) }}
+{{- end }}
+{{- with .requestMirror }}
+{{- $mirror := deepCopy . }}
+{{- $_ := set $mirror "backendRef" (include "common.filledIn" (dict "values" (.backendRef | default dict) "defaults" (dict "group" "" "kind" "Service")) | fromJson) }}
+{{- with .fraction }}
+{{- $_ := set $mirror "fraction" (include "common.filledIn" (dict "values" . "defaults" (dict "denominator" 100)) | fromJson) }}
+{{- end }}
+{{- $_ := set $filter "requestMirror" $mirror }}
+{{- end }}
+{{- $filters = append $filters $filter }}
+{{- end }}
+{{- toJson $filters }}
 {{- end }}
 
 {{/* A map with the keys that it lacks; unlike `merge`, it keeps what is empty. JSON. Params: values, defaults */}}
