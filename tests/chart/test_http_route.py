@@ -188,3 +188,18 @@ def test_a_chart_that_stands_alone_has_it_too(chart: str) -> None:
     objects = render_chart(values=values, chart=CHART / "charts" / chart)
     (found,) = (one for one in objects if one["kind"] == "HTTPRoute")
     assert found["spec"]["rules"][0]["backendRefs"] == [backend(key)]
+
+
+@pytest.mark.parametrize(
+    ("values", "page"),
+    [
+        (on("mlflow.httpRoute", port=8443), "https://a.example.com:8443"),
+        (on("mlflow.httpRoute", port=443), "https://a.example.com"),
+        (on("mlflow.httpRoute", tls=False, port=8080), "http://a.example.com:8080"),
+        ({"mlflow": {"ingress": {"enabled": True, "host": "a.example.com", "port": 81}}}, "http://a.example.com:81"),
+    ],
+)
+def test_mlflow_answers_to_the_port_that_browsers_name(values: Object, page: str) -> None:
+    options = mlflow_options(values)
+    assert options["--cors-allowed-origins"] == [page]
+    assert options["--allowed-hosts"][-1] == page.partition("://")[2]

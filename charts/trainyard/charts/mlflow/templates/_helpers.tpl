@@ -29,25 +29,30 @@
 {{- $hosts := list $name $service (printf "%s.svc" $service) (printf "%s.svc.cluster.local" $service) "localhost" "127.0.0.1" -}}
 {{- $all := list -}}
 {{- range $hosts }}{{ $all = concat $all (list . (printf "%s:%d" . (int $.Values.service.port))) }}{{ end -}}
-{{- with .Values.ingress }}{{ if .enabled }}{{ $all = append $all .host }}{{ end }}{{ end -}}
-{{- with .Values.httpRoute }}{{ if .enabled }}{{ $all = concat $all (.hostnames | default list) }}{{ end }}{{ end -}}
+{{- range include "mlflow.pages" . | fromJsonArray }}{{ $all = append $all (regexReplaceAll "^[a-z]+://" . "") }}{{ end -}}
 {{- concat $all .Values.allowedHosts | uniq | join "," -}}
 {{- end }}
 
-{{/* Addresses of the pages for people, each as scheme://host: those of the Ingress, then those of the HTTPRoute. JSON.
-     Params: the chart's root context */}}
+{{/* Addresses of the pages for people, each as scheme://host, with the port where it is another than the scheme's: those of
+     the Ingress, then those of the HTTPRoute. JSON. Params: the chart's root context */}}
 {{- define "mlflow.pages" -}}
 {{- $pages := list -}}
 {{- with .Values.ingress }}
-{{- if .enabled }}{{ $pages = append $pages (printf "http%s://%s" (ternary "s" "" (ne .tlsSecretName "")) .host) }}{{ end }}
+{{- if .enabled }}{{ $pages = append $pages (include "mlflow.page" (dict "host" .host "tls" (ne .tlsSecretName "") "port" .port)) }}{{ end }}
 {{- end }}
 {{- with .Values.httpRoute }}
 {{- if .enabled }}
-{{- $scheme := ternary "https" "http" .tls }}
-{{- range .hostnames }}{{ $pages = append $pages (printf "%s://%s" $scheme .) }}{{ end }}
+{{- $route := . }}
+{{- range .hostnames }}{{ $pages = append $pages (include "mlflow.page" (dict "host" . "tls" $route.tls "port" $route.port)) }}{{ end }}
 {{- end }}
 {{- end }}
 {{- uniq $pages | toJson -}}
+{{- end }}
+
+{{/* One of them. Params: host, tls, port (may be null) */}}
+{{- define "mlflow.page" -}}
+{{- $usual := ternary 443 80 .tls -}}
+http{{ if .tls }}s{{ end }}://{{ .host }}{{ if and .port (ne (int .port) $usual) }}:{{ int .port }}{{ end }}
 {{- end }}
 
 {{/* Who may log in: name -> role. The platform's own four, and people. JSON. Params: the chart's root context */}}
