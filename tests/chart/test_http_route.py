@@ -196,7 +196,10 @@ def test_a_chart_that_stands_alone_has_it_too(chart: str) -> None:
         (on("mlflow.httpRoute", port=8443), "https://a.example.com:8443"),
         (on("mlflow.httpRoute", port=443), "https://a.example.com"),
         (on("mlflow.httpRoute", tls=False, port=8080), "http://a.example.com:8080"),
-        ({"mlflow": {"ingress": {"enabled": True, "host": "a.example.com", "port": 81}}}, "http://a.example.com:81"),
+        (
+            {"mlflow": {"ingress": {"enabled": True, "host": "a.example.com", "port": 81}}},
+            "http://a.example.com:81",
+        ),
     ],
 )
 def test_mlflow_answers_to_the_port_that_browsers_name(values: Object, page: str) -> None:

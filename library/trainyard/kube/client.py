@@ -25,6 +25,7 @@ from trainyard.naming import CONTAINER
 
 RETRY_SECONDS = 600
 CALL_SECONDS = 30
+NODE_SECONDS = 10  # how long a node may take to answer
 # A stream without data is reopened after this long: a dead node leaves its connection open for ever.
 STREAM_SILENCE_SECONDS = 60
 # The only kind of patch in use is server-side apply. JSON is valid YAML.
@@ -177,6 +178,18 @@ class Kube:
                 async for piece in pieces:
                     found.append(piece.text)
         return found[-lines:]
+
+    async def node_answers(self, name: str, container: str = CONTAINER) -> bool:
+        """Whether the kubelet of a pod's node answers: the API server asks it for a line of the log."""
+        query = {"container": container, "tailLines": "1"}
+        timeout = aiohttp.ClientTimeout(total=NODE_SECONDS)
+        try:
+            async with await self._request("GET", f"{self._pods}/{name}/log", query, None, timeout) as answer:
+                return answer.status < 500
+        except TimeoutError:
+            return False
+        except _CONNECTION_ERRORS:  # the API server itself does not answer, which says nothing of the node
+            return True
 
     async def _log(self, name: str, query: dict[str, str]) -> AsyncGenerator[Piece, None]:
         splitter = LineSplitter()

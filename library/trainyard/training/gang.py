@@ -174,6 +174,11 @@ class GangStatus:
             if not _has_succeeded(pod)
         )
 
+    @property
+    def has_lost_a_node(self) -> bool:
+        """Whether Kubernetes has deleted a pod that has not ended, for a taint of its node."""
+        return any(outcomes.left_by_taint(pod) for pod in self.unfinished())
+
     def unfinished(self) -> list[Pod]:
         """The pods that exist and have not ended."""
         return [

@@ -205,6 +205,9 @@ class GangRun(PodRun):
             while not self._status.has_ended:
                 await asyncio.wait([follower], timeout=POLL_SECONDS)
                 await self._refresh()
+            if self._status.has_lost_a_node:
+                # The others wait for a peer that will never answer, and their Job for a pod that will never end.
+                await self._stop_all()
             await asyncio.wait([follower], timeout=TERMINATION_SECONDS)
         finally:
             follower.cancel()
@@ -222,10 +225,11 @@ class GangRun(PodRun):
             await self._refresh()
 
     async def _delete_pods(self, pods: Iterable[Mapping[str, Any]], *, force: bool) -> None:
-        """Delete the pods that are not being deleted; `force` deletes all without waiting for their nodes."""
+        """Delete the pods that are not being deleted; `force`, and the loss of a node, wait for no node."""
         for pod in pods:
-            if force or not pod["metadata"].get("deletionTimestamp"):
-                await self.kube.delete(pod["metadata"]["name"], force=force)
+            is_lost = force or await self._is_lost(pod)
+            if is_lost or not pod["metadata"].get("deletionTimestamp"):
+                await self.kube.delete(pod["metadata"]["name"], force=is_lost)
 
     async def _delete_gang(self, name: str) -> None:
         """Delete a Job, and wait until it and its pods no longer exist."""

@@ -28,8 +28,8 @@ from trainyard.kube.status import (
 TERMINATION_MESSAGE_BYTES = 4096  # what the kubelet keeps of it
 # After a deleted pod's grace period ends, its node counts as lost if the API still lists the pod for so long.
 LOST_AFTER_SECONDS = 60
-# A pod that Kubernetes deletes because its node is unreachable: nobody there hears of a grace period. A node
-# is unreachable after 50 s, and the pod is deleted after the seconds that it tolerates that.
+# A node is unreachable after 50 s, its pods are deleted after the seconds that they tolerate that, and a while
+# after the deletion the node is asked whether it is there.
 UNREACHABLE_SECONDS = 10
 LOST_WITH_NODE_SECONDS = 40
 
@@ -149,14 +149,26 @@ def has_ended(pod: Pod) -> bool:
 
 
 def is_lost(pod: Pod, now: datetime) -> bool:
-    """Whether the pod is still listed long after its deletion: its node does not respond."""
+    """Whether the pod is still listed long after its grace period: its node does not respond."""
+    deleted = pod["metadata"].get("deletionTimestamp")  # the end of the grace period
+    return bool(deleted) and (now - _time(deleted)).total_seconds() > LOST_AFTER_SECONDS
+
+
+def left_by_taint(pod: Pod) -> bool:
+    """Whether Kubernetes deleted the pod for a taint of its node: it is unreachable, or somebody tainted it."""
+    return condition(pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager"
+
+
+def may_be_lost(pod: Pod, now: datetime) -> bool:
+    """Whether the pod's node has had the time to answer the deletion, and may be asked whether it is there.
+
+    Nobody on an unreachable node hears of a grace period, so its end is not waited for.
+    """
     metadata = pod["metadata"]
-    if not (deleted := metadata.get("deletionTimestamp")):
+    if not (deleted := metadata.get("deletionTimestamp")) or not left_by_taint(pod):
         return False
-    since = (now - _time(deleted)).total_seconds()  # the end of the grace period
-    if condition(pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager":
-        return bool(since + metadata.get("deletionGracePeriodSeconds", 0) > LOST_WITH_NODE_SECONDS)
-    return since > LOST_AFTER_SECONDS
+    since = (now - _time(deleted)).total_seconds() + metadata.get("deletionGracePeriodSeconds", 0)
+    return bool(since > LOST_WITH_NODE_SECONDS)
 
 
 def is_transient(message: str, image: str) -> bool:

@@ -333,8 +333,15 @@ class PodRun:
         told = await self.kube.wait(name, lambda each: not outcomes.is_unexplained(each), EXPLAIN_SECONDS)
         return told or pod
 
+    async def _is_lost(self, pod: Mapping[str, Any]) -> bool:
+        """Whether the pod's node is gone, so that the pod will never be told that it is deleted."""
+        now = datetime.now(UTC)
+        if outcomes.is_lost(pod, now):
+            return True
+        return outcomes.may_be_lost(pod, now) and not await self.kube.node_answers(pod["metadata"]["name"])
+
     async def _fail_if_lost(self, pod: Mapping[str, Any]) -> None:
-        if outcomes.is_lost(pod, datetime.now(UTC)):
+        if await self._is_lost(pod):
             name, node = pod["metadata"]["name"], pod["spec"].get("nodeName", "?")
             await self.kube.delete(name, force=True)
             raise AttemptEnded(Cause.PREEMPTED, f"node {node} does not respond; its pod {name} was deleted")

@@ -199,6 +199,36 @@ def test_a_broken_gpu_is_left_for_another_node(play: Callable[..., Story]) -> No
     assert [attempt.avoided for attempt in story.attempts] == [(), ("node-1",)]
 
 
+@pytest.mark.parametrize("answers", [False, True], ids=["a node that is gone", "a node that was tainted"])
+def test_only_a_node_that_is_gone_costs_the_grace_period(
+    play: Callable[..., Story], caplog: pytest.LogCaptureFixture, answers: bool
+) -> None:
+    """Kubernetes deletes the pods of both in the same way."""
+
+    async def deleted_for_a_taint(server: ApiServer, name: str) -> None:
+        server.nodes_answer = answers
+        conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]
+        running = [{"name": "trainer", "state": {"running": {}}}]
+        end = datetime.now(UTC) + timedelta(seconds=15)
+        deleted = {"deletionTimestamp": end.isoformat(), "deletionGracePeriodSeconds": 60}
+        server.pods[name]["metadata"] |= deleted
+        await server.change(
+            name, node="node-1", phase="Running", conditions=conditions, containerStatuses=running
+        )
+        if answers:
+            asyncio.get_running_loop().call_later(0.4, lambda: asyncio.ensure_future(reclaimed(server, name)))
+
+    async def succeeds_elsewhere(server: ApiServer, name: str) -> None:
+        server.nodes_answer = True
+        await succeeds(server, name)
+
+    caplog.set_level(logging.INFO)
+    story = play(deleted_for_a_taint, succeeds_elsewhere)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert len(story.attempts) == 2
+    assert ("node node-1 does not respond" in caplog.text) is not answers
+
+
 def test_reclaims_escalate_to_another_pool(play: Callable[..., Story]) -> None:
     story = play(reclaimed, drained_before_it_started, succeeds, escalate_to="ondemand")
     assert [attempt.gpu_pool for attempt in story.attempts] == ["spot", "spot", "ondemand"]
