@@ -150,18 +150,16 @@ class Kube:
         if position.timestamp:
             query["sinceTime"] = position.timestamp
         position.resume()
-        is_new = True
         try:
             async with aclosing(self._log(name, query)) as pieces:
                 async for piece in pieces:
                     timestamp, _, text = piece.text.partition(" ")
                     if not piece.begins:
-                        if is_new:
+                        if position.advance_piece():
                             yield piece.text
                     elif not timestamp[:1].isdigit():  # from the kubelet, such as why there is no log
-                        is_new = True
                         yield piece.text
-                    elif is_new := position.advance(timestamp):
+                    elif position.advance(timestamp):
                         yield text
         except _CONNECTION_ERRORS:
             return

@@ -60,28 +60,50 @@ class LineSplitter:
 
 @dataclass
 class LogPosition:
-    """How far a container's log was read: the newest timestamp and how many lines had it."""
+    """How far a container's log was read.
+
+    That is the newest timestamp, how many lines had it, and how many further pieces the last of these had.
+    """
 
     timestamp: str = ""
     lines: int = 0
+    pieces: int = 0
     _to_skip: int = 0
+    _pieces_to_skip: int = 0
     _resuming: bool = False
+    _is_new: bool = True
 
     def resume(self) -> None:
         """Prepare for a stream that begins at, or a little before, the newest timestamp."""
         self._to_skip, self._resuming = self.lines, bool(self.timestamp)
+        self._pieces_to_skip = 0
 
     def advance(self, timestamp: str) -> bool:
         """Whether a line with this timestamp is new; if it is, the position moves on."""
         current, newest = _sort_key(timestamp), _sort_key(self.timestamp)
-        if self._resuming and (current < newest or (current == newest and self._to_skip)):
+        self._is_new = not (self._resuming and (current < newest or (current == newest and self._to_skip)))
+        if not self._is_new:
             self._to_skip -= current == newest
+            # The line that was read last may have grown since.
+            is_last = current == newest and not self._to_skip
+            self._pieces_to_skip = self.pieces if is_last else 0
+            self._is_new = is_last
             return False
         self._resuming = False
         # Lines of stdout and stderr may be slightly out of order: none may be lost for that.
         if current >= newest:
             self.lines = self.lines + 1 if current == newest else 1
-            self.timestamp = timestamp
+            self.timestamp, self.pieces = timestamp, 0
+        return True
+
+    def advance_piece(self) -> bool:
+        """Whether a further piece of the line is new; if it is, the position moves on."""
+        if not self._is_new:
+            return False
+        if self._pieces_to_skip:
+            self._pieces_to_skip -= 1
+            return False
+        self.pieces += 1
         return True
 
 

@@ -107,11 +107,13 @@ class Attempt:
         return self._next(gpu_pool=None, fallback="cpu", batch_divisor=2 * self.batch_divisor)
 
     def _relaunched(self, plan: RetryPlan, outcome: Outcome) -> Attempt:
-        broken = (outcome.node,) if outcome.cause is Cause.GPU_FAULT and outcome.node else ()
         reclaims = self.reclaims + 1
         escalates = bool(self.gpu_pool and plan.escalate_to) and reclaims >= plan.escalate_after
         pool = plan.escalate_to if escalates else self.gpu_pool
-        return self._next(reclaims=reclaims, gpu_pool=pool, avoided=(*self.avoided, *broken))
+        broken = (outcome.node,) if outcome.cause is Cause.GPU_FAULT and outcome.node else ()
+        # Nodes of one pool say nothing to another.
+        avoided = tuple(dict.fromkeys((*self.avoided, *broken))) if pool == self.gpu_pool else ()
+        return self._next(reclaims=reclaims, gpu_pool=pool, avoided=avoided)
 
     def _next(self, **changes: Any) -> Attempt:
         return replace(self, number=self.number + 1, **changes)

@@ -206,7 +206,7 @@ class GangRun(PodRun):
                 await asyncio.wait([follower], timeout=POLL_SECONDS)
                 await self._refresh()
             if self._status.has_lost_a_node:
-                # The others wait for a peer that will never answer, and their Job for a pod that will never end.
+                # The others wait for a peer that never answers, and their Job for a pod that never ends.
                 await self._stop_all()
             await asyncio.wait([follower], timeout=TERMINATION_SECONDS)
         finally:

@@ -15,7 +15,12 @@ from trainyard.airflow_compat import mapped_arguments, partial_as
 from trainyard.platform import load_platform
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.links import MLflowRunLink, WhyPendingLink
-from trainyard.triggerer.base import TriggererOperator, refuse_workers_arguments, start_args
+from trainyard.triggerer.base import (
+    TriggererOperator,
+    forget_default_timeout,
+    refuse_workers_arguments,
+    start_args,
+)
 
 TRIGGER = "trainyard.training.trigger.TrainingPodTrigger"
 # The arguments of TrainingPodOperator that the trigger gets, with their defaults.
@@ -165,6 +170,7 @@ class TrainingPodOperator(TriggererOperator):
         """Begin a mapped task, as with any operator."""
         # Skips TriggererOperator.partial, which refuses: TrainingPodPartial passes the mapped arguments on.
         base = super(TriggererOperator, cls).partial(**_with_airflow_pool(kwargs, kwargs.get("gpu_pool")))
+        forget_default_timeout(base.kwargs)
         refuse_workers_arguments(kwargs["task_id"], base.kwargs)
         return partial_as(TrainingPodPartial, base)
 

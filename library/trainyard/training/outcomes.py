@@ -28,8 +28,8 @@ from trainyard.kube.status import (
 TERMINATION_MESSAGE_BYTES = 4096  # what the kubelet keeps of it
 # After a deleted pod's grace period ends, its node counts as lost if the API still lists the pod for so long.
 LOST_AFTER_SECONDS = 60
-# A node is unreachable after 50 s, its pods are deleted after the seconds that they tolerate that, and a while
-# after the deletion the node is asked whether it is there.
+# A node is unreachable after 50 s, its pods are deleted after the seconds that they tolerate that, and some
+# time after the deletion the node is asked whether it is there.
 UNREACHABLE_SECONDS = 10
 LOST_WITH_NODE_SECONDS = 40
 
@@ -75,23 +75,26 @@ _EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
     126: (Cause.BAD_CONFIG, "the image's command cannot be executed"),
     127: (Cause.BAD_CONFIG, "the image has no such command"),
     128: (Cause.BAD_CONFIG, "the container could not start"),
-    135: (Cause.STORAGE, "SIGBUS, as when /dev/shm is full: raise `shared_memory_size`"),
+    135: (Cause.KILLED, "killed by SIGBUS, as when /dev/shm is full: raise `shared_memory_size`"),
     ExitCode.PREEMPTED: (Cause.PREEMPTED, "stopped by SIGTERM"),
 }
 # Errors that the trainer found itself; they count even if its pod is being deleted.
 _TRAINER_ERROR_CODES = (ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.CODE_ERROR)
-# What programs say of a cause that their exit code does not tell: by the driver, PyTorch and its DataLoader.
+# What programs say of a cause that their exit code does not tell: the driver, PyTorch and its DataLoader. Of
+# NVIDIA's XIDs only those that another GPU does not have; the others may be the program's.
 _WORDS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
     (
         re.compile(
-            r"uncorrectable ECC error|GPU has fallen off the bus|\bXid \(PCI|\bXid \d|hardware stack error"
+            r"uncorrectable ECC error|GPU has fallen off the bus"
+            r"|\bXid (\(PCI:[^)]*\): )?(48|63|64|74|79|92|94|95)\b"
         ),
         Cause.GPU_FAULT,
         "the GPU is broken",
     ),
     (
         re.compile(
-            r"out of shared memory|signal: Bus error|No space left on device.*/dev/shm|/torch_\d.*No space"
+            r"workers are out of shared memory|signal: Bus error"
+            r"|No space left on device.*/dev/shm|/torch_\d.*No space"
         ),
         Cause.STORAGE,
         "/dev/shm is full: raise `shared_memory_size`",
@@ -102,18 +105,25 @@ _WORDS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
         "out of memory in a process of a DataLoader: raise limits.memory in `container_resources`",
     ),
 )
+# What these codes say goes before any words.
+_CODES_BEFORE_WORDS = (ExitCode.TEMPORARY, ExitCode.PREEMPTED, ExitCode.BAD_DATA)
 # The kubelet on a pod that exceeds a limit of its own; what it says of a node under pressure is another text.
 _VOLUME_LIMIT = re.compile(r'Usage of EmptyDir volume "([^"]+)" exceeds the limit')
 _STORAGE_LIMIT = re.compile(
     r"local ephemeral storage (limit|usage exceeds)|ephemeral local storage usage exceeds"
 )
 _VOLUME_KEYS = {"tmp": "`scratch_size`", "shm": "`shared_memory_size`"}
-# Failures of a registry, a network or a volume that go by themselves.
+# Failures of a registry, a network or a volume that go by themselves, in the words of Go's library, of HTTP
+# and of containerd. A single word may be in the name of an image, a Secret or a host.
 _TRANSIENT = re.compile(
-    r"time-?out|timed out|deadline exceeded|too many requests|internal server error|bad gateway"
-    r"|service unavailable|connection re(fused|set)|temporary failure|unexpected EOF",
+    r"i/o timeout|TLS handshake timeout|timed out waiting|context deadline exceeded|Client\.Timeout exceeded"
+    r"|429 Too Many Requests|500 Internal Server Error|502 Bad Gateway|503 Service Unavailable"
+    r"|504 Gateway Time-?out|toomanyrequests:|connection refused|connection reset by peer"
+    r"|temporary failure in name resolution|unexpected EOF",
     re.IGNORECASE,
 )
+# While the kubelet waits before it pulls again, it may not say why the last pull failed.
+_BACK_OFF = re.compile(r'Back-off pulling image "[^"]*"')
 # Reasons that the kubelet sets on a pod that lost its node or that the node did not admit.
 _NODE_REASONS = {
     *("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"),
@@ -155,12 +165,12 @@ def is_lost(pod: Pod, now: datetime) -> bool:
 
 
 def left_by_taint(pod: Pod) -> bool:
-    """Whether Kubernetes deleted the pod for a taint of its node: it is unreachable, or somebody tainted it."""
+    """Whether Kubernetes deleted the pod for a taint of its node, which is unreachable or was tainted."""
     return condition(pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager"
 
 
 def may_be_lost(pod: Pod, now: datetime) -> bool:
-    """Whether the pod's node has had the time to answer the deletion, and may be asked whether it is there.
+    """Whether the pod's node has had the time to hear of the deletion, and may be asked whether it is there.
 
     Nobody on an unreachable node hears of a grace period, so its end is not waited for.
     """
@@ -174,6 +184,11 @@ def may_be_lost(pod: Pod, now: datetime) -> bool:
 def is_transient(message: str, image: str) -> bool:
     """Whether a kubelet's message, without the image's name, is of a failure that may go by itself."""
     return bool(_TRANSIENT.search(message.replace(image, "")))
+
+
+def is_silent(message: str) -> bool:
+    """Whether the kubelet says no more than that it pulls an image again later."""
+    return bool(_BACK_OFF.fullmatch(message.strip()))
 
 
 def is_unexplained(pod: Pod) -> bool:
@@ -222,7 +237,8 @@ def pending_failure(pod: Pod, seconds_in_reason: float) -> Outcome | None:
     waiting = container_status(pod).get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     image = pod["spec"]["containers"][0]["image"]
-    if is_transient(message, image):
+    # What a Secret or a ConfigMap lacks is told in the words of its maker.
+    if reason != "CreateContainerConfigError" and (is_transient(message, image) or is_silent(message)):
         return None
     if reason in IMAGE_ERRORS or (reason in IMAGE_PULL_ERRORS and seconds_in_reason > 180):
         return Outcome(Cause.IMAGE, f"image {image}: {reason} {message}".strip())
@@ -268,7 +284,7 @@ def _from_exit(terminated: Mapping[str, Any]) -> Outcome:
     if _ran_out_of_memory(terminated):
         return Outcome(Cause.GPU_OOM if "cuda" in detail.lower() else Cause.OOM, detail)
     for pattern, cause, meaning in _WORDS:
-        if pattern.search(detail):
+        if code not in _CODES_BEFORE_WORDS and pattern.search(detail):
             return Outcome(cause, f"{meaning}: {detail}")
     if reason == "StartError":
         return Outcome(Cause.BAD_CONFIG, f"the container could not start: {detail}")

@@ -82,12 +82,17 @@ def why_pending(
 
 
 def fits_no_node(pod: Pod, events: Iterable[Mapping[str, Any]] = ()) -> bool:
-    """Whether no node has as much memory even if it is empty, and no autoscaler brings one that has."""
+    """Whether no node has as much memory even if it is empty, and no autoscaler brings one that has.
+
+    The scheduler says of a node that is cordoned or not ready only that, so one is taken for large enough.
+    """
     message = condition(pod, "PodScheduled").get("message", "")
     # A node that is only full counts as one without victims.
     never = "Preemption is not helpful" in message and "No preemption victims" not in message
     scales = any(event.get("reason") in _SCALING_EVENTS - {"NotTriggerScaleUp"} for event in events)
-    return "Insufficient memory" in message and never and not scales
+    match = _SCHEDULER_MESSAGE.match(message)
+    nodes = _NodeCounts.of(match[1] if match else "")
+    return "Insufficient memory" in message and never and not scales and not nodes.unusable
 
 
 def waiting_kind(pod: Pod) -> WaitKind:
@@ -118,9 +123,7 @@ def from_scheduler(message: str, pool: str | None = None, resource: str = "") ->
     if not match:
         kind = WaitKind.VOLUME if _is_volume(message) else WaitKind.OTHER
         return Pending(kind, f"not scheduled: {message}" if message else "not scheduled")
-    nodes = _NodeCounts()
-    for count, reason in _REASON.findall(match[1]):
-        nodes.add(int(count), reason.strip(), resource)
+    nodes = _NodeCounts.of(match[1], resource)
     kind, explanation = _explain(nodes, pool)
     lacks_gpu = pool is not None and kind in (WaitKind.GPU, WaitKind.ROOM, WaitKind.TAINT)
     return Pending(kind, f"{explanation} ({message})", lacks_gpu)
@@ -142,6 +145,14 @@ class _NodeCounts:
         self.taints: list[str] = []
         self.tainted = 0
         self.volumes: list[str] = []
+
+    @classmethod
+    def of(cls, reasons: str, resource: str = "") -> _NodeCounts:
+        """Return the counts that the scheduler's message has."""
+        counts = cls()
+        for count, reason in _REASON.findall(reasons):
+            counts.add(int(count), reason.strip(), resource)
+        return counts
 
     def add(self, count: int, reason: str, resource: str) -> None:
         if resource and reason == f"Insufficient {resource}":

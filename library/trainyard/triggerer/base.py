@@ -28,10 +28,11 @@ what the task reads, and `rendered` for more than templates. For a few requests 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
 from datetime import timedelta
 from typing import Any, NoReturn
 
+from airflow.configuration import conf
 from airflow.sdk import BaseOperator, TaskInstanceState
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.triggers.base import (
@@ -70,6 +71,16 @@ _ON_A_WORKER = {
     "max_active_tis_per_dag": ("max_active_tis_per_dag", "max_active_runs= of the DAG, or the pool's GPUs"),
     "max_active_tis_per_dagrun": ("max_active_tis_per_dagrun", "the pool's GPUs"),
 }
+
+
+def forget_default_timeout(values: MutableMapping[str, Any]) -> None:
+    """Take away the time limit that airflow.cfg has for every task, which is a worker's like a task's own.
+
+    Args:
+        values: all arguments of a task.
+    """
+    if values.get("execution_timeout") == conf.gettimedelta("core", "default_task_execution_timeout"):
+        values["execution_timeout"] = None
 
 
 def refuse_workers_arguments(name: str, values: Mapping[str, Any]) -> None:
@@ -116,6 +127,7 @@ class TriggererOperator(BaseOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        forget_default_timeout(vars(self))
         refuse_workers_arguments(self.task_id, vars(self))
 
     @classmethod
@@ -261,10 +273,15 @@ class TriggererTask(BaseTrigger):
 
     async def _push_result(self, result: Any) -> None:
         """Push what the task returned, and for a task that is mapped over it how long it is."""
+        is_source = self.task is not None and self.identity.map_index < 0 and is_mapped_over(self.task)
         if self.task is not None and not pushes_xcom(self.task):
+            if is_source:
+                raise TaskFailed(
+                    Cause.BAD_CONFIG, "a task is mapped over the result, so do_xcom_push=False cannot be"
+                )
             return
         mapped_length = None
-        if self.task is not None and self.identity.map_index < 0 and is_mapped_over(self.task):
+        if is_source:
             if not isinstance(result, list | dict):
                 raise TaskFailed(Cause.BAD_RESULT, f"a task is mapped over {result!r}; return a list")
             mapped_length = len(result)

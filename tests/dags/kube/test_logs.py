@@ -19,6 +19,22 @@ def test_a_log_is_read_on_without_losses_or_duplicates() -> None:
         assert "".join(seen) == "abcdef", f"cut after {cut} lines"
 
 
+@pytest.mark.parametrize("known", range(5))
+def test_a_progress_bar_is_read_on_after_a_broken_stream(known: int) -> None:
+    """Its pieces are one line with one timestamp."""
+    stamp = "2026-11-21T07:00:01Z"
+    bar = [Piece(f"{stamp} 0%", True), *(Piece(f"{number}0%", False) for number in range(1, 5))]
+    after = [Piece("2026-11-21T07:00:02Z done", True), Piece("really", False)]
+    position, seen = LogPosition(), []
+    for stream in (bar[: known + 1], bar, [*bar, *after], [*bar, *after]):
+        position.resume()
+        for piece in stream:
+            time, _, text = piece.text.partition(" ")
+            if position.advance(time) if piece.begins else position.advance_piece():
+                seen.append(text if piece.begins else piece.text)
+    assert seen == ["0%", "10%", "20%", "30%", "40%", "done", "really"]
+
+
 def test_lines_out_of_order_within_a_stream_are_kept() -> None:
     position = LogPosition()
     position.resume()

@@ -68,6 +68,17 @@ def test_a_node_with_a_broken_gpu_is_avoided() -> None:
     assert str(third).endswith("not on node-1, node-3")
 
 
+def test_a_node_is_avoided_once_and_only_in_its_pool() -> None:
+    broken = Outcome(Cause.GPU_FAULT, "", node="node-1")
+    plan = RetryPlan(escalate_to="ondemand", escalate_after=3)
+    first = Attempt(gpu_pool="spot").after(broken, plan)
+    assert first
+    second = first.after(broken, plan)
+    assert second and second.avoided == ("node-1",)
+    third = second.after(broken, plan)
+    assert third and (third.gpu_pool, third.avoided) == ("ondemand", ())
+
+
 def test_an_attempt_is_read_back_from_its_pod() -> None:
     attempt = Attempt(4, "spot", memory_factor=2, reclaims=2, ooms=1, avoided=("node-1",))
     labels = {"trainyard.dev/attempt": "4", "trainyard.dev/gpu-pool": "spot"}

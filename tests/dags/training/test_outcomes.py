@@ -76,7 +76,19 @@ DISRUPTED = {
         (pod(exit_code=1), Cause.UNKNOWN),
         (pod(exit_code=3, message="Traceback"), Cause.UNKNOWN),
         (pod(exit_code=75), Cause.TEMPORARY),
-        (pod(exit_code=135), Cause.STORAGE),
+        (pod(exit_code=75, message="psycopg2: workers are out of shared memory"), Cause.TEMPORARY),
+        (pod(exit_code=143, message="GPU has fallen off the bus"), Cause.PREEMPTED),
+        (pod(exit_code=1, message="psycopg2.errors.OutOfMemory: out of shared memory"), Cause.UNKNOWN),
+        (pod(exit_code=1, message="NVRM: Xid (PCI:0000:3b:00): 79, pid=9, it is gone"), Cause.GPU_FAULT),
+        (pod(exit_code=1, message="Xid 95: uncontained ECC error"), Cause.GPU_FAULT),
+        (pod(exit_code=1, message="NVRM: Xid (PCI:0000:3b:00): 31, pid=9, MMU Fault"), Cause.UNKNOWN),
+        (pod(exit_code=1, message="no Xid 4800 here"), Cause.UNKNOWN),
+        (pod(exit_code=1, message="the hardware stack error of a simulation"), Cause.UNKNOWN),
+        (pod(exit_code=135), Cause.KILLED),
+        (
+            pod(exit_code=135, message="DataLoader workers are out of shared memory"),
+            Cause.STORAGE,
+        ),
         (
             pod(exit_code=70, message=f"{WORKER} is killed by signal: Bus error. It is possible"),
             Cause.STORAGE,
@@ -196,10 +208,25 @@ def test_the_name_of_an_image_is_no_failure_that_goes_by_itself() -> None:
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
+        ("CreateContainerConfigError", 'secret "request-timeout" not found'),
+        ("CreateContainerConfigError", 'couldn\'t find key context deadline exceeded in Secret "a"'),
+        ("CreateContainerError", 'failed to create: "/opt/timeout/connection-reset": no such file'),
+        ("ErrImagePull", "failed to resolve reference registry.lan/service-unavailable/i:1: not found"),
+        ("ImagePullBackOff", 'Back-off pulling image "i:1": not found'),
+    ],
+)
+def test_words_in_names_are_no_failure_that_goes_by_itself(reason: str, message: str) -> None:
+    assert pending_failure(pod(waiting={"reason": reason, "message": message}), 200)
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
         ("ErrImagePull", "failed to do request: Head https://r/v2/: dial tcp 10.0.0.1:443: i/o timeout"),
         ("ImagePullBackOff", 'Back-off pulling image "i:1": unexpected status: 429 Too Many Requests'),
         ("ErrImagePull", "unexpected status from HEAD request: 503 Service Unavailable"),
         ("CreateContainerError", "context deadline exceeded"),
+        ("ImagePullBackOff", 'Back-off pulling image "registry.lan/i:1"'),
     ],
 )
 def test_what_a_registry_or_a_volume_may_get_over_is_waited_for(reason: str, message: str) -> None:

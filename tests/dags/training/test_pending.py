@@ -144,3 +144,5 @@ def test_what_is_too_large_for_any_node_is_not_what_waits_for_room() -> None:
     assert not fits_no_node(pod(scheduled=TOO_LARGE.replace("memory", "cpu")))
     assert not fits_no_node(pod(scheduled=TOO_LARGE), [{"reason": "TriggeredScaleUp"}])
     assert fits_no_node(pod(scheduled=TOO_LARGE), [{"reason": "NotTriggerScaleUp"}])
+    cordoned = TOO_LARGE.replace("4 node(s) had", "1 node(s) were unschedulable, 3 node(s) had")
+    assert not fits_no_node(pod(scheduled=cordoned)), "it may be large enough"

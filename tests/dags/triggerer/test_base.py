@@ -7,16 +7,19 @@ import importlib
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from events import is_final_failure
+from fresh_process import output_of
 from receiver import listening
 from trainyard import airflow_compat
 from trainyard.failures import TaskFailed
@@ -59,12 +62,17 @@ def instance(map_index: int = -1) -> SimpleNamespace:
     return SimpleNamespace(dag_id="d", run_id="r", task_id="count", map_index=map_index, try_number=2)
 
 
-def ended(rows: Any, retries: int = 3, **options: Any) -> tuple[TriggerEvent, dict[str, Any]]:
+def ended(
+    rows: Any, retries: int = 3, mapped_over: bool = False, **options: Any
+) -> tuple[TriggerEvent, dict[str, Any]]:
     """The one event that a task with this argument ends with, and its XComs."""
     trigger = CountTrigger({"rows": rows})
     ti = instance()
     with DAG("d", schedule=None) as dag:
-        CountOperator(task_id="count", rows=rows if isinstance(rows, str) else 0, retries=retries, **options)
+        given = rows if isinstance(rows, str) else 0
+        count = CountOperator(task_id="count", rows=given, retries=retries, **options)
+        if mapped_over:
+            PythonOperator.partial(task_id="each", python_callable=print).expand(op_args=count.output)
     ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("count")
     trigger.task_instance = ti
     trigger.render_template_fields({"ti": ti, "params": {"rows": 7}})
@@ -86,6 +94,13 @@ def test_a_result_is_the_return_value_and_each_of_its_keys(rows: Any, expected: 
 def test_a_result_that_nobody_wants_is_not_pushed() -> None:
     event, xcoms = ended(3, do_xcom_push=False)
     assert isinstance(event, TaskSuccessEvent) and xcoms == {}
+
+
+def test_a_result_that_a_task_is_mapped_over_has_to_be_pushed() -> None:
+    event, xcoms = ended(3, do_xcom_push=False, mapped_over=True)
+    assert is_final_failure(event)
+    assert xcoms["failure"]["cause"] == "bad_config"
+    assert "do_xcom_push=False" in xcoms["failure"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +132,28 @@ def test_what_only_a_worker_minds_is_refused_wherever_it_is_set(argument: str, v
         with refused:
             TrainingPodOperator.partial(task_id="train", **step)
         CountOperator(task_id="again", rows=0, **{argument: None})
+
+
+def test_the_time_limit_that_airflow_has_for_every_task_is_a_workers(tmp_path: Path) -> None:
+    """Nobody asked for it here, so it is no reason to refuse a DAG."""
+    code = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from trainyard.operators import TrainingPodOperator
+step = {"step": "train", "dataset": "file:///data/x", "output_uri": "file:///checkpoints/m"}
+with DAG("d", schedule=None):
+    alone = TrainingPodOperator(task_id="alone", **step)
+    mapped = TrainingPodOperator.partial(task_id="mapped", **step).expand(run_key=["a"])
+print(alone.execution_timeout, mapped.partial_kwargs["execution_timeout"])
+try:
+    with DAG("e", schedule=None):
+        TrainingPodOperator(task_id="own", execution_timeout=timedelta(minutes=5), **step)
+except TypeError as error:
+    print(error)
+"""
+    printed = output_of(code, tmp_path, AIRFLOW__CORE__DEFAULT_TASK_EXECUTION_TIMEOUT="3600")
+    assert "None None" in printed
+    assert "own: execution_timeout has no effect" in printed
 
 
 def test_what_another_try_may_cure_goes_through_airflows_retries() -> None:
