@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from . import paths, toolchain
+from . import paths, program_context, toolchain
 from .stages import Reporter
 
 MODULE = "argocd"
@@ -20,17 +20,9 @@ PROBE_SECONDS = 5.0
 
 
 def context(stage: Reporter) -> Path:
-    """Lay out the build context: the programs, hard-linked, and what the Dockerfile mounts."""
+    """Lay out the build context."""
     programs = {"argocd": toolchain.build(stage, MODULE) / "cmd", "helm": toolchain.helm(stage)}
-    laid_out = paths.HOME / "build" / MODULE
-    shutil.rmtree(laid_out, ignore_errors=True)
-    for directory in ("argocd", "python"):
-        source = paths.ROOT / "images" / directory
-        shutil.copytree(source, laid_out / "images" / directory, ignore=shutil.ignore_patterns("go"))
-    (laid_out / "bin").mkdir()
-    for name, program in programs.items():
-        (laid_out / "bin" / name).hardlink_to(program)
-    return laid_out
+    return program_context.lay_out(MODULE, programs)
 
 
 def crds(stage: Reporter) -> Path:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import argocd_build, host, image_archive, node_image, paths
+from . import argocd_build, host, image_archive, node_image, paths, program_context
 from .cluster import Cluster
 from .errors import CliError
 from .git import describe
@@ -122,7 +122,12 @@ VARIANTS = {
 """Images that only other clusters run."""
 
 
-FOR_TESTS = {"keycloak": Image(_inputs("keycloak", "realm.json"), (CPU,))}
+FOR_TESTS = {
+    "keycloak": Image(_inputs("keycloak", "realm.json"), (CPU,)),
+    "statsd-exporter": Image(
+        _inputs("statsd-exporter", "go"), (CPU,), context=program_context.statsd_exporter
+    ),
+}
 """Images that only nightly tests run, which build them themselves."""
 
 

@@ -19,6 +19,7 @@ class Versions:
     mlflow: str
     postgresql: str
     pgbouncer: str
+    statsd_exporter: str
     versitygw: str
     argocd: str
     nvidia_device_plugin: str

@@ -36,6 +36,7 @@ ON: Object = {
             "httpRoute": _route(),
         },
         "pgbouncer": {"enabled": True, "podDisruptionBudget": {"enabled": True}},
+        "statsd": {"enabled": True},
         "dags": {
             "git": {"bundles": {"one": {"repo": "https://example.com/x.git"}}},
             "gitSync": {"enabled": True, "repo": "https://example.com/y.git"},

@@ -38,7 +38,7 @@ OFFICIAL_KEYS = """
     defaultAirflowTag env executor extraConfigMaps extraEnv extraEnvFrom extraSecrets fernetKeySecretName
     fullnameOverride gid imagePullSecrets images ingress jwtSecretName labels logs migrateDatabaseJob
     nameOverride nodeSelector pgbouncer podTemplate ports rbac scheduler secret securityContexts tolerations
-    topologySpreadConstraints triggerer uid volumeMounts volumes webserverSecretKeySecretName workers
+    statsd topologySpreadConstraints triggerer uid volumeMounts volumes webserverSecretKeySecretName workers
 """
 OWN_KEYS = {
     "enabled": "the umbrella's switch",

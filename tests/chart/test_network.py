@@ -21,6 +21,7 @@ AIRFLOW = {API_SERVER, "trainyard-scheduler", DAG_PROCESSOR, TRIGGERER}
 USE_DATABASE = {*AIRFLOW, "trainyard-migrate-database", CLEANUP, MLFLOW, f"{MLFLOW}-garbage-collection"}
 PGBOUNCER = "trainyard-pgbouncer"
 USE_PGBOUNCER = {*AIRFLOW, CLEANUP}
+STATSD = "trainyard-statsd"
 IN_TRAINING = {TRAINING, PEER, OWN_TRAINING, VOLUMES}
 CALLERS = {
     API_SERVER: {WORKER, "trainyard-airflow-pools"},

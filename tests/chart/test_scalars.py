@@ -72,7 +72,7 @@ def comparable(node: Any, key: str = "") -> Any:
     if isinstance(node, list):
         return [comparable(one) for one in node]
     if isinstance(node, str):
-        if key.endswith(".yaml"):
+        if key.endswith((".yaml", ".yml")):
             return comparable(yaml.load(node, LOADER))
         if key.endswith(".cfg"):
             parser = configparser.RawConfigParser()

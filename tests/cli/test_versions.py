@@ -35,11 +35,13 @@ TAGS = {
     "nvcr.io/nvidia/k8s-device-plugin": f"v{VERSIONS.nvidia_device_plugin}",
 }
 PGBOUNCER = f"airflow-pgbouncer-{VERSIONS.pgbouncer}"
+STATSD = "quay.io/prometheus/statsd-exporter"
 # Their digests could not be verified where this was written. Once Renovate has added one, take it off here.
 UNPINNED = {
     f"kindest/node:v{VERSIONS.kubernetes}",
     f"apache/airflow:{VERSIONS.airflow}",
     f"apache/airflow:{PGBOUNCER}",
+    f"{STATSD}:v{VERSIONS.statsd_exporter}",
     f"nvcr.io/nvidia/k8s-device-plugin:v{VERSIONS.nvidia_device_plugin}",
 }
 
@@ -73,7 +75,7 @@ def test_charts_default_to_these_versions_of_the_images() -> None:
         found.update(images(yaml.safe_load(file.read_text())) if file.exists() else ())
     # An empty tag stands for the chart's appVersion.
     named = {(repository, tag or TAGS[repository]) for repository, tag in found}
-    assert named == {*TAGS.items(), ("apache/airflow", PGBOUNCER)}
+    assert named == {*TAGS.items(), ("apache/airflow", PGBOUNCER), (STATSD, f"v{VERSIONS.statsd_exporter}")}
 
 
 def test_the_production_example_takes_the_platforms_images() -> None:

@@ -50,6 +50,10 @@
 {{- if $values.pgbouncer.enabled }}
 {{- $_ := set $components "pgbouncer" (include "trainyard.networkComponent" (dict "root" $airflow "component" "pgbouncer" "port" $values.ports.pgbouncer) | fromJson) }}
 {{- end }}
+{{- if $values.statsd.enabled }}
+{{- $statsd := include "trainyard.networkComponent" (dict "root" $airflow "component" "statsd" "port" $values.ports.statsdScrape) | fromJson }}
+{{- $_ := set $components "statsd" (merge (dict "clientPorts" $statsd.ports "ports" (list (printf "UDP/%d" (int $values.ports.statsdIngest)))) $statsd) }}
+{{- end }}
 {{- if $values.databaseCleanup.enabled }}{{ $names = append $names "database-cleanup" }}{{ end }}
 {{- range keys (include "airflow.gitBundles" $airflow | fromYaml) }}{{ $names = append $names (printf "dag-publisher-%s" .) }}{{ end }}
 {{- range $names }}
@@ -123,7 +127,14 @@
     "backup" $backup
     "restore" $backup
     "postgresql" dict
+    "statsd" dict
     "versitygw" dict }}
+{{- if hasKey $known "statsd" }}
+{{- range list "api-server" "scheduler" "dag-processor" "triggerer" "worker" "migrate-database" "database-cleanup" }}
+{{- $call := get $calls . }}
+{{- $_ := set $call "components" (append $call.components "statsd") }}
+{{- end }}
+{{- end }}
 {{- if not $artifacts }}{{ $_ := set $calls.mlflow "components" (list "postgresql") }}{{ end }}
 {{- if $root.Values.airflow.enabled }}
 {{- $airflow := merge (dict "workers" (include "airflow.workers" $root.Subcharts.airflow | fromJson)) $root.Subcharts.airflow.Values }}
@@ -158,7 +169,7 @@
      Params: the root context */}}
 {{- define "trainyard.networkClients" -}}
 {{- $clients := .Values.networkPolicies.clients }}
-{{- $allowed := dict "model-servers" $clients.models "versitygw" $clients.objectStore }}
+{{- $allowed := dict "model-servers" $clients.models "versitygw" $clients.objectStore "statsd" $clients.metrics }}
 {{- if .Values.airflow.enabled }}
 {{- $airflow := .Subcharts.airflow.Values }}
 {{- if or $airflow.ingress.apiServer.enabled $airflow.apiServer.httpRoute.enabled (ne $airflow.apiServer.service.type "ClusterIP") }}{{ $_ := set $allowed "api-server" $clients.airflow }}{{ end }}
@@ -187,10 +198,13 @@
 {{- toJson $blocks }}
 {{- end }}
 
-{{/* Ports of a rule. Params: a list of numbers */}}
+{{/* Ports of a rule. Params: a list of numbers; one of UDP is UDP/number */}}
 {{- define "trainyard.networkPorts" -}}
 {{- $ports := list }}
-{{- range . }}{{ $ports = append $ports (dict "protocol" "TCP" "port" (int .)) }}{{ end }}
+{{- range . }}
+{{- $isUdp := hasPrefix "UDP/" (toString .) }}
+{{- $ports = append $ports (dict "protocol" (ternary "UDP" "TCP" $isUdp) "port" (int (trimPrefix "UDP/" (toString .)))) }}
+{{- end }}
 {{- toJson $ports }}
 {{- end }}
 
@@ -212,6 +226,7 @@
 {{- $clients := include "trainyard.networkClients" .root | fromJson }}
 {{- if hasKey $clients .name }}
 {{- $from := get $clients .name }}
+{{- if $component.clientPorts }}{{ $ports = include "trainyard.networkPorts" $component.clientPorts | fromJsonArray }}{{ end }}
 {{- $rules = append $rules (merge (ternary (dict "from" $from) dict (not (empty $from))) (dict "ports" $ports)) }}
 {{- end }}
 {{- toJson $rules }}

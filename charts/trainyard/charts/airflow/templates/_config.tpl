@@ -1,7 +1,9 @@
 {{/* airflow.cfg and the local settings. Params: the chart's root context */}}
 {{- define "airflow.configData" -}}
 airflow.cfg: |
-  {{- range $section, $options := merge (deepCopy .Values.config) (dict "dag_processor" dict) }}
+  {{- $config := merge (deepCopy .Values.config) (dict "dag_processor" dict) }}
+  {{- with include "airflow.metricsConfig" . | fromJson }}{{ $_ := set $config "metrics" . }}{{ end }}
+  {{- range $section, $options := $config }}
   [{{ $section | include "common.scalar" }}]
   {{- range $option, $value := $options }}
   {{- /* Null is Airflow's own default. */}}

@@ -15,7 +15,7 @@
 {{- with include "common.scheduleProblem" (include "common.made" (dict "root" . "text" .Values.databaseCleanup.schedule)) }}
 {{- $problems = append $problems (printf "airflow.databaseCleanup.schedule: %s" .) }}
 {{- end }}
-{{- range $key := list "labels" "apiServer.labels" "scheduler.labels" "dagProcessor.labels" "triggerer.labels" "workers.labels" "databaseCleanup.labels" "pgbouncer.labels" }}
+{{- range $key := list "labels" "apiServer.labels" "scheduler.labels" "dagProcessor.labels" "triggerer.labels" "workers.labels" "databaseCleanup.labels" "pgbouncer.labels" "statsd.labels" }}
 {{- range $label, $_ := (include "airflow.valueAt" (dict "values" $.Values "path" $key) | fromJson).is }}
 {{- if has $label $ownLabels }}
 {{- $problems = append $problems (printf "airflow.%s: %s is the chart's own; choose another label" $key $label) }}

@@ -1,0 +1,125 @@
+"""Airflow's metrics by StatsD: who sends them where, and what they are called in the end."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from render import Object, containers, find, pod_spec, render_chart
+
+NAME = "trainyard-statsd"
+# Of executors that cannot run here, and of what needs no label.
+NOT_HERE = re.compile(r"^(edge_worker|\{job_name\})")
+
+
+def render(airflow: Object | None = None, **statsd: Any) -> list[Object]:
+    return render_chart(values={"airflow": {"statsd": {"enabled": True, **statsd}, **(airflow or {})}})
+
+
+def metrics(objects: list[Object]) -> dict[str, str]:
+    parser = configparser.RawConfigParser()
+    parser.read_string(find(objects, "ConfigMap", "trainyard-config")["data"]["airflow.cfg"])
+    return dict(parser["metrics"]) if parser.has_section("metrics") else {}
+
+
+def mappings(objects: list[Object]) -> list[Object]:
+    return yaml.safe_load(find(objects, "ConfigMap", NAME)["data"]["mappings.yml"])["mappings"]
+
+
+def test_airflow_sends_its_metrics_there() -> None:
+    objects = render()
+    assert metrics(objects) == {
+        "statsd_on": "True",
+        "statsd_host": NAME,
+        "statsd_port": "9125",
+        "statsd_prefix": "airflow",
+    }
+    ports = {
+        port["name"]: (port["protocol"] if "protocol" in port else "TCP", port["port"])
+        for port in service(objects)["spec"]["ports"]
+    }
+    assert ports == {"statsd-ingest": ("UDP", 9125), "statsd-scrape": ("TCP", 9102)}
+    assert service(objects)["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "9102",
+    }
+
+
+def service(objects: list[Object]) -> Object:
+    return find(objects, "Service", NAME)
+
+
+def test_ports_follow() -> None:
+    objects = render({"ports": {"statsdIngest": 8125, "statsdScrape": 9999}})
+    assert metrics(objects)["statsd_port"] == "8125"
+    (container,) = containers(find(objects, "Deployment", NAME))
+    assert {"--statsd.listen-udp=:8125", "--web.listen-address=:9999"} <= set(container["args"])
+    assert [port["containerPort"] for port in container["ports"]] == [8125, 9999]
+    assert service(objects)["metadata"]["annotations"]["prometheus.io/port"] == "9999"
+
+
+def test_what_the_values_say_of_metrics_wins() -> None:
+    found = metrics(render({"config": {"metrics": {"statsd_host": "elsewhere", "metrics_allow_list": "ti"}}}))
+    assert found["statsd_host"] == "elsewhere"
+    assert found["metrics_allow_list"] == "ti"
+    assert found["statsd_on"] == "True"
+
+
+def test_there_is_nothing_of_it_by_default() -> None:
+    objects = render_chart()
+    assert not [one for one in objects if one["metadata"]["name"] == NAME]
+    assert metrics(objects) == {}
+
+
+def test_mappings_of_ones_own_come_after_the_charts_or_instead() -> None:
+    mine = {"match": "airflow.mine.*", "name": "mine", "labels": {"what": "$1"}}
+    assert mappings(render(extraMappings=[mine]))[-1] == mine
+    assert len(mappings(render(extraMappings=[mine]))) == len(mappings(render())) + 1
+    assert mappings(render(overrideMappings=[mine])) == [mine]
+
+
+def test_arguments_of_ones_own_may_hold_templates() -> None:
+    objects = render(args=["--web.listen-address=:{{ .Values.ports.statsdScrape }}"])
+    (container,) = containers(find(objects, "Deployment", NAME))
+    assert container["args"] == ["--web.listen-address=:9102"]
+    assert "args" in container and pod_spec(find(objects, "Deployment", NAME))["serviceAccountName"] == NAME
+
+
+def airflows_names() -> list[tuple[str, list[str]]]:
+    """Names with variables in them that Airflow sends, and the variables."""
+    spec = importlib.util.find_spec("airflow")
+    assert spec and spec.submodule_search_locations
+    (root,) = map(Path, spec.submodule_search_locations)
+    template = root / "_shared/observability/metrics/metrics_template.yaml"
+    found = []
+    for each in yaml.safe_load(template.read_text())["metrics"]:
+        name = each["name"] if each["legacy_name"] in ("-", None) else each["legacy_name"]
+        if "{" in name and not NOT_HERE.match(name):
+            found.append((name, re.findall(r"\{(\w+)\}", name)))
+    assert len(found) > 30
+    return found
+
+
+@pytest.mark.parametrize(("name", "variables"), airflows_names())
+def test_each_of_airflows_names_becomes_one_metric_with_labels(name: str, variables: list[str]) -> None:
+    sent = "airflow." + re.sub(r"\{(\w+)\}", r"\1", name)
+    for mapping in mappings(render()):
+        if found := pattern(mapping).fullmatch(sent):
+            break
+    else:
+        raise AssertionError(f"nothing is said of {sent}")
+    labels = {found[int(value.removeprefix("$"))] for value in mapping["labels"].values()}
+    # A series for each job would never end.
+    assert labels == set(variables) - {"job_id"}
+    assert not set(variables) & set(re.split(r"[_.]", mapping["name"]))
+
+
+def pattern(mapping: Object) -> re.Pattern[str]:
+    if mapping.get("match_type") == "regex":
+        return re.compile(mapping["match"])
+    return re.compile(re.escape(mapping["match"]).replace(r"\*", "([^.]*)"))
