@@ -40,7 +40,7 @@ def test_airflow_sends_its_metrics_there() -> None:
         "statsd_prefix": "airflow",
     }
     ports = {
-        port["name"]: (port["protocol"] if "protocol" in port else "TCP", port["port"])
+        port["name"]: (port.get("protocol", "TCP"), port["port"])
         for port in service(objects)["spec"]["ports"]
     }
     assert ports == {"statsd-ingest": ("UDP", 9125), "statsd-scrape": ("TCP", 9102)}
