@@ -20,6 +20,8 @@ Json = dict[str, Any]
 FINAL_RUN_STATES = ("success", "failed")
 # How long a server that restarts may stay away before a request gives up, in seconds.
 PATIENCE_SECONDS = 90.0
+# How long a question may be answered by an error of the server, as when its database is away for a moment.
+ERROR_SECONDS = 20.0
 
 
 class Airflow:
@@ -152,7 +154,8 @@ class Airflow:
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send with a token, a fresh one when it has run out, and wait for a server that restarts."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        start = time.monotonic()
+        deadline = start + PATIENCE_SECONDS
         while True:
             try:
                 if not self._token:
@@ -164,7 +167,7 @@ class Airflow:
             else:
                 if _token_is_refused(response):
                     self._token = ""
-                elif response.status_code not in (502, 503, 504):
+                elif not _may_pass(method, response, time.monotonic() - start):
                     return response
                 problem = _detail(response)
             if time.monotonic() > deadline:
@@ -221,6 +224,12 @@ def _instances(dag_id: str, run_id: str) -> str:
 def _parsed_after(dag: Json, moment: str) -> bool:
     """Both times are ISO 8601 in UTC; Kubernetes writes whole seconds, Airflow microseconds."""
     return (dag["last_parsed_time"] or "")[:19] > moment[:19]
+
+
+def _may_pass(method: str, response: httpx.Response, seconds: float) -> bool:
+    """Whether an error of the server may go by itself. How far a change got before one, nobody knows."""
+    is_error = response.status_code == 500 and method == "GET" and seconds < ERROR_SECONDS
+    return is_error or response.status_code in (502, 503, 504)
 
 
 def _token_is_refused(response: httpx.Response) -> bool:
