@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from accounts import SIGNED_ON, give_role, marks
 from authlib.common.errors import AuthlibBaseError
@@ -136,7 +137,9 @@ class SingleSignOn:
 
     def _go(self) -> Response:
         """Lead the browser to the provider."""
-        session["page"] = f"/{request.full_path.lstrip('/')}"  # two slashes would lead to another host
+        # Two slashes, and what browsers take for such, would lead to another host.
+        path, query = quote(request.path.lstrip("/\\")), request.query_string.decode(errors="replace")
+        session["page"] = f"/{path}?{query}" if query else f"/{path}"
         return self._provider.authorize_redirect(f"{self._address()}{CALLBACK}")
 
     def _come_back(self) -> Response:
@@ -185,13 +188,19 @@ class SingleSignOn:
     def _declare(self, claims: Mapping[str, Any]) -> str:
         """Make or change the account of whom the provider describes, and return its name; Refused."""
         name, role = self.settings.account(claims)
+        try:
+            self._give_account(name, role)
+        except MlflowException:  # another process has made it at the same time
+            self._give_account(name, role)
+        return name
+
+    def _give_account(self, name: str, role: str) -> None:
         with self._lock:
             if not auth.store.has_user(name):
                 auth.store.create_user(name, secrets.token_urlsafe(32))
             elif SIGNED_ON not in marks(auth.store, name):
                 raise Refused(f"MLflow has an account {name} with a password: log in by that, at /?password.")
             give_role(auth.store, name, role, SIGNED_ON)
-        return name
 
     def _of_session(self) -> str | None:
         """Return whose session it is, or None if there is none, or no longer."""
