@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,31 @@ def test_pod_security_is_enforced(core: client.CoreV1Api, namespace: str) -> Non
 def _secrets(core: client.CoreV1Api) -> dict[str, Any]:
     secrets = core.list_namespaced_secret(NAMESPACE).items
     return {s.metadata.name: s.data for s in secrets if s.type != "helm.sh/release.v1"}
+
+
+# How a connection to an address fails, and after how many seconds.
+CONNECT = """
+import json, socket, time
+start = time.monotonic()
+try:
+    socket.create_connection(({address!r}, 80), timeout=20).close()
+    problem = ""
+except OSError as error:
+    problem = error.strerror or type(error).__name__
+print(json.dumps([problem, time.monotonic() - start]))
+"""
+
+
+def test_the_address_of_a_pod_that_has_gone_leads_nowhere(
+    core: client.CoreV1Api, in_component: Callable[[str, str], Any]
+) -> None:
+    """Where something outside of the cluster answers any connection, it would be taken for the pod."""
+    if not core.list_namespaced_pod("kube-system", label_selector="app=node-routes").items:
+        pytest.skip("the node image has another network than ours")
+    (pod, *_) = core.list_namespaced_pod(NAMESPACE, label_selector="component=api-server").items
+    used = {each.status.pod_ip for each in core.list_pod_for_all_namespaces().items}
+    node = ipaddress.ip_network(core.read_node(pod.spec.node_name).spec.pod_cidr)
+    free = next(str(address) for address in reversed(list(node.hosts())) if str(address) not in used)
+    problem, seconds = in_component("api-server", CONNECT.format(address=free))
+    assert "unreachable" in problem.lower() or problem == "No route to host", problem
+    assert seconds < 10
