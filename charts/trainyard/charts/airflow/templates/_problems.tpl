@@ -22,6 +22,11 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- range $key := list "airflowPodAnnotations" "apiServer.podAnnotations" "scheduler.podAnnotations" "dagProcessor.podAnnotations" "triggerer.podAnnotations" "pgbouncer.podAnnotations" "statsd.podAnnotations" }}
+{{- with include "common.checksumProblems" (dict "key" (print "airflow." $key) "annotations" (include "airflow.valueAt" (dict "values" $.Values "path" $key) | fromJson).is) }}
+{{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
+{{- end }}
 {{- if and .Values.ingress.apiServer.enabled (not (include "airflow.ingressHosts" . | fromJsonArray)) }}
 {{- $problems = append $problems "airflow.ingress.apiServer.hosts: needed where airflow.ingress.apiServer.enabled is true; give the names under which people reach the pages" }}
 {{- end }}

@@ -220,3 +220,13 @@
 {{- with list $own $problems (include "common.databaseTlsProblems" .root) | join "\n" | trim }}{{ fail . }}{{ end }}
 {{- end }}
 {{- end }}
+
+{{/* Annotations of pods that the chart sets itself, so that a change of what a pod reads restarts it: twice in one map is no
+     YAML. One line each, nothing where there are none. Params: key, annotations */}}
+{{- define "common.checksumProblems" -}}
+{{- $problems := list }}
+{{- range $name, $_ := .annotations }}
+{{- if hasPrefix "checksum/" $name }}{{ $problems = append $problems (printf "%s: %s is the chart's own; choose another name" $.key $name) }}{{ end }}
+{{- end }}
+{{- join "\n" $problems }}
+{{- end }}

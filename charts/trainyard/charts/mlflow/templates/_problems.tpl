@@ -16,6 +16,9 @@
 {{- end }}
 {{- $problems = concat $problems (include "common.lines" (dict "templates" (list "common.httpRouteProblems" "mlflow.httpRouteProblems")
     "params" (dict "root" . "component" "tracking-server" "key" "mlflow.httpRoute" "route" .Values.httpRoute)) | fromJsonArray) }}
+{{- with include "common.checksumProblems" (dict "key" "mlflow.podAnnotations" "annotations" .Values.podAnnotations) }}
+{{- $problems = concat $problems (splitList "\n" .) }}
+{{- end }}
 {{- with include "common.nameProblems" (dict "key" "mlflow.auth.people" "values" (.Values.auth.people | default dict) "max" 63 "separator" ".-") }}
 {{- $problems = append $problems . }}
 {{- end }}
