@@ -90,14 +90,19 @@ def test_arguments_of_ones_own_may_hold_templates() -> None:
     assert "args" in container and pod_spec(find(objects, "Deployment", NAME))["serviceAccountName"] == NAME
 
 
-def airflows_names() -> list[tuple[str, list[str]]]:
-    """Names with variables in them that Airflow sends, and the variables."""
+def template() -> list[Object]:
+    """What Airflow says of its metrics."""
     spec = importlib.util.find_spec("airflow")
     assert spec and spec.submodule_search_locations
     (root,) = map(Path, spec.submodule_search_locations)
-    template = root / "_shared/observability/metrics/metrics_template.yaml"
+    file = root / "_shared/observability/metrics/metrics_template.yaml"
+    return yaml.safe_load(file.read_text())["metrics"]
+
+
+def airflows_names() -> list[tuple[str, list[str]]]:
+    """Names with variables in them that Airflow sends, and the variables."""
     found = []
-    for each in yaml.safe_load(template.read_text())["metrics"]:
+    for each in template():
         name = each["name"] if each["legacy_name"] in ("-", None) else each["legacy_name"]
         if "{" in name and not NOT_HERE.match(name):
             found.append((name, re.findall(r"\{(\w+)\}", name)))
@@ -117,6 +122,16 @@ def test_each_of_airflows_names_becomes_one_metric_with_labels(name: str, variab
     # A series for each job would never end.
     assert labels == set(variables) - {"job_id"}
     assert not set(variables) & set(re.split(r"[_.]", mapping["name"]))
+
+
+def test_what_airflow_sends_again_without_labels_is_dropped() -> None:
+    again = [one["name"] for one in template() if "{" in (one["legacy_name"] or "")]
+    dropped = [pattern(one) for one in mappings(render()) if one.get("action") == "drop"]
+    for name in again:
+        found = any(each.fullmatch(f"airflow.{name}") for each in dropped)
+        assert found or NOT_HERE.match(name), name
+    kept = [one["name"] for one in template() if one["name"] not in again and "{" not in one["name"]]
+    assert not [name for name in kept for each in dropped if each.fullmatch(f"airflow.{name}")]
 
 
 def pattern(mapping: Object) -> re.Pattern[str]:
