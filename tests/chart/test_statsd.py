@@ -68,6 +68,9 @@ def test_what_the_values_say_of_metrics_wins() -> None:
     assert found["statsd_host"] == "elsewhere"
     assert found["metrics_allow_list"] == "ti"
     assert found["statsd_on"] == "True"
+    off = metrics(render({"config": {"metrics": {"statsd_on": False, "statsd_port": None}}}))
+    assert off["statsd_on"].lower() == "false"
+    assert "statsd_port" not in off  # Airflow's own default
 
 
 def test_there_is_nothing_of_it_by_default() -> None:

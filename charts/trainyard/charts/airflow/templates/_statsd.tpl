@@ -10,7 +10,7 @@
 {{- if .Values.statsd.enabled }}
 {{- $own = dict "statsd_on" "True" "statsd_host" (include "airflow.statsdName" .) "statsd_port" (int .Values.ports.statsdIngest) "statsd_prefix" "airflow" }}
 {{- end }}
-{{- merge dict (.Values.config.metrics | default dict) $own | toJson }}
+{{- include "common.filledIn" (dict "values" (.Values.config.metrics | default dict) "defaults" $own) }}
 {{- end }}
 
 {{/* What becomes of Airflow's names. Params: the chart's root context */}}
