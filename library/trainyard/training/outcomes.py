@@ -75,7 +75,7 @@ _EXIT_CODES: Mapping[int, tuple[Cause, str]] = {
     126: (Cause.BAD_CONFIG, "the image's command cannot be executed"),
     127: (Cause.BAD_CONFIG, "the image has no such command"),
     128: (Cause.BAD_CONFIG, "the container could not start"),
-    135: (Cause.KILLED, "killed by SIGBUS, as when /dev/shm is full: raise `shared_memory_size`"),
+    135: (Cause.STORAGE, "SIGBUS, as when /dev/shm is full: raise `shared_memory_size`"),
     ExitCode.PREEMPTED: (Cause.PREEMPTED, "stopped by SIGTERM"),
 }
 # Errors that the trainer found itself; they count even if its pod is being deleted.

@@ -84,7 +84,7 @@ DISRUPTED = {
         (pod(exit_code=1, message="NVRM: Xid (PCI:0000:3b:00): 31, pid=9, MMU Fault"), Cause.UNKNOWN),
         (pod(exit_code=1, message="no Xid 4800 here"), Cause.UNKNOWN),
         (pod(exit_code=1, message="the hardware stack error of a simulation"), Cause.UNKNOWN),
-        (pod(exit_code=135), Cause.KILLED),
+        (pod(exit_code=135), Cause.STORAGE),
         (
             pod(exit_code=135, message="DataLoader workers are out of shared memory"),
             Cause.STORAGE,
