@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 import uuid
 from typing import Any
@@ -79,7 +81,7 @@ def test_nobody_gets_an_account_of_the_platform(server: Server, provider: Provid
         answer = provider.log_in(browser, subject)
         assert answer.status_code == 403
         assert f"an account {account} with a password" in answer.text
-        assert browser.get(ME).url.host == "localhost"
+        assert str(browser.get("/").url).startswith(provider.issuer)
     token = provider.token(subject)
     answer = httpx.get(f"{server.url}{ME}", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 403
@@ -120,6 +122,21 @@ def test_a_token_for_somebody_else_is_refused(server: Server, provider: Provider
         assert answer.status_code == 401, what
     good = httpx.get(f"{server.url}{ME}", headers={"Authorization": f"Bearer {token}"})
     assert good.is_success
+
+
+@pytest.mark.parametrize("listed", [["RS256", "none"], ["none"], ["RS256", "HS256"]])
+def test_a_token_that_nobody_signed_is_refused_whatever_the_provider_lists(
+    settings: dict[str, Any], provider: Provider, listed: list[str]
+) -> None:
+    subject, _ = person(provider, "platform")
+    head, claims, _ = provider.token(subject).split(".")
+    known = json.loads(base64.urlsafe_b64decode(f"{head}=="))
+    unsigned = base64.urlsafe_b64encode(json.dumps({**known, "alg": "none"}).encode()).decode().rstrip("=")
+    sign_on, app = in_this_process(settings)
+    sign_on._provider.load_server_metadata()["id_token_signing_alg_values_supported"] = listed
+    headers = {"Authorization": f"Bearer {unsigned}.{claims}."}
+    with app.test_request_context("/", headers=headers):
+        assert sign_on.authenticate().status_code == 401
 
 
 def test_a_script_of_a_page_gets_no_password_dialog(server: Server) -> None:
@@ -224,8 +241,6 @@ def test_everybody_may_have_a_role(settings: dict[str, Any]) -> None:
 
 def in_this_process(settings: dict[str, Any]) -> Any:
     """Return single sign-on with these settings, and the app that it is for."""
-    import json
-
     from mlflow.server import app
     from single_sign_on import Settings, SingleSignOn
 

@@ -38,6 +38,8 @@ EVERYBODY = "*"  # in place of a group: whoever can log in at the provider
 ROLES = ("viewer", "editor", "promoter", "admin")  # each may do what those before it may
 # How long a token that was checked is not checked again, and for how many.
 TOKENS, TOKEN_SECONDS = 10_000, 60
+# By a key of the provider's that others cannot have.
+SIGNED = {f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)} | {"EdDSA", "Ed25519"}
 PROVIDER_SECONDS = 10  # how long the provider may take to answer
 
 
@@ -180,6 +182,10 @@ class SingleSignOn:
 
     def _claims(self) -> dict[str, dict[str, Any]]:
         """Return what a token has to say: it is from this provider, and for MLflow."""
+        # A provider may list `none` as well, and authlib would take a token that nobody has signed.
+        metadata = self._provider.load_server_metadata()
+        listed = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
+        metadata["id_token_signing_alg_values_supported"] = [name for name in listed if name in SIGNED]
         return {
             "iss": {"essential": True, "value": self.settings.issuer},
             "aud": {"essential": True, "value": self.settings.client_id},
