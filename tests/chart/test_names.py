@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
+from components import VARIANTS
+from leaves import ON
 from references import References, place
-from render import ROOT, ChartError, Object, identity, render_chart
+from render import CHART, ROOT, ChartError, Object, identity, render_chart, wanted_secrets
+from trainyard_cli.chart import merge
 
 SECOND = ("second-release.yaml",)
 CHARTS = ("airflow", "mlflow", "postgresql", "versitygw", "nvidia-device-plugin")
@@ -128,6 +133,25 @@ def test_labels_keep_the_name_of_the_chart() -> None:
             r"postgresql\.fullnameOverride: names of postgresql would start with trainyard-mlflow, as",
         ),
         (
+            {"postgresql": {"nameOverride": "pgbouncer"}},
+            r"postgresql\.nameOverride: trainyard-pgbouncer would be a name of postgresql, and is one of air",
+        ),
+        (
+            {"mlflow": {"fullnameOverride": "trainyard-scheduler"}},
+            r"mlflow\.fullnameOverride: trainyard-scheduler would be a name of mlflow, and is one of airflow",
+        ),
+        (
+            {
+                "mlflow": {"nameOverride": "dag-publisher-one"},
+                "airflow": {"dags": {"git": {"bundles": {"one": {"repo": "https://example.com/x.git"}}}}},
+            },
+            r"mlflow\.nameOverride: trainyard-dag-publisher-one would be a name of mlflow",
+        ),
+        (
+            {"airflow": {"nameOverride": "platform"}},
+            r"airflow\.nameOverride: trainyard-platform-scripts would be a name of airflow, and is one of",
+        ),
+        (
             {"mlflow": {"nameOverride": "yard"}},
             r"mlflow\.nameOverride: names of mlflow would start with trainyard, as those of airflow do",
         ),
@@ -136,6 +160,127 @@ def test_labels_keep_the_name_of_the_chart() -> None:
 def test_two_charts_do_not_share_a_name(values: Object, said: str) -> None:
     with pytest.raises(ChartError, match=said):
         render_chart(values=values)
+
+
+def renders_of_all() -> list[list[Object]]:
+    """Renders that make, together, every object that there can be."""
+    starts = {chart: {"fullnameOverride": f"the-{chart}"} for chart in CHARTS}
+    own = {"existingClaim": ""}
+    more: Object = {
+        "airflow": {
+            "data": {"metadataConnection": {"host": "db.example.com"}},
+            "logs": {"persistence": own},
+            "apiServer": {"apiServerConfig": "A = 1"},
+            "pgbouncer": {"enabled": True, "ssl": {"ca": "PEM", "cert": "PEM", "key": "PEM"}},
+        },
+        "postgresql": {"tlsSecretName": "tls"},
+        "nvidia-device-plugin": {"config": {"map": {"default": "version: v1"}}},
+    }
+    given: list[tuple[tuple[str, ...], Object]] = [*((files, {}) for files in VARIANTS), ((), ON), ((), more)]
+    return [render_chart(files=files, values=merge(values, starts)) for files, values in given]
+
+
+def named(objects: list[Object]) -> Iterator[tuple[str, str, str]]:
+    """Kind, namespace and name of what has a namespace: objects, and Secrets that the bootstrap Job makes."""
+    for one in objects:
+        if one["metadata"].get("namespace"):
+            yield one["kind"], one["metadata"]["namespace"], identity(one)[1]
+    for name in wanted_secrets(objects):
+        namespace, _, secret = name.rpartition("/")
+        yield "Secret", namespace or "trainyard", secret
+
+
+@functools.cache
+def ends() -> dict[tuple[str, str], set[tuple[str, str]]]:
+    """Chart and namespace -> kinds and ends of the names that it gives there."""
+    found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    starts = {**{f"the-{chart}": chart for chart in CHARTS}, "trainyard": "trainyard"}
+    for objects in renders_of_all():
+        for kind, namespace, name in named(objects):
+            for start, chart in starts.items():
+                if f"{name}-".startswith(f"{start}-"):
+                    end = name.removeprefix(start).removeprefix("-")
+                    found.setdefault((chart, namespace), set()).add((kind, end))
+    return found
+
+
+SPACES = {"release": "trainyard", "training": "ml-training", "serving": "ml-serving", "store": "ml-training"}
+# Kinds that no two charts make.
+OF_ONE_CHART = {"NetworkPolicy", "LimitRange", "ResourceQuota"}
+USERS = {
+    "BUNDLE": "git-sync|one|ranking|vision",
+    "ACCOUNT": "admin|promoter|serving|trainer",
+    "POOL": "ondemand|spot",
+}
+
+
+def listed() -> dict[tuple[str, str], set[str]]:
+    """The same, without kinds, by files/name-ends.yaml: patterns."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for chart, spaces in yaml.safe_load((CHART / "files/name-ends.yaml").read_text()).items():
+        for space, some in spaces.items():
+            place = (chart, SPACES.get(space, "nvidia-device-plugin"))
+            for end in some:
+                word = re.search("[A-Z]+$", end)
+                names = USERS[word[0]].split("|") if word else [""]
+                found.setdefault(place, set()).update(re.sub("[A-Z]+$", "", end) + name for name in names)
+    return found
+
+
+def test_the_ends_of_names_are_listed() -> None:
+    made = {
+        place: {end for kind, end in some if kind not in OF_ONE_CHART} - {""}
+        for place, some in ends().items()
+    }
+    told = {place: some - {""} for place, some in listed().items()}
+    told["trainyard", "trainyard"] -= {"alerts"}  # a Secret of the user's
+    assert {place: some for place, some in made.items() if some} == {
+        place: some for place, some in told.items() if some
+    }
+
+
+def collisions(parts: dict[str, str]) -> set[tuple[str, str]]:
+    """Charts, two each, of which objects or Secrets have one name where these parts are in names."""
+    starts = {
+        "airflow": "trainyard",
+        "trainyard": "trainyard",
+        **{name: f"trainyard-{name}" for name in CHARTS[1:]},
+    }
+    starts |= {chart: f"trainyard-{part}" for chart, part in parts.items()}
+    taken: dict[tuple[str, str, str], str] = {}
+    found = set()
+    for (owner, namespace), some in ends().items():
+        for kind, end in some:
+            name = f"{starts[owner]}-{end}".removesuffix("-")
+            other = taken.setdefault((kind, namespace, name), owner)
+            if other != owner:
+                found.add((other, owner))
+    return found
+
+
+PARTS = sorted(
+    {end for some in listed().values() for end in some if 0 < len(end) <= 20 and "publisher-" not in end}
+    | set(CHARTS)
+)
+
+
+@pytest.mark.parametrize("turn", range(0, len(PARTS), 5))
+def test_no_part_of_a_name_makes_two_objects_one(turn: int) -> None:
+    """Each part in the names of each chart: refused by the key where there would be two of one name."""
+    # Several charts share a render, but for Airflow's, whose names the others' are to meet.
+    for number, charts in itertools.product(range(turn, min(turn + 5, len(PARTS))), (CHARTS[:1], CHARTS[1:])):
+        parts = {chart: PARTS[(number + 7 * more) % len(PARTS)] for more, chart in enumerate(charts)}
+        values = {chart: {"nameOverride": part} for chart, part in parts.items()}
+        both = collisions(parts)
+        if not both and number % 5:  # one of five of those that do no harm
+            continue
+        try:
+            places = [place(one) for one in render_chart(values=values)]
+        except ChartError as refused:
+            for pair in both:
+                assert any(f"- {chart}.nameOverride: " in str(refused) for chart in pair), (parts, refused)
+        else:
+            assert both == set() and len(places) == len(set(places)), parts
 
 
 def test_names_may_be_the_same_where_the_objects_are_not() -> None:

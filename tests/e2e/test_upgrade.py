@@ -5,10 +5,11 @@ Argo CD's side of it is in test_gitops.py.
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import NAMESPACE, ROOT, Run, metric_steps, up
@@ -65,20 +66,45 @@ def is_whole(
     connection: Platform,
     model_name: str,
     request: pytest.FixtureRequest,
-) -> Callable[[], None]:
-    """Checks that the run of `under_way` ends as if nothing had been."""
+) -> Callable[[str], None]:
+    """Checks that the run of `under_way` ends as if nothing had been; takes what has been."""
 
-    def check() -> None:
+    def check(changed: str) -> None:
         run_id = f"{request.node.name}-{model_name}"
         run = finish(run_id)
-        assert run.state == "success"
-        assert run.tasks["train"]["try_number"] == 1
-        assert len(recorder.of_task(run_id, "train")) == 1
+        assert run.state == "success", changed
+        assert run.tasks["train"]["try_number"] == 1, changed
+        assert len(recorder.of_task(run_id, "train")) == 1, changed
         (version,) = versions(run_id)
         steps = metric_steps(connection.mlflow, version.run_id, "val_f1_macro")
-        assert steps == list(range(1, EPOCHS + 1))
+        assert steps == list(range(1, EPOCHS + 1)), changed
 
     return check
+
+
+class Released(NamedTuple):
+    """The release as it is now."""
+
+    revision: int
+    triggerer: str
+    """The image of the triggerer, which watches the training."""
+
+
+def released() -> Released:
+    command = ["helm", "status", "trainyard", f"--namespace={NAMESPACE}", "--output=json"]
+    status = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    deployment = client.AppsV1Api().read_namespaced_deployment("trainyard-triggerer", NAMESPACE)
+    (image,) = (one.image for one in deployment.spec.template.spec.containers if one.name == "triggerer")
+    return Released(status["version"], image)
+
+
+def changed(before: Released) -> str:
+    """Checks that the release is another one now; returns its revisions, for messages."""
+    now = released()
+    told = f"revision {now.revision} of the release, after {before.revision}"
+    assert now.revision > before.revision, told
+    assert now.triggerer != before.triggerer, f"{told}: the triggerer's image is {now.triggerer} as before"
+    return told
 
 
 def kept(core: client.CoreV1Api) -> dict[str, Any]:
@@ -94,22 +120,24 @@ def kept(core: client.CoreV1Api) -> dict[str, Any]:
 
 
 def test_an_upgrade_loses_nothing(
-    earlier: Path, under_way: Callable[[], bool], is_whole: Callable[[], None], core: client.CoreV1Api
+    earlier: Path, under_way: Callable[[], bool], is_whole: Callable[[str], None], core: client.CoreV1Api
 ) -> None:
-    before = kept(core)
+    before, release = kept(core), released()
     up()
-    assert under_way(), "the training ended before the upgrade did"
+    told = changed(release)
+    assert under_way(), f"the training ended before the upgrade did ({told})"
     after = kept(core)
-    assert {name: after.get(name) for name in before} == before
-    is_whole()
+    assert {name: after.get(name) for name in before} == before, told
+    is_whole(told)
 
 
 def test_a_rollback_loses_nothing(
-    earlier: Path, under_way: Callable[[], bool], is_whole: Callable[[], None], core: client.CoreV1Api
+    earlier: Path, under_way: Callable[[], bool], is_whole: Callable[[str], None], core: client.CoreV1Api
 ) -> None:
-    before = kept(core)
+    before, release = kept(core), released()
     rollback = ["helm", "rollback", "trainyard", f"--namespace={NAMESPACE}", "--wait", "--timeout=8m"]
     subprocess.run(rollback, check=True)
-    assert under_way(), "the training ended before the rollback did"
-    assert kept(core) == before
-    is_whole()
+    told = changed(release)
+    assert under_way(), f"the training ended before the rollback did ({told})"
+    assert kept(core) == before, told
+    is_whole(told)

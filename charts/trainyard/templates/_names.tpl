@@ -45,3 +45,43 @@
 {{- $datasets := .Values.training.volumes.datasets }}
 {{- .Values.versitygw.persistence.existingClaim | default (ternary (include "versitygw.fullname" .Subcharts.versitygw) $datasets.claimName (not (empty $datasets.uri))) }}
 {{- end }}
+
+{{/* What the names of each chart that is on start with, the umbrella's as well. JSON. Params: the root context */}}
+{{- define "trainyard.nameStarts" -}}
+{{- $starts := dict .Chart.Name (include "trainyard.fullname" .) }}
+{{- range $name, $chart := .Subcharts }}
+{{- if (index $.Values $name).enabled }}{{ $_ := set $starts $name (include (printf "%s.fullname" $name) $chart) }}{{ end }}
+{{- end }}
+{{- toJson $starts }}
+{{- end }}
+
+{{/* The names that a chart may give, each as namespace/name, by files/name-ends.yaml. A subchart has the start for its own
+     as well, as namespace/start/. JSON. Params: root, chart, start */}}
+{{- define "trainyard.namePlaces" -}}
+{{- $values := .root.Values }}
+{{- $release := .root.Release.Namespace }}
+{{- $spaces := dict "release" $release "training" $values.training.namespace "serving" $values.serving.namespace
+    "store" (include "trainyard.versitygwNamespace" .root)
+    "plugin" ((index $values "nvidia-device-plugin").namespaceOverride | default $release) }}
+{{- $users := dict }}
+{{- if eq .chart "airflow" }}{{ $_ := set $users "BUNDLE" (include "airflow.gitBundles" .root.Subcharts.airflow | fromYaml | keys) }}{{ end }}
+{{- if eq .chart "mlflow" }}{{ $_ := set $users "ACCOUNT" (include "mlflow.accounts" .root.Subcharts.mlflow | fromJson | keys) }}{{ end }}
+{{- if eq .chart "nvidia-device-plugin" }}{{ $_ := set $users "POOL" ($values.gpuPools | default dict | keys) }}{{ end }}
+{{- $places := list }}
+{{- range $space, $ends := get (.root.Files.Get "files/name-ends.yaml" | fromYaml) .chart }}
+{{- $all := list }}
+{{- if not (or (eq $.chart $.root.Chart.Name) (has $space (list "training" "serving"))) }}
+{{- $places = append $places (printf "%s/%s/" (get $spaces $space) $.start) }}
+{{- end }}
+{{- range $end := $ends }}
+{{- $word := regexFind "[A-Z]+$" $end }}
+{{- if $word }}
+{{- range get $users $word }}{{ $all = append $all (replace $word . $end) }}{{ end }}
+{{- else }}
+{{- $all = append $all $end }}
+{{- end }}
+{{- end }}
+{{- range $all }}{{ $places = append $places (printf "%s/%s-%s" (get $spaces $space) $.start . | trimSuffix "-") }}{{ end }}
+{{- end }}
+{{- uniq $places | toJson }}
+{{- end }}

@@ -62,24 +62,32 @@ postgresql.tlsSecretName: needed where global.databaseTls.mode is {{ $mode }}, a
 {{- end }}
 {{- end }}
 
-{{/* Subcharts whose names start the same, in one namespace: objects of both could have one name. One line each.
-     Params: the root context */}}
+{{/* Names that objects of two charts would have in one namespace, because of a name in the values: one line for each two
+     charts. Params: the root context */}}
 {{- define "trainyard.nameProblems" -}}
-{{- $release := .Release.Namespace }}
-{{- $namespaces := dict "airflow" $release "mlflow" $release "postgresql" $release "versitygw" (include "trainyard.versitygwNamespace" .)
-    "nvidia-device-plugin" ((index .Values "nvidia-device-plugin").namespaceOverride | default $release) }}
+{{- $starts := include "trainyard.nameStarts" . | fromJson }}
 {{- $known := dict }}
-{{- range $name, $namespace := $namespaces }}
-{{- if (index $.Values $name).enabled }}
-{{- $chart := index $.Subcharts $name }}
-{{- $fullname := include (printf "%s.fullname" $name) $chart }}
-{{- $place := printf "%s/%s" $namespace $fullname }}
-{{- with get $known $place }}
-{{- $named := ternary $name . (or (ne $chart.Values.fullnameOverride "") (ne $chart.Values.nameOverride "")) }}
-{{- $key := ternary "nameOverride" "fullnameOverride" (eq (index $.Subcharts $named).Values.fullnameOverride "") }}
-{{ $named }}.{{ $key }}: names of {{ $named }} would start with {{ $fullname }}, as those of {{ ternary . $name (eq $named $name) }} do; choose another one
+{{- $told := dict }}
+{{- range $chart, $start := $starts }}
+{{- range $place := include "trainyard.namePlaces" (dict "root" $ "chart" $chart "start" $start) | fromJsonArray }}
+{{- $other := get $known $place }}
+{{- if and $other (not (hasKey $told (print $chart $other))) }}
+{{- $_ := set $told (print $chart $other) true }}
+{{- $overrides := list }}
+{{- range $name := list $other $chart }}
+{{- range $key := list "nameOverride" "fullnameOverride" }}
+{{- with (index $.Values $name | default dict) }}{{ if get . $key }}{{ $overrides = append $overrides (list $name $key) }}{{ end }}{{ end }}
 {{- end }}
-{{- $_ := set $known $place $name }}
+{{- end }}
+{{- $blamed := last ($overrides | default (list (list $chart "nameOverride"))) }}
+{{- $theirs := ternary $other $chart (eq (first $blamed) $chart) }}
+{{- if eq $start (get $starts $other) }}
+{{ first $blamed }}.{{ last $blamed }}: names of {{ first $blamed }} would start with {{ $start }}, as those of {{ $theirs }} do; choose another one
+{{- else }}
+{{ first $blamed }}.{{ last $blamed }}: {{ base $place }} would be a name of {{ first $blamed }}, and is one of {{ ternary "the platform" $theirs (eq $theirs $.Chart.Name) }} already; choose another one
+{{- end }}
+{{- end }}
+{{- $_ := set $known $place $chart }}
 {{- end }}
 {{- end }}
 {{- end }}

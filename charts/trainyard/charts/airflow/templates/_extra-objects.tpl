@@ -70,6 +70,11 @@ type: {{ . | include "common.scalar" }}
 {{- $problems := list }}
 {{- range $key := list "extraConfigMaps" "extraSecrets" }}
 {{- range $name, $object := index $root.Values $key }}
+{{- range $label, $_ := $object.labels }}
+{{- if hasKey (include "common.labels" (dict "root" $root "component" "extra") | fromYaml) $label }}
+{{- $problems = append $problems (printf "airflow.%s.%s.labels: %s is the chart's own; choose another label" $key $name $label) }}
+{{- end }}
+{{- end }}
 {{- range $field := list "data" "stringData" }}
 {{- with (include "airflow.extraData" (dict "root" $root "data" (index $object $field)) | fromJson).Error }}
 {{- $problems = append $problems (printf "airflow.%s.%s.%s: is not YAML with a text for each key: %s" $key $name $field .) }}
