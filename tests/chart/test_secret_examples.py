@@ -11,12 +11,13 @@ from references import References
 from render import Object, render_chart, wanted_secrets
 
 DIRECTORY = Path(__file__).parents[2] / "manifests/secrets"
-FILES = ("production.yaml", "object-storage.yaml")
-# Those of the database, which values/production.yaml asks for.
+FILES = ("production.yaml", "object-storage.yaml", "pgbouncer.yaml")
+# Those of the database, which values/production.yaml and values/pgbouncer.yaml ask for.
 DATABASE = {
     ("trainyard", "trainyard-airflow-metadata"): {"connection"},
     ("trainyard", "trainyard-mlflow-backend"): {"connection"},
     ("trainyard", "trainyard-database-ca"): {"ca.crt"},
+    ("trainyard", "trainyard-pgbouncer-config"): {"login", "users.txt", "pgbouncer.ini"},
 }
 TLS = ("Secret", "trainyard", "airflow-tls")
 Keys = dict[tuple[str, str], set[str]]
