@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from leaves import ON
-from render import CHART, ChartError, Object, find, platform, render_chart, render_text
+from render import CHART, ChartError, Object, find, platform, pod_spec, render_chart, render_text
 from test_bad_values import paths as set_paths
 from test_scripts import load
 from test_values import CHARTS, Schema
@@ -64,9 +64,28 @@ def test_null_is_the_default_at_every_depth() -> None:
     every = list(named_keys(CHART))
     assert len(every) > 500
     for depth in range(1, max(map(len, every)) + 1):
-        # A subchart that is null as a whole loses what the umbrella sets: refused, see bad/components.yaml.
-        paths = [path for path in every if len(path) == depth and (depth > 1 or path[0] not in SUBCHARTS)]
+        paths = [path for path in every if len(path) == depth]
         assert differing(paths, {}, render_text()) == []
+
+
+@pytest.mark.parametrize("name", SUBCHARTS)
+def test_a_subchart_that_is_null_has_all_that_the_umbrella_sets_in_it(name: str) -> None:
+    assert render_text(values={name: None}) == render_text()
+
+
+@pytest.mark.parametrize("name", ["mlflow", "postgresql", "versitygw"])
+def test_what_a_user_takes_from_a_subchart_stays_away(name: str) -> None:
+    """Also where it is as without the umbrella."""
+    own: Object = {"priorityClassName": ""}
+    if name == "mlflow":
+        own["garbageCollection"] = {"enabled": False, "suspend": False}
+    objects = render_chart(values={name: own})
+    for one in objects:
+        if one["metadata"]["name"] == f"trainyard-{name}" and one["kind"] in ("Deployment", "StatefulSet"):
+            assert "priorityClassName" not in pod_spec(one)
+    names = {one["metadata"]["name"] for one in objects}
+    assert f"trainyard-{name}" in names
+    assert name != "mlflow" or "trainyard-mlflow-garbage-collection" not in names
 
 
 def test_null_is_the_default_where_everything_is_switched_on() -> None:

@@ -85,6 +85,8 @@ def test_the_values_have_every_key_of_the_schema(chart: Path) -> None:
     for path, node in Schema(chart).properties():
         if path[0] in ("global", "common") or path[-1] in NO_DEFAULT or "deprecated" in node:
             continue
+        if path == ("enabled",):  # the umbrella's, which tells by it a subchart that is null
+            continue
         if path[:2] == ("workers", "kubernetes") and path[2:]:  # in place of those of workers
             continue
         found: Any = values

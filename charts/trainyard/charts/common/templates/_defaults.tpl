@@ -6,9 +6,7 @@
 {{- define "common.setDefaults" -}}
 {{- if .Chart.IsRoot }}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
-{{- range $name, $lost := include "common.lostSettings" (dict "root" . "defaults" $defaults) | fromJson }}
-{{- fail (printf "%[1]s: null takes away what the platform sets in it (%[2]s); remove the line, or set %[1]s.enabled to false" $name (join ", " $lost)) }}
-{{- end }}
+{{- $lost := include "common.lostSettings" (dict "root" . "defaults" $defaults) | fromJsonArray }}
 {{- range $path, $value := $defaults }}
 {{- $map := $.Values }}
 {{- $parts := splitList "." $path }}
@@ -18,30 +16,29 @@
 {{- $below := get $map $key }}
 {{- $map = ternary $below dict (kindIs "map" $below) }}
 {{- end }}
-{{- if not (hasKey $map (last $parts)) }}{{ $_ := set $map (last $parts) $value }}{{ end }}
+{{- if or (not (hasKey $map (last $parts))) (has $path $lost) }}{{ $_ := set $map (last $parts) $value }}{{ end }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The keys that an umbrella sets in its subcharts, by those subcharts that are null as a whole: there, all of them are
-     as without an umbrella. One key alone may be what the user has chosen. JSON.
-     Params: root, defaults (files/defaults.json of the umbrella) */}}
+{{/* The paths that an umbrella sets in a subchart which is null as a whole: there, all of them are as without an umbrella,
+     and `enabled`, which no subchart sets itself, is missing. JSON. Params: root, defaults (files/defaults.json of the
+     umbrella) */}}
 {{- define "common.lostSettings" -}}
-{{- $lost := dict }}
+{{- $lost := list }}
 {{- range $name, $subchart := .root.Subcharts }}
-{{- $own := $subchart.Files.Get "files/defaults.json" | fromJson }}
 {{- $set := list }}
-{{- $isWhole := true }}
-{{- range $key, $value := $own }}
-{{- $default := get $.defaults (print $name "." $key) }}
-{{- if and $isWhole (not (deepEqual $value $default)) (not (contains "?" $key)) }}
-{{- $set = append $set (splitList "." $key | first) | uniq }}
+{{- $isWhole := not (hasKey (get $.root.Values $name | default dict) "enabled") }}
+{{- range $key, $value := $subchart.Files.Get "files/defaults.json" | fromJson }}
+{{- $path := print $name "." $key }}
+{{- if and $isWhole (not (deepEqual $value (get $.defaults $path))) (not (contains "?" $key)) }}
+{{- $set = append $set $path }}
 {{- $found := get $.root.Values $name }}
 {{- range splitList "." $key }}{{ $found = ternary $found dict (kindIs "map" $found) | dig . nil }}{{ end }}
 {{- $isWhole = deepEqual $found $value }}
 {{- end }}
 {{- end }}
-{{- if and $isWhole (gt (len $set) 1) }}{{ $_ := set $lost $name $set }}{{ end }}
+{{- if $isWhole }}{{ $lost = concat $lost $set }}{{ end }}
 {{- end }}
 {{- toJson $lost }}
 {{- end }}
