@@ -165,6 +165,16 @@ ZEROS = "sha256:" + 64 * "0"
             id="budget of nothing",
         ),
         pytest.param(
+            {
+                "airflow": {
+                    "pgbouncer": {"enabled": True, "configSecretName": "own", **budget(minAvailable=1)}
+                }
+            },
+            "airflow.pgbouncer.podDisruptionBudget.config.minAvailable",
+            "1 of 1 lets no pod go",
+            id="budget for every PgBouncer",
+        ),
+        pytest.param(
             {"global": {"databaseTls": {"mode": "require", "caSecretName": ""}}},
             "global.databaseTls.mode",
             "nobody checks whose server it is; set verify-full",
