@@ -57,6 +57,7 @@ BACKUP = [
 ]
 
 PGBOUNCER = [Component("Deployment", "trainyard-pgbouncer", "airflow")]
+STATSD = [Component("Deployment", "trainyard-statsd", "airflow")]
 
 # Values files, in order -> the workloads that they make.
 VARIANTS: dict[tuple[str, ...], list[Component]] = {
@@ -74,6 +75,7 @@ VARIANTS: dict[tuple[str, ...], list[Component]] = {
     ("production.yaml", "dags-from-git.yaml"): [*ALWAYS, *REAL_GPUS, *GIT_BUNDLES],
     ("production.yaml", "backup.yaml"): [*ALWAYS, *REAL_GPUS, *BACKUP],
     ("production.yaml", "pgbouncer.yaml"): [*ALWAYS, *REAL_GPUS, *PGBOUNCER],
+    ("production.yaml", "statsd.yaml"): [*ALWAYS, *REAL_GPUS, *STATSD],
     ("production.yaml", "single-sign-on.yaml"): [*ALWAYS, *REAL_GPUS],
     ("production.yaml", "object-storage.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],
     ("production.yaml", "object-storage.yaml", "closed-network.yaml"): [*WITHOUT_VOLUMES, *REAL_GPUS],

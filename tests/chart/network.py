@@ -111,6 +111,11 @@ def workloads(objects: Iterable[Object]) -> dict[str, End]:
 
 
 def pod(name: str, address: str, one: Object) -> End:
-    """A pod that an object makes, with the ports that its containers name."""
-    ports = {port["containerPort"] for part in containers(one) for port in part.get("ports", [])}
+    """A pod that an object makes, with the ports of TCP that its containers name."""
+    ports = {
+        port["containerPort"]
+        for part in containers(one)
+        for port in part.get("ports", [])
+        if port.get("protocol", "TCP") == "TCP"
+    }
     return End(name, address, one["metadata"]["namespace"], pod_metadata(one)["labels"], tuple(sorted(ports)))

@@ -22,6 +22,7 @@ FILES = [
     ("production.yaml", "dags-from-git.yaml"),
     ("production.yaml", "backup.yaml"),
     ("production.yaml", "pgbouncer.yaml"),
+    ("production.yaml", "statsd.yaml"),
     ("production.yaml", "object-storage.yaml", "closed-network.yaml"),
 ]
 CRITICAL = 1

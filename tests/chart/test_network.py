@@ -22,6 +22,7 @@ USE_DATABASE = {*AIRFLOW, "trainyard-migrate-database", CLEANUP, MLFLOW, f"{MLFL
 PGBOUNCER = "trainyard-pgbouncer"
 USE_PGBOUNCER = {*AIRFLOW, CLEANUP}
 STATSD = "trainyard-statsd"
+SEND_METRICS = {*AIRFLOW, "trainyard-migrate-database", CLEANUP, WORKER}
 IN_TRAINING = {TRAINING, PEER, OWN_TRAINING, VOLUMES}
 CALLERS = {
     API_SERVER: {WORKER, "trainyard-airflow-pools"},
@@ -151,7 +152,7 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
     for server, port in KUBERNETES:
         assert reach(server, port) == USE_KUBERNETES | (out if port == 443 else set())
     assert reach(INTERNET, 80) == reach(INTERNET, 25) == set()
-    silent = {DATABASE, OBJECT_STORE, "own-pod-in-release"}
+    silent = {DATABASE, OBJECT_STORE, STATSD, "own-pod-in-release"}
     resolve = {name for name in all_ends if name not in {*silent, ELSEWHERE} and "device-plugin" not in name}
     assert reach(DNS, 53) == reach(DNS, 53, "UDP") == resolve
     assert reach(DNS, 9153) == set()
@@ -294,6 +295,39 @@ def test_a_dag_publisher_reaches_its_git_server(repo: str, port: int, tmp_path: 
     assert ports == [port]
 
 
+@each_reading
+@pytest.mark.parametrize(
+    "ports", [{}, {"statsdIngest": 8125, "statsdScrape": 9998}], ids=["usual ports", "other ports"]
+)
+def test_whatever_runs_airflow_sends_its_metrics(
+    ports: dict[str, int], blocks_hold_pods: bool, tmp_path: Path
+) -> None:
+    objects = render_chart(values={"airflow": {"statsd": {"enabled": True}, "ports": ports}})
+    network, all_ends = Network(policies(objects), blocks_hold_pods), ends(objects, tmp_path)
+    ingest, scrape = {"statsdIngest": 9125, "statsdScrape": 9102, **ports}.values()
+
+    def reach(port: int, protocol: str) -> set[str]:
+        return callers(network, all_ends, all_ends[STATSD], port, protocol)
+
+    assert reach(ingest, "UDP") == SEND_METRICS & all_ends.keys()
+    assert reach(scrape, "TCP") == {ELSEWHERE}, "who has no rules of its own: Airflow fetches no metrics"
+    assert reach(ingest, "TCP") == reach(scrape, "UDP") == reach(53, "UDP") == set()
+
+
+def test_a_rule_of_ones_own_lets_somebody_else_send_metrics(tmp_path: Path) -> None:
+    rule = {
+        "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ELSEWHERE}}}],
+        "ports": [{"protocol": "UDP", "port": 9125}],
+    }
+    values = {
+        "airflow": {"statsd": {"enabled": True}},
+        "networkPolicies": {"extra": {"statsd": {"ingress": [rule]}}},
+    }
+    objects = render_chart(values=values)
+    all_ends = ends(objects, tmp_path)
+    assert Network(policies(objects)).allows(all_ends[ELSEWHERE], all_ends[STATSD], 9125, "UDP")
+
+
 ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["a.lan"]}
 
 
@@ -307,6 +341,7 @@ ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["a.
         ("airflow", API_SERVER, {"airflow": {"apiServer": {"httpRoute": ROUTE}}}),
         ("models", MODEL, {}),
         ("objectStore", OBJECT_STORE, {}),
+        ("metrics", STATSD, {"airflow": {"statsd": {"enabled": True}}}),
     ],
 )
 def test_clients_may_be_named(client: str, target: str, values: dict[str, Any], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from render import Object, containers, find, pod_spec, render_chart
+from references import References
+from render import CHART, Object, containers, find, pod_metadata, pod_spec, render_chart
 
 NAME = "trainyard-statsd"
 # Of executors that cannot run here, and of what needs no label.
@@ -21,9 +22,9 @@ def render(airflow: Object | None = None, **statsd: Any) -> list[Object]:
     return render_chart(values={"airflow": {"statsd": {"enabled": True, **statsd}, **(airflow or {})}})
 
 
-def metrics(objects: list[Object]) -> dict[str, str]:
+def metrics(objects: list[Object], name: str = "trainyard") -> dict[str, str]:
     parser = configparser.RawConfigParser()
-    parser.read_string(find(objects, "ConfigMap", "trainyard-config")["data"]["airflow.cfg"])
+    parser.read_string(find(objects, "ConfigMap", f"{name}-config")["data"]["airflow.cfg"])
     return dict(parser["metrics"]) if parser.has_section("metrics") else {}
 
 
@@ -91,6 +92,72 @@ def test_arguments_of_ones_own_may_hold_templates() -> None:
     (container,) = containers(find(objects, "Deployment", NAME))
     assert container["args"] == ["--web.listen-address=:9102"]
     assert "args" in container and pod_spec(find(objects, "Deployment", NAME))["serviceAccountName"] == NAME
+
+
+def test_what_it_remembers() -> None:
+    def remembers(**statsd: Any) -> tuple[list[str], Object]:
+        objects = render(**statsd)
+        (container,) = containers(find(objects, "Deployment", NAME))
+        file = yaml.safe_load(find(objects, "ConfigMap", NAME)["data"]["mappings.yml"])
+        return [each for each in container["args"] if "cache" in each], file.get("defaults", {})
+
+    assert remembers() == (["--statsd.cache-size=1000", "--statsd.cache-type=lru"], {})
+    cache = {"size": 20000000, "type": "random", "ttl": "1h30m"}
+    own = ["--statsd.cache-size=20000000", "--statsd.cache-type=random"]
+    assert remembers(cache=cache) == (own, {"ttl": "1h30m"})
+    assert remembers(cache=cache, args=["-v"], overrideMappings=[{"match": "a", "name": "a"}]) == (
+        [],
+        {"ttl": "1h30m"},
+    )
+
+
+def test_its_keys_do_what_those_of_the_official_chart_do() -> None:
+    objects = render(
+        {"tolerations": [{"key": "a", "operator": "Exists"}]},
+        revisionHistoryLimit=1,
+        terminationGracePeriodSeconds=5,
+        annotations={"a": "b"},
+        podAnnotations={"c": "d"},
+        configMapAnnotations={"e": "f"},
+        service={"extraAnnotations": {"g": "h", "prometheus.io/scrape": "false"}},
+        serviceAccount={"name": "exporter", "annotations": {"i": "j"}},
+        nodeSelector={"k": "l"},
+        priorityClassName="system-cluster-critical",
+        uid=70,
+        securityContexts={"container": {"readOnlyRootFilesystem": False}},
+        containerLifecycleHooks={"preStop": {"exec": {"command": ["stop"]}}},
+        env=[{"name": "E", "value": "f"}],
+        labels={"team": "data"},
+    )
+    deployment = find(objects, "Deployment", NAME)
+    assert deployment["spec"]["revisionHistoryLimit"] == 1
+    assert deployment["metadata"]["annotations"] == {"a": "b"}
+    assert pod_metadata(deployment)["annotations"]["c"] == "d"
+    assert pod_metadata(deployment)["labels"].items() >= {"team": "data", "component": "statsd"}.items()
+    pod = pod_spec(deployment)
+    assert pod["serviceAccountName"] == "exporter" and pod["automountServiceAccountToken"] is False
+    assert pod["nodeSelector"] == {"k": "l"} and pod["tolerations"], "its own, and the chart's"
+    assert (pod["priorityClassName"], pod["terminationGracePeriodSeconds"]) == ("system-cluster-critical", 5)
+    assert [pod["securityContext"][key] for key in ("runAsUser", "runAsGroup", "fsGroup")] == [70, 70, 70]
+    (container,) = containers(deployment)
+    assert container["securityContext"] == {"readOnlyRootFilesystem": False}
+    assert container["env"] == [{"name": "E", "value": "f"}]
+    assert container["lifecycle"] == {"preStop": {"exec": {"command": ["stop"]}}}
+    assert find(objects, "ServiceAccount", "exporter")["metadata"]["annotations"] == {"i": "j"}
+    assert find(objects, "ConfigMap", NAME)["metadata"]["annotations"] == {"e": "f"}
+    assert service(objects)["metadata"]["annotations"] == {
+        "g": "h",
+        "prometheus.io/port": "9102",
+        "prometheus.io/scrape": "false",
+    }
+    assert References(objects).check() == []
+
+
+def test_airflow_finds_it_by_another_name_and_in_the_chart_alone() -> None:
+    renamed = render({"fullnameOverride": "flow"})
+    assert find(renamed, "Service", metrics(renamed, "flow")["statsd_host"])
+    alone = render_chart(chart=CHART / "charts/airflow", values={"statsd": {"enabled": True}})
+    assert find(alone, "Service", metrics(alone)["statsd_host"])
 
 
 def template() -> list[Object]:

@@ -62,6 +62,13 @@ def test_only_images_made_from_a_changed_file_are_rebuilt(
     assert changed(before) == rebuilt
 
 
+def test_another_module_is_another_exporter(checkout: Path) -> None:
+    before = images.reference("statsd-exporter", "sha256:base")
+    with (checkout / "images/statsd-exporter/go/go.mod").open("a") as stream:
+        stream.write("\n// changed\n")
+    assert images.reference("statsd-exporter", "sha256:base") != before
+
+
 def test_renamed_file_and_changed_mode_count_as_changes(checkout: Path) -> None:
     before = references()
     (checkout / "dags/digits_training.py").rename(checkout / "dags/renamed.py")
@@ -98,15 +105,15 @@ def test_missing_input_is_named(checkout: Path) -> None:
         references()
 
 
-@pytest.mark.parametrize("name", images.IMAGES)
+@pytest.mark.parametrize("name", [*images.IMAGES, *images.FOR_TESTS])
 def test_hash_covers_everything_that_the_dockerfile_reads(name: str) -> None:
-    hashed = [paths.ROOT / each for each in images.IMAGES[name].inputs]
+    hashed = [paths.ROOT / each for each in {**images.IMAGES, **images.FOR_TESTS}[name].inputs]
     dockerfile = (paths.ROOT / f"images/{name}/Dockerfile").read_text()
     # Other targets' lock files, and directories that are mounted for a few scripts of theirs.
     other_targets = {"requirements-test.txt", "requirements-cuda.txt"}
     mounts = {f"images/{name}", "images/python"}
     # What is built of Go modules, which are hashed, and laid out in a build context of its own.
-    programs = {"bin/argocd", "bin/helm"}
+    programs = {"bin/argocd", "bin/helm", "bin/statsd_exporter"}
     for copied, mounted in COPY.findall(dockerfile):
         for source in set((copied or mounted).split()) - programs:
             path = paths.ROOT / source

@@ -108,6 +108,11 @@ def test_lock_files_agree(package: str, version: str) -> None:
     [
         ("images/airflow/requirements.in", r"^apache-airflow\S*==(\S+)", VERSIONS.airflow),
         ("images/versitygw/go/go.mod", r"versity/versitygw v(\S+)", VERSIONS.versitygw),
+        (
+            "images/statsd-exporter/go/go.mod",
+            r"prometheus/statsd_exporter v(\S+)",
+            VERSIONS.statsd_exporter,
+        ),
         ("images/argocd/go/go.mod", r"argoproj/argo-cd/v3 v(\S+)", VERSIONS.argocd),
         ("pyproject.toml", r'^version = "(.+)"', VERSIONS.trainyard),
         ("pyproject.toml", r'^requires-python = ">=(.+),', VERSIONS.python),

@@ -13,11 +13,12 @@
 {{- include "common.filledIn" (dict "values" (.Values.config.metrics | default dict) "defaults" $own) }}
 {{- end }}
 
-{{/* What becomes of Airflow's names. Params: the chart's root context */}}
+{{/* What becomes of Airflow's names, and of series that nobody sends any more. Params: the chart's root context */}}
 {{- define "airflow.statsdMappings" -}}
 {{- $mappings := .Values.statsd.overrideMappings }}
 {{- if not $mappings }}{{ $mappings = concat (.Files.Get "files/statsd-mappings.yaml" | fromYaml).mappings .Values.statsd.extraMappings }}{{ end }}
-{{- dict "mappings" $mappings | toYaml }}
+{{- $ttl := .Values.statsd.cache.ttl }}
+{{- merge (dict "mappings" $mappings) (ternary dict (dict "defaults" (dict "ttl" $ttl)) (eq $ttl "0s")) | toYaml }}
 {{- end }}
 
 {{/* Arguments: the chart's, or the user's, which may hold templates. Params: the chart's root context */}}
@@ -26,6 +27,7 @@
 {{- range .Values.statsd.args }}{{ $made = append $made (include "common.made" (dict "root" $ "text" .)) }}{{ end }}
 {{- $own := list "--statsd.mapping-config=/etc/statsd-exporter/mappings.yml"
     (printf "--statsd.listen-udp=:%d" (int .Values.ports.statsdIngest)) "--statsd.listen-tcp="
-    (printf "--web.listen-address=:%d" (int .Values.ports.statsdScrape)) }}
+    (printf "--web.listen-address=:%d" (int .Values.ports.statsdScrape))
+    (printf "--statsd.cache-size=%d" (int .Values.statsd.cache.size)) (printf "--statsd.cache-type=%s" .Values.statsd.cache.type) }}
 {{- $made | default $own | toYaml }}
 {{- end }}
