@@ -172,6 +172,13 @@ def test_who_reaches_what_is_outside(files: tuple[str, ...], tmp_path: Path) -> 
             {"openlineage": {"url": "http://marquez:5055"}}, INTERNET, 5055, {TRIGGERER}, id="lineage"
         ),
         pytest.param(
+            {"airflow": {"env": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}]}},
+            INTERNET,
+            4318,
+            SEND_METRICS,
+            id="a collector",
+        ),
+        pytest.param(
             {"postgresql": {"enabled": False}, "networkPolicies": {"egress": {"databasePorts": [6432]}}},
             INTERNET,
             6432,

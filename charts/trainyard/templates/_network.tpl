@@ -130,7 +130,7 @@
     "statsd" dict
     "versitygw" dict }}
 {{- if hasKey $known "statsd" }}
-{{- range list "api-server" "scheduler" "dag-processor" "triggerer" "worker" "migrate-database" "database-cleanup" }}
+{{- range include "trainyard.airflowSenders" . | fromJsonArray }}
 {{- $call := get $calls . }}
 {{- $_ := set $call "components" (append $call.components "statsd") }}
 {{- end }}
@@ -140,6 +140,14 @@
 {{- $airflow := merge (dict "workers" (include "airflow.workers" $root.Subcharts.airflow | fromJson)) $root.Subcharts.airflow.Values }}
 {{- range $name, $key := dict "api-server" "apiServer" "scheduler" "scheduler" "dag-processor" "dagProcessor" "triggerer" "triggerer" "worker" "workers" }}
 {{- $_ := set (get $calls $name) "kubernetes" (index $airflow $key).serviceAccount.automountServiceAccountToken }}
+{{- end }}
+{{- /* A collector of OpenTelemetry, to which whatever is of Airflow's code sends. */}}
+{{- $collectors := list }}
+{{- range $airflow.env }}
+{{- if and (regexMatch "^OTEL_EXPORTER_OTLP_([A-Z]+_)?ENDPOINT$" .name) (contains "://" (.value | default "")) }}{{ $collectors = append $collectors (include "trainyard.urlPort" .value | int) }}{{ end }}
+{{- end }}
+{{- range $name := include "trainyard.airflowSenders" . | fromJsonArray }}
+{{- $_ := set (get $calls $name) "outside" (concat ((get $calls $name).outside | default list) $collectors) }}
 {{- end }}
 {{- range $bundle, $values := include "airflow.gitBundles" $root.Subcharts.airflow | fromYaml }}
 {{- $_ := set $calls (printf "dag-publisher-%s" $bundle) (dict "outside" (list (include "trainyard.urlPort" $values.repo | int))) }}
@@ -153,6 +161,11 @@
 {{- $_ := set $result $name (dict "components" $there "kubernetes" ($call.kubernetes | default false) "outside" ($call.outside | default list | uniq)) }}
 {{- end }}
 {{- toJson $result }}
+{{- end }}
+
+{{/* What runs Airflow's code, and so sends its metrics. A JSON list */}}
+{{- define "trainyard.airflowSenders" -}}
+{{- list "api-server" "scheduler" "dag-processor" "triggerer" "worker" "migrate-database" "database-cleanup" | toJson }}
 {{- end }}
 
 {{/* The port that a URL leads to. Params: the URL, or git's host:path */}}
