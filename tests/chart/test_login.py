@@ -133,6 +133,7 @@ def test_the_server_knows_the_provider() -> None:
         "scopes": ["openid", "email", "profile"],
         "username_claim": "email",
         "groups_claim": "groups",
+        "require_verified_email": True,
         "roles": OIDC["roles"],
         "session_hours": 8,
         "pages": ["https://mlflow.example.com"],

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from conftest import DAG, NAMESPACE, ROOT, released_with
-from keycloak import Keycloak, keycloak
+from keycloak import NODE_PORT, Keycloak, keycloak
 from kubernetes import client
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.mlflow_api import Mlflow
@@ -57,6 +57,7 @@ def signed_on(
 def values_for(provider: Keycloak) -> dict[str, Any]:
     text = (ROOT / "values/single-sign-on.yaml").read_text().replace(ISSUER_OF_EXAMPLE, provider.issuer)
     values = yaml.safe_load(text)
+    values["networkPolicies"] = {"egress": {"ports": [443, NODE_PORT]}}
     values["mlflow"]["auth"]["oidc"]["caSecretName"] = CA
     server = values["airflow"]["apiServer"]
     server["apiServerConfig"] = server["apiServerConfig"].replace(

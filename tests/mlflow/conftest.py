@@ -91,6 +91,7 @@ def settings(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> di
         "scopes": ["openid", "email", "profile"],
         "username_claim": "email",
         "groups_claim": "groups",
+        "require_verified_email": True,
         "roles": ROLES,
         "session_hours": 8,
         "pages": [],

@@ -6,7 +6,12 @@ import base64
 import json
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -19,7 +24,8 @@ ME = "/ajax-api/2.0/mlflow/users/current"
 def person(provider: Provider, *groups: str, **claims: Any) -> tuple[str, str]:
     """Make somebody new; return the subject and the address."""
     name = f"{uuid.uuid4().hex[:8]}@example.com"
-    return provider.knows(name.partition("@")[0], email=name, groups=list(groups), **claims), name
+    known = {"email": name, "email_verified": True, "groups": list(groups), **claims}
+    return provider.knows(name.partition("@")[0], **known), name
 
 
 def may_create(client: httpx.Client) -> bool:
@@ -59,7 +65,7 @@ def test_another_group_is_another_role_at_the_next_login(server: Server, provide
     with server.browser() as before, server.browser() as after:
         provider.log_in(before, subject)
         assert before.get(ME).json()["user"]["is_admin"]
-        provider.knows(subject, email=name, groups=["readers"])
+        provider.knows(subject, email=name, email_verified=True, groups=["readers"])
         provider.log_in(after, subject)
         assert not after.get(ME).json()["user"]["is_admin"]
         # The session from before is of the same account.
@@ -76,7 +82,7 @@ def test_who_is_in_no_group_is_told_so(server: Server, provider: Provider) -> No
 
 @pytest.mark.parametrize("account", ["admin", "promoter"])
 def test_nobody_gets_an_account_of_the_platform(server: Server, provider: Provider, account: str) -> None:
-    subject = provider.knows(f"as-{account}", email=account, groups=["ml"])
+    subject = provider.knows(f"as-{account}", email=account, email_verified=True, groups=["ml"])
     with server.browser() as browser:
         answer = provider.log_in(browser, subject)
         assert answer.status_code == 403
@@ -87,11 +93,57 @@ def test_nobody_gets_an_account_of_the_platform(server: Server, provider: Provid
     assert answer.status_code == 403
 
 
-def test_an_address_that_is_not_verified_is_nobodys(server: Server, provider: Provider) -> None:
-    subject, name = person(provider, "ml", email_verified=False)
+def test_who_loses_every_group_has_no_session(server: Server, provider: Provider) -> None:
+    subject, name = person(provider, "platform")
+    with server.browser() as before, server.browser() as after:
+        provider.log_in(before, subject)
+        provider.knows(subject, email=name, email_verified=True, groups=[])
+        assert provider.log_in(after, subject).status_code == 403
+        assert str(before.get("/").url).startswith(provider.issuer)
+        # And may come back with a group.
+        provider.knows(subject, email=name, email_verified=True, groups=["ml"])
+        assert provider.log_in(after, subject).is_success
+        assert may_create(after)
+
+
+@pytest.mark.parametrize("verified", [False, None, "true"])
+def test_an_address_that_is_not_verified_is_nobodys(
+    server: Server, provider: Provider, verified: object
+) -> None:
+    subject, name = person(provider, "ml", email_verified=verified)
     with server.browser() as browser:
         answer = provider.log_in(browser, subject)
-    assert (answer.status_code, name in answer.text) == (403, True)
+    assert answer.status_code == 403
+    assert name in answer.text
+    assert "mlflow.auth.oidc.requireVerifiedEmail" in answer.text
+
+
+def test_who_trusts_the_provider_needs_no_verified_address(settings: dict[str, Any]) -> None:
+    sign_on, _ = in_this_process({**settings, "require_verified_email": False})
+    assert sign_on.settings.name({"email": "ada@example.com"}) == "ada@example.com"
+
+
+def test_two_tabs_log_in_side_by_side(server: Server, provider: Provider) -> None:
+    subject, _ = person(provider, "ml")
+    with server.browser() as browser:
+        forms = [str(browser.get(f"/?tab={number}").url) for number in range(2)]
+        for number, form in enumerate(forms):
+            shown = browser.post(form, data={"sub": subject})
+            assert shown.is_success, shown.text
+            assert str(shown.url) == f"{server.url}/?tab={number}"
+        # The way back, after the login: the code has been used.
+        back = next(str(one.url) for one in shown.history if "/oidc/callback" in str(one.url))
+        assert browser.get(back).is_success
+
+
+def test_a_link_to_an_artifact_leads_to_the_provider_and_back(server: Server, provider: Provider) -> None:
+    subject, _ = person(provider, "platform")
+    path = f"/api/2.0/mlflow-artifacts/artifacts/{uuid.uuid4().hex}/report.html"
+    with server.as_account("admin") as admin:
+        admin.put(path, content=b"<p>Report</p>").raise_for_status()
+    with server.browser() as browser:
+        shown = provider.log_in(browser, subject, path)
+        assert (str(shown.url), shown.text) == (f"{server.url}{path}", "<p>Report</p>")
 
 
 def test_a_program_sends_its_token(
@@ -105,6 +157,15 @@ def test_a_program_sends_its_token(
     client = mlflow.MlflowClient(server.url)
     client.create_experiment(name)
     assert client.get_experiment_by_name(name).name == name
+
+
+def test_a_token_without_groups_is_refused(server: Server, provider: Provider) -> None:
+    name = f"{uuid.uuid4().hex[:8]}@example.com"
+    subject = provider.knows(name.partition("@")[0], email=name, email_verified=True)
+    headers = {"Authorization": f"Bearer {provider.token(subject)}"}
+    answer = httpx.get(f"{server.url}{ME}", headers=headers)
+    assert answer.status_code == 403
+    assert "does not say your groups" in answer.text
 
 
 def test_a_token_for_somebody_else_is_refused(server: Server, provider: Provider) -> None:
@@ -133,7 +194,7 @@ def test_a_token_that_nobody_signed_is_refused_whatever_the_provider_lists(
     known = json.loads(base64.urlsafe_b64decode(f"{head}=="))
     unsigned = base64.urlsafe_b64encode(json.dumps({**known, "alg": "none"}).encode()).decode().rstrip("=")
     sign_on, app = in_this_process(settings)
-    sign_on._provider.load_server_metadata()["id_token_signing_alg_values_supported"] = listed
+    sign_on._provider.server_metadata["id_token_signing_alg_values_supported"] = listed
     headers = {"Authorization": f"Bearer {unsigned}.{claims}."}
     with app.test_request_context("/", headers=headers):
         assert sign_on.authenticate().status_code == 401
@@ -169,30 +230,112 @@ def test_who_was_removed_has_no_session(server: Server, provider: Provider) -> N
         assert str(browser.get("/").url).startswith(provider.issuer)
 
 
-@pytest.mark.parametrize("page", ["//example.com/x", "/%5C/example.com/x", "/%2F/example.com/x"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "//example.com/x",
+        "/%5C/example.com/x",
+        "/%2F/example.com/x",
+        *(
+            f"/oidc/login?page={page}"
+            for page in ("//example.com/x", "/%09/example.com/x", "%5C%5Cexample.com/x")
+        ),
+    ],
+)
 def test_the_way_back_leads_to_no_other_host(server: Server, provider: Provider, page: str) -> None:
     subject, _ = person(provider, "ml")
     with server.browser() as browser:
         shown = provider.log_in(browser, subject, f"{server.url}{page}")
-    assert shown.url == f"{server.url}/example.com/x"
+    assert str(shown.url).startswith(f"{server.url}/")
+    assert "example.com/x" in shown.url.path
 
 
-def test_an_account_may_be_made_by_two_processes_at_once(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def claims_of(name: str, *groups: str, said: int = 1_000) -> dict[str, Any]:
+    return {"email": name, "email_verified": True, "groups": list(groups), "iat": said}
+
+
+def test_an_account_may_be_made_by_several_processes_at_once(
+    settings: dict[str, Any], accounts: Callable[[str], set[str]]
 ) -> None:
-    from mlflow.exceptions import MlflowException
+    sign_on, _ = in_this_process(settings)
+    claims = claims_of(f"{uuid.uuid4().hex[:8]}@example.com", "ml")
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(sign_on._declare, [claims] * 4)) == {claims["email"]}
+    assert accounts(claims["email"]) == {"editor", "signed-on"}
+
+
+@pytest.mark.parametrize("last", ["is_newest", "give_role"])
+def test_an_account_that_was_not_finished_is_finished(
+    settings: dict[str, Any],
+    accounts: Callable[[str], set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+) -> None:
+    sign_on, _ = in_this_process(settings)
+    claims = claims_of(f"{uuid.uuid4().hex[:8]}@example.com", "ml")
+    with monkeypatch.context() as killed:
+        killed.setattr(f"single_sign_on.{last}", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sign_on._declare(claims)
+    assert accounts(claims["email"]) == set()
+    sign_on._declare(claims)
+    assert accounts(claims["email"]) == {"editor", "signed-on"}
+
+
+def test_what_the_provider_said_last_counts(
+    settings: dict[str, Any], accounts: Callable[[str], set[str]]
+) -> None:
+    from single_sign_on import Refused
 
     sign_on, _ = in_this_process(settings)
-    given = []
+    name = f"{uuid.uuid4().hex[:8]}@example.com"
+    sign_on._declare(claims_of(name, "platform", said=1_000))
+    sign_on._declare(claims_of(name, "readers", said=2_000))
+    sign_on._declare(claims_of(name, "platform", said=1_500))
+    assert accounts(name) == {"viewer", "signed-on"}
+    with pytest.raises(Refused, match="in no group"):
+        sign_on._declare(claims_of(name, said=3_000))
+    with pytest.raises(Refused, match="in no group"):
+        sign_on._declare(claims_of(name, "platform", said=2_500))
+    assert accounts(name) == {"signed-on"}
 
-    def give_account(name: str, role: str) -> None:
-        given.append((name, role))
-        if len(given) == 1:
-            raise MlflowException("there is such a user")
 
-    monkeypatch.setattr(sign_on, "_give_account", give_account)
-    assert sign_on._declare({"email": "ada@example.com", "groups": ["ml"]}) == "ada@example.com"
-    assert given == [("ada@example.com", "editor")] * 2
+def test_a_provider_is_asked_for_its_keys_no_more_than_needed(
+    settings: dict[str, Any], provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import identity_provider
+
+    now, asked = [1_000.0], []
+    monkeypatch.setattr(identity_provider.time, "monotonic", lambda: now[0])
+    sign_on, app = in_this_process(settings)
+    session = sign_on._provider._get_session
+
+    def counting() -> Any:
+        asked.append(now[0])
+        return session()
+
+    monkeypatch.setattr(sign_on._provider, "_get_session", counting)
+
+    def send(token: str) -> int:
+        with app.test_request_context("/", headers={"Authorization": f"Bearer {token}"}):
+            answer = sign_on.authenticate()
+        return getattr(answer, "status_code", 200)
+
+    subject, _ = person(provider, "ml")
+    _, claims, signature = provider.token(subject).split(".")
+    head = base64.urlsafe_b64encode(json.dumps({"alg": "RS256", "kid": "unknown"}).encode()).decode()
+    unknown = f"{head.rstrip('=')}.{claims}.{signature}"
+    assert [send(unknown) for _ in range(5)] == [401] * 5
+    assert len(asked) == 2  # for the metadata and for the keys
+    now[0] += identity_provider.PAUSE_SECONDS
+    assert [send(unknown) for _ in range(5)] == [401] * 5
+    assert len(asked) == 3
+    now[0] += identity_provider.KEYS_SECONDS
+    sign_on._provider.fetch_jwk_set()
+    assert len(asked) == 3, "believed for as long as that"
+    now[0] += 1
+    sign_on._provider.fetch_jwk_set()
+    assert len(asked) == 4
 
 
 def test_an_answer_that_nobody_asked_for_is_refused(server: Server, provider: Provider) -> None:
@@ -206,19 +349,33 @@ def test_a_session_ends(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     with app.test_request_context("/"):
         from flask import session
 
-        monkeypatch.setattr("single_sign_on.marks", lambda store, name: {"signed-on"})
+        monkeypatch.setattr("single_sign_on.roles_of", lambda store, name: {"signed-on", "viewer"})
         session.update(name="ada@example.com", until=time.time() + 5)
         assert sign_on.authenticate().username == "ada@example.com"
         session.update(until=time.time() - 5)
         assert sign_on.authenticate().status_code == 401
 
 
-def test_a_provider_that_is_down_is_named(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("pages", "host_alone"), [([], False), (["http://mlflow"], False), (["https://mlflow.example.com"], True)]
+)
+def test_cookies_are_of_this_mlflow_alone(
+    settings: dict[str, Any], pages: list[str], host_alone: bool
+) -> None:
+    _, app = in_this_process({**settings, "pages": pages})
+    name = app.config["SESSION_COOKIE_NAME"]
+    assert name.startswith("__Host-mlflow-" if host_alone else "mlflow-")
+    assert app.config["SESSION_COOKIE_SECURE"] == host_alone
+
+
+def test_a_provider_that_is_down_is_named_and_left_alone(settings: dict[str, Any]) -> None:
     sign_on, app = in_this_process({**settings, "issuer": "http://localhost:9"})
-    with app.test_request_context("/", headers={"Accept": "text/html"}):
-        answer = sign_on.authenticate()
-    assert answer.status_code == 502
-    assert b"The identity provider http://localhost:9 does not answer" in answer.data
+    for reason in (b"Connection refused", b"it did not a moment ago"):
+        with app.test_request_context("/oidc/login"):
+            answer = sign_on.authenticate()
+        assert answer.status_code == 502
+        assert b"The identity provider http://localhost:9 does not answer" in answer.data
+        assert reason in answer.data
 
 
 @pytest.mark.parametrize(
@@ -227,16 +384,30 @@ def test_a_provider_that_is_down_is_named(settings: dict[str, Any]) -> None:
 )
 def test_the_way_back_is_the_page_that_people_know(settings: dict[str, Any], host: str, address: str) -> None:
     sign_on, app = in_this_process({**settings, "pages": ["https://mlflow.example.com"]})
-    with app.test_request_context("/", headers={"Accept": "text/html", "Host": host}):
+    with app.test_request_context("/oidc/login", headers={"Host": host}):
         location = sign_on.authenticate().headers["Location"]
     assert httpx.URL(location).params["redirect_uri"] == f"{address}/oidc/callback"
 
 
 def test_everybody_may_have_a_role(settings: dict[str, Any]) -> None:
     sign_on, _ = in_this_process({**settings, "roles": {"*": "viewer", **ROLES}})
-    assert sign_on.settings.account({"email": "ada@example.com"}) == ("ada@example.com", "viewer")
-    named = {"email": "ada@example.com", "groups": "ml"}
-    assert sign_on.settings.account(named) == ("ada@example.com", "editor")
+    assert sign_on.settings.role({}) == "viewer"
+    assert sign_on.settings.role({"groups": "ml"}) == "editor"
+    assert sign_on.settings.needs_groups()
+    sign_on, _ = in_this_process({**settings, "roles": {"*": "viewer"}})
+    assert not sign_on.settings.needs_groups()
+
+
+@pytest.fixture
+def accounts(tmp_path: Path) -> Callable[[str], set[str]]:
+    """A database of this process's own. Returns which roles and marks an account has."""
+    from accounts import roles_of
+    from mlflow.server import auth
+    from prepare_database import declare
+
+    auth.store.init_db(f"sqlite:///{tmp_path}/accounts.db")
+    declare(auth.store, {}, tmp_path)
+    return partial(roles_of, auth.store)
 
 
 def in_this_process(settings: dict[str, Any]) -> Any:

@@ -83,6 +83,7 @@ http{{ if .tls }}s{{ end }}://{{ .host }}{{ if and .port (ne (int .port) $usual)
 {{- with .Values.auth.oidc -}}
 {{- dict "issuer" .issuer "client_id" .clientId "client_secret_file" "/single-sign-on/client-secret" "scopes" .scopes
     "username_claim" .usernameClaim "groups_claim" .groupsClaim "roles" .roles "session_hours" .sessionHours
+    "require_verified_email" .requireVerifiedEmail
     "pages" (include "mlflow.pages" $ | fromJsonArray) "ca" (ternary "/single-sign-on/ca.crt" "" (ne .caSecretName "")) | toJson -}}
 {{- end }}
 {{- end }}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sqlalchemy import BigInteger, Column, MetaData, String, Table, insert, select, update
+
 if TYPE_CHECKING:
     from mlflow.server.auth.entities import Role
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
@@ -30,6 +32,13 @@ DECLARED = "declared"
 SIGNED_ON = "signed-on"
 # What is here by name alone.
 MARKS = (DECLARED, SIGNED_ON)
+# When the identity provider said what an account's role was taken from, in seconds since 1970.
+SAID = Table(
+    "trainyard_said",
+    MetaData(),
+    Column("username", String(255), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+)
 
 
 def declare_role(store: SqlAlchemyStore, name: str, rights: Mapping[str, str]) -> Role:
@@ -52,13 +61,15 @@ def roles_by_name(store: SqlAlchemyStore) -> dict[str, Role]:
     return {role.name: role for role in store.list_roles([WORKSPACE])}
 
 
-def marks(store: SqlAlchemyStore, name: str) -> set[str]:
-    """Return where an account came from: the roles of MARKS that it has."""
-    return {role.name for role in store.list_user_roles(store.get_user(name).id)} & set(MARKS)
+def roles_of(store: SqlAlchemyStore, name: str) -> set[str]:
+    """Return which of the chart's roles and marks an account has."""
+    user = store.get_user(name)
+    ours = {role.name for role in store.list_user_roles(user.id)} & {*ROLES, *MARKS}
+    return ours | ({ADMIN} if user.is_admin else set())
 
 
-def give_role(store: SqlAlchemyStore, name: str, role: str, mark: str) -> None:
-    """Give an account this role and this mark, and no other of those that the chart makes."""
+def give_role(store: SqlAlchemyStore, name: str, role: str | None, mark: str) -> None:
+    """Give an account this role, or none, and this mark, and no other of those that the chart makes."""
     user = store.update_user(name, is_admin=role == ADMIN)
     known = roles_by_name(store)
     ours = {*ROLES, *MARKS}
@@ -68,3 +79,15 @@ def give_role(store: SqlAlchemyStore, name: str, role: str, mark: str) -> None:
         store.assign_role_to_user(user.id, known[each].id)
     for each in present - wanted:
         store.unassign_role_from_user(user.id, known[each].id)
+
+
+def is_newest(store: SqlAlchemyStore, name: str, at: int) -> bool:
+    """Note when something was said of an account; return False if something later is known."""
+    mine = SAID.c.username == name
+    with store.engine.begin() as database:
+        if database.execute(update(SAID).where(mine, SAID.c.at <= at).values(at=at)).rowcount:
+            return True
+        if database.execute(select(SAID).where(mine)).first():
+            return False
+        database.execute(insert(SAID).values(username=name, at=at))
+        return True

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accounts import DECLARED, DENIED, MARKS, ROLES, declare_role, give_role
+from accounts import DECLARED, DENIED, MARKS, ROLES, SAID, declare_role, give_role
 from mlflow.db import commands
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def declare_account(store: SqlAlchemyStore, name: str, password: str, role: str)
 
 def declare(store: SqlAlchemyStore, accounts: Mapping[str, str], passwords: Path) -> None:
     """Make roles and accounts, and remove what was an account here before."""
+    SAID.create(store.engine, checkfirst=True)
     for name, rights in ROLES.items():
         declare_role(store, name, {**rights, **DENIED})
     for name in MARKS:
