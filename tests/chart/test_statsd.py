@@ -237,6 +237,13 @@ def test_what_airflow_sends_again_without_labels_is_dropped() -> None:
     assert not [name for name in kept for each in dropped if each.fullmatch(f"airflow.{name}")]
 
 
+def test_a_pod_that_is_gone_is_forgotten() -> None:
+    """A host name is a pod's; each would be a series for ever."""
+    of_pods = [one for one in mappings(render()) if "hostname" in one.get("labels", {})]
+    assert of_pods
+    assert all("ttl" in one for one in of_pods)
+
+
 def pattern(mapping: Object) -> re.Pattern[str]:
     assert mapping["match_type"] == "regex", "no dot would be part of a name, as of a task in a group"
     return re.compile(mapping["match"])

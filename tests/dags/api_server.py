@@ -43,7 +43,7 @@ class ApiServer:
         self.refusals: list[str] = []
         self.alive_at_once = 0
         self.before_deletion: Callable[[], Any] | None = None  # called once, before the next deletion
-        self.nodes_answer = True
+        self.unanswered = 0.0  # how often a node gives no answer, from now on
         self._fate = fate
         self._versions = itertools.count(1)
         self._changed = asyncio.Condition()
@@ -146,7 +146,8 @@ class ApiServer:
         return web.json_response(pod)
 
     async def _log(self, request: web.Request) -> web.Response:
-        if not self.nodes_answer:
+        if self.unanswered:
+            self.unanswered -= 1
             return status(502, "BadGateway", "dial tcp 10.0.0.9:10250: connect: no route to host")
         return web.Response(text=f"{CREATED} log of {request.match_info['name']}\n")
 

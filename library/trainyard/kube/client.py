@@ -25,7 +25,8 @@ from trainyard.naming import CONTAINER
 
 RETRY_SECONDS = 600
 CALL_SECONDS = 30
-NODE_SECONDS = 10  # how long a node may take to answer
+NODE_SECONDS = 12  # how long a node is asked whether it is there
+NODE_PAUSE_SECONDS = 3  # and how long after an answer that it is not
 # A stream without data is reopened after this long: a dead node leaves its connection open for ever.
 STREAM_SILENCE_SECONDS = 60
 # The only kind of patch in use is server-side apply. JSON is valid YAML.
@@ -178,16 +179,25 @@ class Kube:
         return found[-lines:]
 
     async def node_answers(self, name: str, container: str = CONTAINER) -> bool:
-        """Whether the kubelet of a pod's node answers: the API server asks it for a line of the log."""
+        """Whether the kubelet of a pod's node answers: the API server asks it for a line of the log.
+
+        It is asked several times, as the API server's own failure looks the same.
+        """
         query = {"container": container, "tailLines": "1"}
-        timeout = aiohttp.ClientTimeout(total=NODE_SECONDS)
         try:
-            async with await self._request("GET", f"{self._pods}/{name}/log", query, None, timeout) as answer:
-                return answer.status < 500
+            async with asyncio.timeout(NODE_SECONDS):
+                while (await self._status_of(f"{self._pods}/{name}/log", query)) >= 500:
+                    await asyncio.sleep(NODE_PAUSE_SECONDS)
         except TimeoutError:
             return False
         except _CONNECTION_ERRORS:  # the API server itself does not answer, which says nothing of the node
             return True
+        return True
+
+    async def _status_of(self, path: str, query: dict[str, str]) -> int:
+        timeout = aiohttp.ClientTimeout(total=NODE_SECONDS)
+        async with await self._request("GET", path, query, None, timeout) as answer:
+            return answer.status
 
     async def _log(self, name: str, query: dict[str, str]) -> AsyncGenerator[Piece, None]:
         splitter = LineSplitter()

@@ -72,6 +72,7 @@ class LogPosition:
     _pieces_to_skip: int = 0
     _resuming: bool = False
     _is_new: bool = True
+    _is_newest: bool = True
 
     def resume(self) -> None:
         """Prepare for a stream that begins at, or a little before, the newest timestamp."""
@@ -91,7 +92,8 @@ class LogPosition:
             return False
         self._resuming = False
         # Lines of stdout and stderr may be slightly out of order: none may be lost for that.
-        if current >= newest:
+        self._is_newest = current >= newest
+        if self._is_newest:
             self.lines = self.lines + 1 if current == newest else 1
             self.timestamp, self.pieces = timestamp, 0
         return True
@@ -103,7 +105,7 @@ class LogPosition:
         if self._pieces_to_skip:
             self._pieces_to_skip -= 1
             return False
-        self.pieces += 1
+        self.pieces += self._is_newest
         return True
 
 

@@ -42,6 +42,24 @@ def test_lines_out_of_order_within_a_stream_are_kept() -> None:
     assert all(position.advance(stamp) for stamp in stamps)
 
 
+def test_the_pieces_of_an_older_line_are_its_own() -> None:
+    """A progress bar on stderr that comes after a newer line of stdout."""
+    first = [
+        Piece("2026-11-21T07:00:02Z newer", True),
+        Piece("2026-11-21T07:00:01Z 0%", True),
+        Piece("10%", False),
+    ]
+    then = [*first[:1], Piece("of the newer", False)]
+    position, seen = LogPosition(), []
+    for stream in (first, then):
+        position.resume()
+        for piece in stream:
+            time, _, text = piece.text.partition(" ")
+            if position.advance(time) if piece.begins else position.advance_piece():
+                seen.append(text if piece.begins else piece.text)
+    assert seen == ["newer", "0%", "10%", "of the newer"]
+
+
 def split(*chunks: bytes) -> list[Piece]:
     splitter = LineSplitter()
     pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -199,14 +200,21 @@ def test_a_broken_gpu_is_left_for_another_node(play: Callable[..., Story]) -> No
     assert [attempt.avoided for attempt in story.attempts] == [(), ("node-1",)]
 
 
-@pytest.mark.parametrize("answers", [False, True], ids=["a node that is gone", "a node that was tainted"])
+@pytest.mark.parametrize(
+    "unanswered",
+    [math.inf, 0, 2],
+    ids=["a node that is gone", "a node that was tainted", "a restart of the API"],
+)
 def test_only_a_node_that_is_gone_costs_the_grace_period(
-    play: Callable[..., Story], caplog: pytest.LogCaptureFixture, answers: bool
+    play: Callable[..., Story],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    unanswered: float,
 ) -> None:
     """Kubernetes deletes the pods of both in the same way."""
 
     async def deleted_for_a_taint(server: ApiServer, name: str) -> None:
-        server.nodes_answer = answers
+        server.unanswered = unanswered
         conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]
         running = [{"name": "trainer", "state": {"running": {}}}]
         end = datetime.now(UTC) + timedelta(seconds=15)
@@ -219,9 +227,12 @@ def test_only_a_node_that_is_gone_costs_the_grace_period(
             asyncio.get_running_loop().call_later(0.4, lambda: asyncio.ensure_future(reclaimed(server, name)))
 
     async def succeeds_elsewhere(server: ApiServer, name: str) -> None:
-        server.nodes_answer = True
+        server.unanswered = 0
         await succeeds(server, name)
 
+    monkeypatch.setattr("trainyard.kube.client.NODE_SECONDS", 0.3)
+    monkeypatch.setattr("trainyard.kube.client.NODE_PAUSE_SECONDS", 0.02)
+    answers = unanswered < math.inf
     caplog.set_level(logging.INFO)
     story = play(deleted_for_a_taint, succeeds_elsewhere)
     assert story.outcome.cause is Cause.SUCCESS
