@@ -233,6 +233,19 @@ def metric_steps(mlflow: Mlflow, mlflow_run: str, metric: str) -> list[int]:
     return sorted(int(point["step"]) for point in answer["metrics"])
 
 
+def wait_for_log(
+    airflow: Airflow, dag: str, run_id: str, task: str, *words: str, try_number: int = 1
+) -> None:
+    """Wait until all of the words are in the log of a try: it comes a little later than the task's state."""
+
+    def has_all() -> bool:
+        text = "\n".join(str(line["event"]) for line in airflow.log(dag, run_id, task, try_number))
+        assert "Could not read" not in text
+        return all(each in text for each in words)
+
+    wait_until(f"{words} in the log of {task}", has_all, seconds=30)
+
+
 def run_tags(mlflow: Mlflow, mlflow_run: str) -> dict[str, str]:
     answer = mlflow.get("runs/get", {"run_id": mlflow_run})
     return {tag["key"]: tag["value"] for tag in answer["run"]["data"]["tags"]}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Run, run_tags
+from conftest import Run, run_tags, wait_for_log
 from kubernetes import client
 from pods import wait_until
 from trainyard_cli.airflow_api import Airflow
@@ -148,8 +148,8 @@ def test_a_model_without_champion_is_skipped_and_says_why(
     run = finish(trigger("no-champion", dag=INFERENCE, model_name=name, data_date=DAY), dag=INFERENCE)
     assert run.state == "success", run.tasks
     assert run.tasks["load.load_champion"]["state"] == run.tasks["predict"]["state"] == "skipped"
-    log = str(airflow.log(INFERENCE, run.run_id, "load.load_champion", 1))
-    assert f"{name} has no champion yet: run fraud_detection_training" in log
+    why = f"{name} has no champion yet: run fraud_detection_training"
+    wait_for_log(airflow, INFERENCE, run.run_id, "load.load_champion", why)
 
 
 def run_of(airflow: Airflow, run_type: str, after: Run, model: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from conftest import Run, run_tags
+from conftest import Run, run_tags, wait_for_log
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.mlflow_api import Mlflow, ModelVersion
 
@@ -52,8 +52,8 @@ def test_when_all_trials_fail_the_sweep_says_why(
     run = finish(trigger("sweep-fails", dag=DAG, **conf), dag=DAG)
     assert run.state == "failed"
     assert run.tasks["best"]["state"] == "failed"
-    log = str(airflow.log(DAG, run.run_id, "best", run.tasks["best"]["try_number"]))
-    assert "no trial succeeded: trial 0: bad_config" in log
+    why = "no trial succeeded: trial 0: bad_config"
+    wait_for_log(airflow, DAG, run.run_id, "best", why, try_number=run.tasks["best"]["try_number"])
 
 
 def test_too_many_trials_are_refused_with_the_limit(
@@ -62,5 +62,5 @@ def test_too_many_trials_are_refused_with_the_limit(
     space = {"learning_rate": [0.001] * 40, "batch_size": [64] * 40}
     run = finish(trigger("sweep-too-many", dag=DAG, model="digits", space=space), dag=DAG)
     assert run.state == "failed"
-    log = str(airflow.log(DAG, run.run_id, "candidates", 1))
-    assert "1600 trials are more than Airflow maps over (1024, core.max_map_length)" in log
+    why = "1600 trials are more than Airflow maps over (1024, core.max_map_length)"
+    wait_for_log(airflow, DAG, run.run_id, "candidates", why)

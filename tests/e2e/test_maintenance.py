@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import DAG, NAMESPACE, Run
+from conftest import DAG, NAMESPACE, Run, wait_for_log
 from kubernetes import client
 from pods import component_of, output_of, scratch, scratch_pod, wait_until
 from trainyard_cli.errors import CliError
@@ -152,8 +152,8 @@ def test_maintenance_removes_what_is_old_and_not_what_a_registered_model_needs(
     assert mlflow.get("runs/get", {"run_id": needed["run_id"]})["run"]["info"]["lifecycle_stage"] == "deleted"
     with pytest.raises(CliError, match="HTTP 404"):
         mlflow.get("runs/get", {"run_id": unneeded["run_id"]})
-    lines = [line["event"] for line in airflow.log("maintenance", run_id, "mlflow_garbage", 1)]
-    assert [line for line in lines if needed["run_id"] in line and f"{name} version 1 needs it" in line]
+    kept = (needed["run_id"], f"{name} version 1 needs it")
+    wait_for_log(airflow, "maintenance", run_id, "mlflow_garbage", *kept)
 
     post("registered-models/delete", method="DELETE", name=name)
     volume("rm", "-r", f"/checkpoints/{registered}", f"/checkpoints/{young}")

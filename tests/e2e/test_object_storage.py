@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from conftest import DAG, ROOT, S3_PRELUDE, Run, metric_steps, run_tags, up
+from conftest import DAG, ROOT, S3_PRELUDE, Run, metric_steps, run_tags, up, wait_for_log
 from kubernetes import client
 from pods import PodRecorder, epochs_done, wait_until
 
@@ -98,8 +98,7 @@ def test_the_log_of_a_finished_worker_pod_is_read_from_s3(
 
 def test_the_log_of_a_training_pod_is_read_from_s3(killed_run: Run, airflow) -> None:
     """It is the triggerer's, which copies the pod's."""
-    shown = [str(line["event"]) for line in airflow.log(DAG, killed_run.run_id, "train", 1)]
-    assert any("epoch" in line for line in shown)
+    wait_for_log(airflow, DAG, killed_run.run_id, "train", "epoch")
 
 
 def test_a_large_xcom_is_an_object(in_component: Callable[[str, str], Any]) -> None:
