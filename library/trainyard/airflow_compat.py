@@ -89,13 +89,32 @@ def partial_as(partial_class: type[PartialT], base: OperatorPartial) -> PartialT
 
 
 def mapped_arguments(mapped_task: Any) -> dict[str, Any]:
-    """What `.expand()` or `.expand_kwargs()` was given, as `triggerer.mapping` reads it."""
+    """What `.expand()` or `.expand_kwargs()` of a task was given, as `triggerer.mapping` reads it."""
+    return _expanded(mapped_task.expand_input)
+
+
+def group_argument(value: Any) -> tuple[dict[str, Any], str] | None:
+    """What a mapped task group was given, as `triggerer.mapping` reads it, and the name of one argument.
+
+    None if the value is not the argument of such a group.
+    """
+    from airflow.sdk.definitions._internal.expandinput import MappedArgument
+
+    return (_expanded(value._input), value._key) if isinstance(value, MappedArgument) else None
+
+
+def _expanded(expand_input: Any) -> dict[str, Any]:
     from airflow.sdk.definitions._internal.expandinput import DictOfListsExpandInput
 
-    expand_input = mapped_task.expand_input
     if isinstance(expand_input, DictOfListsExpandInput):
         return {"product": [list(item) for item in expand_input.value.items()]}
     return {"kwargs": expand_input.value}
+
+
+def mapped_group(task: Any) -> str:
+    """The id of the mapped task group that a task is in, also in serialized form, or empty."""
+    group = task.get_closest_mapped_task_group()
+    return group.group_id if group else ""
 
 
 def hitl_users(ids: Iterable[str]) -> list[HITLUser]:

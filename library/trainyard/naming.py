@@ -17,13 +17,17 @@ MAX_DIRECTORY_NAME = 120  # shorter than the contract's run keys: suffixes are a
 
 @dataclass(frozen=True)
 class TaskIdentity:
-    """One try of one task instance; `map_index` is -1 for a task that is not mapped."""
+    """One try of one task instance; `map_index` is -1 for a task that is not mapped.
+
+    `mapped_group` is the id of the mapped task group that it is in, if there is one.
+    """
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int
     try_number: int
+    mapped_group: str = ""
 
     def labels(self) -> dict[str, str]:
         """The labels of all pods of this task instance, for every try."""
@@ -40,13 +44,14 @@ class TaskIdentity:
         return ",".join(f"{key}={value}" for key, value in self.labels().items())
 
     def run_key(self) -> str:
-        """The key of the MLflow run and of the checkpoints; each mapped instance has its own."""
+        """The key of the MLflow run and of the checkpoints.
+
+        It is the DAG run's, a mapped task's own, or that of the instance of a mapped task group.
+        """
         key = run_key(self.dag_id, self.run_id)
-        return (
-            key
-            if self.map_index < 0
-            else safe_key(f"{key}{RUN_KEY_SEPARATOR}{self.task_id}-{self.map_index}")
-        )
+        if self.map_index < 0:
+            return key
+        return safe_key(f"{key}{RUN_KEY_SEPARATOR}{self.mapped_group or self.task_id}-{self.map_index}")
 
     def pod_name(self, attempt: int) -> str:
         """The pod's name. It is deterministic, so that a restarted triggerer finds the pod."""

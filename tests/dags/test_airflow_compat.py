@@ -25,7 +25,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.providers.cncf.kubernetes.executors.kubernetes_executor_utils import get_base_pod_from_template
 from airflow.providers.cncf.kubernetes.kube_config import KubeConfig
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, Asset, AssetAlias, BaseOperator
+from airflow.sdk import DAG, Asset, AssetAlias, BaseOperator, task_group
 from airflow.sdk.api.datamodels._generated import TaskStatesResponse, XComResponse
 from airflow.sdk.bases.operator import OperatorPartial
 from airflow.sdk.execution_time import comms, hitl, task_runner
@@ -106,6 +106,31 @@ def test_mapped_arguments_are_those_of_expand(expand: Any, wanted: dict[str, Any
     with DAG("d", schedule=None):
         mapped = expand(Operator.partial(task_id="t"))
     assert airflow_compat.mapped_arguments(mapped) == wanted
+
+
+@pytest.mark.parametrize(
+    ("expand", "wanted"),
+    [
+        (lambda group: group.expand(x=[1, 2]), {"product": [["x", [1, 2]]]}),
+        (lambda group: group.expand_kwargs([{"x": 1}]), {"kwargs": [{"x": 1}]}),
+    ],
+)
+def test_an_argument_of_a_mapped_group_is_known_with_what_it_was_given(
+    expand: Any, wanted: dict[str, Any]
+) -> None:
+    found = []
+
+    @task_group
+    def group(x: Any) -> None:
+        found.append(airflow_compat.group_argument(x))
+        found.append(airflow_compat.mapped_group(BaseOperator(task_id="inside")))
+
+    with DAG("d", schedule=None):
+        expand(group)
+        outside = BaseOperator(task_id="outside")
+    assert found == [(wanted, "x"), "group"]
+    assert airflow_compat.mapped_group(outside) == ""
+    assert airflow_compat.group_argument(1) is None
 
 
 class Partial(OperatorPartial):

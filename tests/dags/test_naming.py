@@ -29,6 +29,7 @@ def test_run_keys_are_shared_by_a_run_and_split_by_mapping() -> None:
     plain = TaskIdentity("d", "r", "train", -1, 1)
     assert plain.run_key() == run_key("d", "r") == "d__r"
     assert TaskIdentity("d", "r", "train", 2, 1).run_key() == "d__r__train-2"
+    assert TaskIdentity("d", "r", "group.train", 2, 1, "group").run_key() == "d__r__group-2"
     assert run_key("d", "a:b") != run_key("d", "a+b")
     assert label_safe("x" * 64) != label_safe("x" * 65)
 

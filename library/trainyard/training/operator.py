@@ -11,7 +11,7 @@ from airflow.sdk.bases.operator import OperatorPartial
 from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.triggers.base import StartTriggerArgs
 
-from trainyard.airflow_compat import mapped_arguments, partial_as
+from trainyard.airflow_compat import group_argument, mapped_arguments, partial_as
 from trainyard.platform import load_platform
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.links import MLflowRunLink, WhyPendingLink
@@ -223,7 +223,10 @@ def _seconds(value: Any) -> Any:
 
 
 def _is_template(value: Any) -> bool:
-    return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+    """Whether the value is known only in a run."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    return isinstance(value, XComArg) or group_argument(value) is not None
 
 
 def _with_airflow_pool(kwargs: dict[str, Any], gpu_pool: Any) -> dict[str, Any]:

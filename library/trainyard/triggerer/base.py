@@ -47,6 +47,7 @@ from trainyard.airflow_compat import (
     atask_states,
     failed_event,
     is_mapped_over,
+    mapped_group,
     push_xcom,
     pushes_xcom,
     success_event,
@@ -133,7 +134,7 @@ class TriggererOperator(BaseOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Refuse to be mapped: each instance would start with the same arguments."""
-        raise TypeError(f"{cls.__name__} cannot be mapped; write one task for each")
+        raise TypeError(f"{cls.__name__} cannot be mapped; put it into a mapped @task_group")
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Nothing: the trigger renders them, and a worker only ever sees the task to fail it."""
@@ -200,7 +201,8 @@ class TriggererTask(BaseTrigger):
         ti = self.task_instance
         if ti is None:
             raise RuntimeError("the trigger belongs to no task instance")
-        return TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+        group = mapped_group(self.task) if self.task is not None else ""
+        return TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number, group)
 
     async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
         """Push XComs; `mapped_length` see `push_xcom`."""

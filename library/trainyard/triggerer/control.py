@@ -27,6 +27,7 @@ from typing import Any, Literal, NoReturn
 
 from airflow.sdk.definitions.xcom_arg import XComArg
 
+from trainyard.airflow_compat import mapped_group
 from trainyard.triggerer.base import TRIGGERER_PATIENCE, TriggererOperator, start_args
 
 TRIGGER = "trainyard.triggerer.control_trigger.ControlTrigger"
@@ -56,6 +57,12 @@ class ControlOperator(TriggererOperator):
         self, *, function: str, arguments: Mapping[str, Any], timeout: timedelta = TIMEOUT, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        if self.kind != "task" and mapped_group(self):
+            # Airflow looks for what they skip under no map index (NotPreviouslySkippedDep in 3.3.2).
+            raise TypeError(
+                f"{self.task_id} would skip nothing, as it is in a mapped task group; there write a"
+                " @task.branch or @task.short_circuit, which run on a worker"
+            )
         self.function = function
         self.arguments = dict(arguments)
         self.timeout = timeout
@@ -148,8 +155,8 @@ class ControlFunction:
 
     def _refuse_mapping(self, how: str) -> NoReturn:
         raise TypeError(
-            f"{self.__name__}.{how}: a control task cannot be mapped; call it once for each, as "
-            f"{self.__name__}(..., task_id=...)"
+            f"{self.__name__}.{how}: a control task cannot be mapped; call it in a mapped @task_group, or "
+            f"once for each, as {self.__name__}(..., task_id=...)"
         )
 
 

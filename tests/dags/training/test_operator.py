@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, task, task_group
 from airflow.serialization.serialized_objects import DagSerialization
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.operator import TRIGGER, TrainingPodOperator
@@ -141,6 +141,34 @@ def test_mapped_over_literals_and_outputs(dag: DAG) -> None:
     assert "xcom_pull(task_ids='candidates'" in request["mapped"]["product"][0][1]
     decoded = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("m")
     assert decoded.start_from_trigger and decoded.start_trigger_args
+
+
+def test_in_a_mapped_group_each_instance_has_its_own_arguments(dag: DAG) -> None:
+    @task_group
+    def group(pool: Any, rate: Any) -> None:
+        first = TrainingPodOperator(
+            task_id="first", gpu_pool=pool, step_params={"rate": rate, "seed": 1}, **STEP
+        )
+        then = {**STEP, "dataset": first.output["dataset"]}
+        TrainingPodOperator(task_id="then", **then)
+
+    with dag:
+        group.expand(pool=["spot", "ondemand"], rate=[0.1, 0.2])
+    serialized = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+
+    def rendered(name: str, index: int) -> dict[str, Any]:
+        task = serialized.get_task(f"group.{name}")
+        pulled = {("group.first", "dataset", 2): "file:///data/2"}
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task.task_id, map_index=index, try_number=1)
+        ti.task, ti.xcom_pull = task, lambda **of: pulled[of["task_ids"], of["key"], of["map_indexes"]]
+        trigger = TrainingPodTrigger(request_of(dag.get_task(task.task_id)))
+        trigger.task_instance = ti
+        assert trigger.identity.run_key() == f"d__r__group-{index}"
+        return trigger.rendered({"ti": ti})
+
+    request = rendered("first", 2)
+    assert (request["gpu_pool"], request["step_params"]) == ("ondemand", {"rate": 0.1, "seed": 1})
+    assert rendered("then", 2)["dataset"] == "file:///data/2"
 
 
 def test_the_class_itself_is_untouched_by_mapping(dag: DAG) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow.providers.standard.operators.branch import BranchMixIn
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup
+from airflow.sdk import DAG, TaskGroup, task_group
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
@@ -90,6 +90,18 @@ def test_a_call_makes_a_task_and_returns_its_output(ours: None) -> None:
 def test_a_wrong_call_is_an_error_of_the_dag_file(call: Any) -> None:
     with DAG("d", schedule=None), pytest.raises(TypeError):
         call()
+
+
+@pytest.mark.parametrize("call", [only_if, lambda item: choose(item, then="a", otherwise="b")])
+def test_what_would_skip_nothing_in_a_mapped_group_is_refused(call: Any) -> None:
+    @task_group
+    def group(item: Any) -> None:
+        with pytest.raises(TypeError, match=r"@task\.branch or @task\.short_circuit"):
+            call(item)
+        shout(item)
+
+    with DAG("d", schedule=None):
+        group.expand(item=[1, 0])
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,15 @@ def evaluation(uri: str) -> dict[str, Any]:
 
 @pytest.fixture
 def states(database: dict[str, Any]) -> dict[str, str]:
-    """The states of the tasks that are not mapped."""
-    return {task: state for _, task, index, state, *_ in database["states"] if index == -1}
+    """The states of the tasks of `control` that are not mapped."""
+    return {
+        task: state for dag, task, index, state, *_ in database["states"] if (dag, index) == ("control", -1)
+    }
 
 
 @pytest.fixture
 def xcoms(database: dict[str, Any]) -> dict[tuple[str, str], Any]:
-    return {(task, key): value for task, key, value in database["xcoms"]}
+    return {(task, key): value for task, key, value, index in database["xcoms"] if index == -1}
 
 
 def test_a_result_is_one_xcom_and_each_of_its_keys(states: Any, xcoms: dict[tuple[str, str], Any]) -> None:
@@ -119,6 +121,19 @@ def test_a_promotion_knows_who_started_the_run(database: dict[str, Any], mlflow_
 def test_a_task_is_mapped_over_what_a_control_task_returns(database: dict[str, Any]) -> None:
     indexes = [index for _, task, index, *_ in database["states"] if task == "each"]
     assert sorted(indexes) == [0, 1, 2]
+
+
+def test_a_task_of_a_mapped_group_has_its_instances_arguments_and_outputs(database: dict[str, Any]) -> None:
+    found = {
+        index: value[0]["step_params"]
+        for task, key, value, index in database["xcoms"]
+        if (task, key) == ("judged.repeat", "return_value")
+    }
+    assert [found[index]["passed"] for index in range(4)] == [True, True, False, False]
+    assert [found[index]["a"]["step_params"]["a"] for index in range(4)] == [3, 7, 3, 7]
+    # All tasks of an instance share an MLflow run and checkpoints.
+    keys = [f"mapped_group__manual__1__judged-{index}" for index in range(4)]
+    assert [found[index]["features_uri"] for index in range(4)] == keys
 
 
 def test_what_no_try_can_cure_is_not_tried_again(database: dict[str, Any], xcoms: Any) -> None:

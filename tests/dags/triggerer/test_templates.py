@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trainyard.triggerer.templates import TemplateError, render
+from airflow.sdk import DAG, BaseOperator, task_group
+from trainyard.triggerer.templates import TemplateError, as_template, render
 
 
 def pull(task_ids: str, key: str, map_indexes: int, default: Any) -> Any:
@@ -47,3 +48,31 @@ def test_values_keep_their_type(template: Any, expected: Any) -> None:
 def test_an_error_names_the_argument(template: str) -> None:
     with pytest.raises(TemplateError, match="step_params"):
         render({"step_params": {"x": template}}, CONTEXT)
+
+
+def test_each_instance_of_a_mapped_group_has_arguments_and_outputs_of_its_own() -> None:
+    inside: list[Any] = []
+
+    @task_group
+    def group(size: Any, name: Any) -> None:
+        first = BaseOperator(task_id="first")
+        inside.append(as_template([size, name, first.output["rows"]]))
+
+    with DAG("d", schedule=None):
+        sizes = BaseOperator(task_id="sizes").output
+        group.expand(size=sizes, name=["a{{ params.epochs }}", "b"])
+
+    def pulled(task_ids: str, key: str, map_indexes: int, default: Any) -> Any:
+        return {("sizes", -1): [10, 20], ("group.first", 2): "rows of 2"}[task_ids, map_indexes]
+
+    def rendered(group_of_reader: str) -> Any:
+        found = SimpleNamespace(group_id=group_of_reader)
+        reader = SimpleNamespace(get_closest_mapped_task_group=lambda: found)
+        ti = SimpleNamespace(xcom_pull=pulled, map_index=2, task=reader)
+        return render({"field": inside[0]}, {**CONTEXT, "ti": ti})
+
+    assert rendered("group") == {"field": [20, "a3", "rows of 2"]}
+    with pytest.raises(
+        TemplateError, match=r"the mapped task group 'group', which this task is not in; collect"
+    ):
+        rendered("another")

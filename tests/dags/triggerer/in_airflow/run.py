@@ -27,6 +27,7 @@ def main(conf: dict[str, Any]) -> None:
     try:
         dags = sync()
         run(triggerer, dags["control"], "manual", conf)
+        run(triggerer, dags["mapped_group"], "manual", {})
         deliver(triggerer, dags["on_delivery"])
         Path(os.environ["AIRFLOW_HOME"], "found.json").write_text(json.dumps(found(), default=str))
     finally:
@@ -140,7 +141,7 @@ def found() -> dict[str, Any]:
                 [ti.dag_id, ti.task_id, ti.map_index, ti.state, ti.try_number, ti.next_method] for ti in tasks
             ],
             "xcoms": [
-                [each.task_id, each.key, XComModel.deserialize_value(each)]
+                [each.task_id, each.key, XComModel.deserialize_value(each), each.map_index]
                 for each in session.scalars(select(XComModel))
             ],
             "events": [

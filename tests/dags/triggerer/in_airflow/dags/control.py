@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, Param, TaskGroup
+from airflow.sdk import DAG, Asset, Param, TaskGroup, task_group
 from trainyard.operators import (
     arrived,
     candidates,
@@ -62,3 +62,14 @@ with DAG("control", schedule=None, params=PARAMS, default_args=ARGS):
 
 with DAG("on_delivery", schedule=DELIVERY, params={"data_date": None}):
     day_of_data()
+
+with DAG("mapped_group", schedule=None, params=PARAMS):
+
+    @task_group
+    def judged(evaluation, trial):
+        decision = gate(evaluation, model="none such", metric="f1", minimum=0.5, min_improvement=0)
+        found = {"passed": [decision["passed"]], "a": [trial]}
+        candidates("{{ run_key }}", model="m", space=found, task_id="repeat")
+
+    trials = candidates("", model="m", space={"a": ["{{ params.epochs }}", 7]})
+    judged.expand(evaluation=[{"f1": 0.9}, {"f1": 0.1}], trial=trials)
