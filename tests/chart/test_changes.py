@@ -47,7 +47,14 @@ def there(size: str = "10Gi", volume: str | None = "10Gi", **spec: Any) -> dict[
     """A claim on the cluster; without a volume it is not bound."""
     status = {"phase": "Bound", "capacity": {"storage": volume}} if volume else {"phase": "Pending"}
     given = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": size}}}
-    return {"spec": {"storageClassName": "fast", **given, **spec}, "status": status}
+    return {"metadata": {}, "spec": {"storageClassName": "fast", **given, **spec}, "status": status}
+
+
+def made_with(*fields: str) -> dict[str, Any]:
+    """A claim for which Helm asked with these fields of its spec; the others are the cluster's."""
+    of_helm = {"manager": "helm", "fieldsV1": {"f:spec": {f"f:{field}": {} for field in fields}}}
+    of_volume = {"manager": "kube-controller-manager", "fieldsV1": {"f:status": {"f:phase": {}}}}
+    return {**there(), "metadata": {"managedFields": [of_helm, of_volume]}}
 
 
 def without_class(one: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def without_class(one: dict[str, Any]) -> dict[str, Any]:
     [
         pytest.param({}, there(), {}, id="as it is"),
         pytest.param({"size": "10240Mi"}, there(), {}, id="in other words"),
-        pytest.param({"storageClassName": ""}, there(), {}, id="any class"),
+        pytest.param({"storageClassName": ""}, made_with("accessModes"), {}, id="any class"),
         pytest.param({"storageClassName": "-"}, there(storageClassName=""), {}, id="no class"),
         pytest.param({}, without_class(there()), {}, id="a class where there was none"),
         pytest.param({"size": "20Gi"}, there(), CLASS, id="larger"),
@@ -78,6 +85,12 @@ def test_what_kubernetes_changes_passes(
     [
         ({"storageClassName": "slow"}, there(), {}, "storageClassName: the claim datasets has fast, which"),
         ({"storageClassName": "-"}, there(), {}, "storageClassName: the claim datasets has fast, which"),
+        (
+            {"storageClassName": ""},
+            made_with("accessModes", "storageClassName"),
+            {},
+            "storageClassName: the claim datasets was made with fast, which Kubernetes does not take away",
+        ),
         ({}, there(storageClassName=""), {}, "storageClassName: the claim datasets has -, which"),
         ({"accessMode": "ReadWriteOnce"}, there(), {}, "accessMode: the claim datasets has ReadWriteMany"),
         ({"size": "5Gi"}, there(), {}, "size: the claim datasets has 10Gi, and volumes do not shrink"),

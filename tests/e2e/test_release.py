@@ -73,6 +73,9 @@ CHANGES = {
     "mlflow.artifacts.persistence.size: the claim trainyard-mlflow-artifacts has 5Gi, and volumes": {
         "mlflow": {"artifacts": {"persistence": {"size": "1Gi"}}}
     },
+    "training.volumes.datasets.storageClassName: the claim datasets was made with trainyard-shared, which": {
+        "training": {"volumes": {"datasets": {"storageClassName": ""}}}
+    },
     "airflow.logs.persistence.storageClassName: the claim airflow-logs has trainyard-shared, which": {
         "airflow": {"logs": {"persistence": {"storageClassName": "fast"}}}
     },

@@ -46,6 +46,8 @@ spec:
 {{- /* A claim without a class may get one. */}}
 {{- if and .storageClassName (hasKey $spec "storageClassName") (ne .storageClassName ($spec.storageClassName | default "-")) }}
 {{ .key }}.storageClassName: the claim {{ .name }} has {{ $spec.storageClassName | default "-" }}, which Kubernetes does not change; set it back, or {{ $move }}
+{{- else if and (not .storageClassName) (include "common.namedClass" $.there) }}
+{{ .key }}.storageClassName: the claim {{ .name }} was made with {{ $spec.storageClassName | default "-" }}, which Kubernetes does not take away; set it again, or {{ $move }}
 {{- end }}
 {{- if ne .accessMode (join ", " $spec.accessModes) }}
 {{ .key }}.accessMode: the claim {{ .name }} has {{ join ", " $spec.accessModes }}, which Kubernetes does not change; set it back, or {{ $move }}
@@ -59,6 +61,13 @@ spec:
 {{- else if not (and $.class $.class.allowVolumeExpansion) }}
 {{ .key }}.size: the claim {{ .name }} has {{ $has }}, and {{ with $spec.storageClassName }}its StorageClass {{ . }} does not let volumes grow{{ else }}without a StorageClass volumes do not grow{{ end }}; set it back, or {{ $move }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* true if a claim's class was asked for, and is not the cluster's default one: of that nobody is the manager. Params: the claim */}}
+{{- define "common.namedClass" -}}
+{{- range .metadata.managedFields }}
+{{- if hasKey (get (.fieldsV1 | default dict) "f:spec" | default dict) "f:storageClassName" }}true{{ end }}
 {{- end }}
 {{- end }}
 
