@@ -77,8 +77,10 @@ def _run_fast(suites: Suites) -> None:
     with suites.stages("docker") as stage:
         host.ensure_docker(stage)
     short = [partial(suites.run, name) for name in ("cli", "gpu_simulator", "dag_publisher")]
+    # Helm ends before its memory matters; collecting it is a fifth of the time of a render.
+    env = {**path, "GOGC": "off"}
     # The longest ones first, so that the last ones end together.
-    chart, dags = partial(suites.run, "chart", env=path, options=TWO_PROCESSES), partial(suites.run, "dags")
+    chart, dags = partial(suites.run, "chart", env=env, options=TWO_PROCESSES), partial(suites.run, "dags")
     suites.run_at_once(chart, dags, suites.run_trainer, suites.run_mlflow, *short)
 
 
