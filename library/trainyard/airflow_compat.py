@@ -196,6 +196,22 @@ async def push_xcom(
         await XCom.aset(key, value, **where, _mapped_length=length)
 
 
+def runs_without_triggerer() -> bool:
+    """Whether this process runs tasks itself, as `dag.test()` and `airflow tasks test` do.
+
+    What triggers send there asynchronously is sent as tasks do: Airflow 3.3.2 has no `asend` for it.
+    """
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
+
+    async def asend(self: Any, msg: Any) -> Any:
+        return self.send(msg)
+
+    if not hasattr(InProcessSupervisorComms, "asend"):
+        InProcessSupervisorComms.asend = asend  # type: ignore[attr-defined]
+    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), InProcessSupervisorComms)
+
+
 def is_mapped_over(task: Any) -> bool:
     """Whether another task is mapped over the result of `task`.
 

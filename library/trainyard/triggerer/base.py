@@ -27,6 +27,8 @@ what the task reads, and `rendered` for more than templates. For a few requests 
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
 from datetime import timedelta
@@ -50,6 +52,7 @@ from trainyard.airflow_compat import (
     mapped_group,
     push_xcom,
     pushes_xcom,
+    runs_without_triggerer,
     success_event,
 )
 from trainyard.failures import Cause, TaskFailed
@@ -119,12 +122,13 @@ def start_args(trigger: str, request: Mapping[str, Any], timeout: timedelta) -> 
 
 
 class TriggererOperator(BaseOperator):
-    """Base of operators whose task starts and ends in the triggerer.
+    """Base of operators whose task starts and ends in the triggerer, where there is one.
 
     Set `start_trigger_args` in `__init__`.
     """
 
     start_from_trigger = True
+    start_trigger_args: StartTriggerArgs
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -139,15 +143,21 @@ class TriggererOperator(BaseOperator):
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Nothing: the trigger renders them, and a worker only ever sees the task to fail it."""
 
-    def execute(self, context: Any) -> NoReturn:
-        """Fail the try: a worker gets the task only if it was queued as another operator before an upgrade.
+    def execute(self, context: Any) -> Any:
+        """Run the task here, in `dag.test()` and `airflow tasks test`, which have no triggerer.
 
-        The next try starts in the triggerer.
+        A worker gets it only if it was queued as another operator before an upgrade: that try fails, and the
+        next one starts in the triggerer.
         """
-        raise AirflowException(
-            f"{self.task_id} starts in the triggerer and cannot run on a worker (`airflow tasks test` and "
-            "`dag.test()` try that); trigger the DAG instead"
+        if not runs_without_triggerer():
+            raise AirflowException(f"{self.task_id} starts in the triggerer and cannot run on a worker")
+        module, _, name = self.start_trigger_args.trigger_cls.rpartition(".")
+        trigger: TriggererTask = getattr(importlib.import_module(module), name)(
+            **(self.start_trigger_args.trigger_kwargs or {})
         )
+        trigger.task_instance = context["ti"]
+        trigger.render_template_fields(context)
+        return asyncio.run(trigger.run_here())
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> NoReturn:
         """Fail the task for good, where the triggerer could not: see `TriggererTask._failure`."""
@@ -259,6 +269,25 @@ class TriggererTask(BaseTrigger):
                 await lineage.ended(self.identity, self.reads(), result)
             yield success_event(self.task, self.context.get("outlet_events"))
 
+    async def run_here(self) -> Any:
+        """Run the task without a triggerer, and return its result.
+
+        Raises:
+            AirflowSkipException: the task is skipped.
+            AirflowFailException: it did not succeed, and no other try can cure that.
+            AirflowException: another try may succeed.
+        """
+        try:
+            result = await self._result()
+        except TaskFailed as failed:
+            await self._push_failure(failed)
+            error = AirflowException if failed.retry else AirflowFailException
+            raise error(f"{failed.cause}: {failed.message}") from failed
+        # Airflow pushes what a task returns.
+        if isinstance(result, Mapping) and pushes_xcom(self.task):
+            await self.push(result)
+        return result
+
     async def _result(self) -> Any:
         """What `work` returns. Whatever goes wrong is a TaskFailed, and a skip an AirflowSkipException."""
         try:
@@ -293,8 +322,12 @@ class TriggererTask(BaseTrigger):
 
     async def _failure(self, failed: TaskFailed) -> TriggerEvent:
         """The event that fails the task, or its try."""
+        told = await self._push_failure(failed)
+        # Without the extension only a worker can end what has tries left, in `execute_complete`.
+        return failed_event(final=not failed.retry) or TriggerEvent(told)
+
+    async def _push_failure(self, failed: TaskFailed) -> dict[str, Any]:
         self.log.error("%s: %s", failed.cause, failed.message)
         told = {"cause": failed.cause, "message": failed.message}
         await self.push({"failure": {**failed.details, **told}})
-        # Without the extension only a worker can end what has tries left, in `execute_complete`.
-        return failed_event(final=not failed.retry) or TriggerEvent(told)
+        return told

@@ -71,7 +71,11 @@ def states(database: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture
 def xcoms(database: dict[str, Any]) -> dict[tuple[str, str], Any]:
-    return {(task, key): value for task, key, value, index in database["xcoms"] if index == -1}
+    return {
+        (task, key): value
+        for dag, task, key, value, index in database["xcoms"]
+        if dag != "without_triggerer" and index == -1
+    }
 
 
 def test_a_result_is_one_xcom_and_each_of_its_keys(states: Any, xcoms: dict[tuple[str, str], Any]) -> None:
@@ -123,17 +127,40 @@ def test_a_task_is_mapped_over_what_a_control_task_returns(database: dict[str, A
     assert sorted(indexes) == [0, 1, 2]
 
 
-def test_a_task_of_a_mapped_group_has_its_instances_arguments_and_outputs(database: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dag_id", ["mapped_group", "without_triggerer"])
+def test_a_task_of_a_mapped_group_has_its_instances_arguments_and_outputs(
+    database: dict[str, Any], dag_id: str
+) -> None:
     found = {
         index: value[0]["step_params"]
-        for task, key, value, index in database["xcoms"]
-        if (task, key) == ("judged.repeat", "return_value")
+        for dag, task, key, value, index in database["xcoms"]
+        if (dag, task, key) == (dag_id, "judged.repeat", "return_value")
     }
     assert [found[index]["passed"] for index in range(4)] == [True, True, False, False]
     assert [found[index]["a"]["step_params"]["a"] for index in range(4)] == [3, 7, 3, 7]
     # All tasks of an instance share an MLflow run and checkpoints.
-    keys = [f"mapped_group__manual__1__judged-{index}" for index in range(4)]
-    assert [found[index]["features_uri"] for index in range(4)] == keys
+    keys = [found[index]["features_uri"] for index in range(4)]
+    assert [key.rpartition("__")[2] for key in keys] == [f"judged-{index}" for index in range(4)]
+    assert keys[0].startswith(f"{dag_id}__manual__")
+
+
+def test_dag_test_runs_the_tasks_itself(database: dict[str, Any]) -> None:
+    states = {task: state for dag, task, _, state, *_ in database["states"] if dag == "without_triggerer"}
+    expected = {"skipped": ["skipped", "otherwise"], "failed": ["fails"]}
+    found = {
+        end: sorted(task for task, state in states.items() if state == end) for end in set(states.values())
+    }
+    assert {end: found[end] for end in expected} == {end: sorted(tasks) for end, tasks in expected.items()}
+    assert found.keys() == {*expected, "success"}
+    assert {"goes_on", "then", "tell", "judged.gate"} <= set(found["success"])
+    xcoms = {
+        (task, key, index): value
+        for dag, task, key, value, index in database["xcoms"]
+        if dag == "without_triggerer"
+    }
+    assert xcoms["gate", "return_value", -1]["passed"] is xcoms["gate", "passed", -1] is True
+    assert "no metric 'nothing'" in xcoms["fails", "failure", -1]["message"]
+    assert [xcoms["tell", "return_value", index] for index in range(2)] == [3, 7]
 
 
 def test_what_no_try_can_cure_is_not_tried_again(database: dict[str, Any], xcoms: Any) -> None:

@@ -29,6 +29,7 @@ def main(conf: dict[str, Any]) -> None:
         run(triggerer, dags["control"], "manual", conf)
         run(triggerer, dags["mapped_group"], "manual", {})
         deliver(triggerer, dags["on_delivery"])
+        test_without_triggerer()
         Path(os.environ["AIRFLOW_HOME"], "found.json").write_text(json.dumps(found(), default=str))
     finally:
         triggerer.kill(escalation_delay=10, force=True)
@@ -46,6 +47,14 @@ def start_triggerer() -> Any:
     TriggererJobRunner(job)
     job.prepare_for_execution()
     return TriggerRunnerSupervisor.start(job=job, capacity=100)
+
+
+def test_without_triggerer() -> None:
+    """Run a DAG as its author does, in this process."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "client"
+    DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags["without_triggerer"].test()
 
 
 def sync() -> dict[str, Any]:
@@ -141,7 +150,7 @@ def found() -> dict[str, Any]:
                 [ti.dag_id, ti.task_id, ti.map_index, ti.state, ti.try_number, ti.next_method] for ti in tasks
             ],
             "xcoms": [
-                [each.task_id, each.key, XComModel.deserialize_value(each), each.map_index]
+                [each.dag_id, each.task_id, each.key, XComModel.deserialize_value(each), each.map_index]
                 for each in session.scalars(select(XComModel))
             ],
             "events": [

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, Param, TaskGroup, task_group
+from airflow.sdk import DAG, Asset, Param, TaskGroup, task, task_group
 from trainyard.operators import (
     arrived,
     candidates,
@@ -73,3 +73,16 @@ with DAG("mapped_group", schedule=None, params=PARAMS):
 
     trials = candidates("", model="m", space={"a": ["{{ params.epochs }}", 7]})
     judged.expand(evaluation=[{"f1": 0.9}, {"f1": 0.1}], trial=trials)
+
+with DAG("without_triggerer", schedule=None, params=PARAMS, default_args={"retries": 0}):
+    trials = candidates("{{ run_key }}", model="m", space={"a": ["{{ params.epochs }}", 7]})
+    decision = gate({"f1": 0.9}, model="none such", metric="f1", minimum="{{ 0.5 }}", min_improvement=0)
+    only_if(decision["passed"], task_id="yes") >> EmptyOperator(task_id="goes_on")
+    only_if("{{ params.no }}", task_id="no") >> EmptyOperator(task_id="skipped")
+    choose(decision["passed"], then="then", otherwise="otherwise", task_id="route") >> [
+        EmptyOperator(task_id="then"),
+        EmptyOperator(task_id="otherwise"),
+    ]
+    task(lambda trial: trial["step_params"]["a"], task_id="tell").expand(trial=trials)
+    judged.expand(evaluation=[{"f1": 0.9}, {"f1": 0.1}], trial=trials)
+    gate({"f1": 0.9}, model="none such", metric="nothing", minimum=0, min_improvement=0, task_id="fails")
