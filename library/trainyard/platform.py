@@ -129,7 +129,8 @@ class Platform:
     `default_pool` is the GPU pool of what names none; None where there are no GPUs, and training runs on
     CPUs. `default_spot_pool` is that of what may lose its node: the default pool where no pool is spot.
     `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
-    empty, `maintenance` where the chart makes none of its CronJobs.
+    empty, `maintenance` where the chart makes none of its CronJobs. `local` is the directory of trainings on
+    this machine, without a cluster.
     """
 
     training: Training
@@ -139,6 +140,7 @@ class Platform:
     serving: Serving | None = None
     lineage: Lineage | None = None
     maintenance: Maintenance | None = None
+    local: Path | None = None
 
     def pool(self, name: str) -> GpuPool:
         """Return the GPU pool `name`.
@@ -208,6 +210,7 @@ def _platform(top: _Section) -> Platform:
         serving=_serving(top.section("serving")) if "serving" in top.data else None,
         lineage=_lineage(top.section("openlineage")) if "openlineage" in top.data else None,
         maintenance=_maintenance(top.section("maintenance")) if "maintenance" in top.data else None,
+        local=Path(top.get("local", str)) if "local" in top.data else None,
     )
 
 

@@ -127,15 +127,26 @@ def run(
             metavar="TIME", help="What {{ ds }} says; in UTC, if it names no zone.", show_default="now"
         ),
     ] = "",
+    local: Annotated[
+        bool, typer.Option("--local", help="Run it on this machine, without a cluster; trainings in Docker.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Trigger a DAG and follow its run.
 
-    Ctrl-C ends the following, not the run.
+    Ctrl-C ends the following, not the run; with --local it ends the run.
     """
     from . import platform, training
 
     parameters, date = training.parse_conf(conf), training.parse_date(logical_date)
+    if local:
+        if run_id or logical_date or not follow:
+            raise CliError("--local takes no --run-id, --logical-date and --no-follow", "leave them out")
+        from . import local as here
+
+        with Stages(out) as stages:
+            here.run_dag(stages, dag, parameters, out)
+        return
     reached = platform.connect()
     run_id = run_id or training.new_run_id("run")
     training.start(reached, dag, parameters, run_id, date)

@@ -20,7 +20,7 @@ import aiohttp
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
-from trainyard.kube.logs import LineSplitter, LogPosition, Piece
+from trainyard.kube.logs import LineSplitter, LogPosition, Piece, unread
 from trainyard.naming import CONTAINER
 
 RETRY_SECONDS = 600
@@ -154,14 +154,8 @@ class Kube:
         try:
             async with aclosing(self._log(name, query)) as pieces:
                 async for piece in pieces:
-                    timestamp, _, text = piece.text.partition(" ")
-                    if not piece.begins:
-                        if position.advance_piece():
-                            yield piece.text
-                    elif not timestamp[:1].isdigit():  # from the kubelet, such as why there is no log
-                        yield piece.text
-                    elif position.advance(timestamp):
-                        yield text
+                    if (line := unread(piece, position)) is not None:
+                        yield line
         except _CONNECTION_ERRORS:
             return
 

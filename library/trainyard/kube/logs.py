@@ -109,6 +109,16 @@ class LogPosition:
         return True
 
 
+def unread(piece: Piece, position: LogPosition) -> str | None:
+    """The text of a piece of a log with timestamps, or None if it was read before; the position moves on."""
+    timestamp, _, text = piece.text.partition(" ")
+    if not piece.begins:
+        return piece.text if position.advance_piece() else None
+    if not timestamp[:1].isdigit():  # from the kubelet, such as why there is no log
+        return piece.text
+    return text if position.advance(timestamp) else None
+
+
 def parse_log_line(line: str) -> tuple[int, str]:
     """Level and text of a log line: a JSON object becomes `message key=value ...`."""
     try:

@@ -40,7 +40,10 @@ class DeployModelTrigger(TriggererTask):
                 await self._deploy_run(kube, str(self.request["version"])).abandon()
 
     def _kube(self) -> ServingKube:
-        return ServingKube(serving_of(load_platform()).namespace)
+        platform = load_platform()
+        if platform.local is not None:
+            raise ValueError("a model is deployed on a cluster, and this run has none")
+        return ServingKube(serving_of(platform).namespace)
 
     def _deploy_run(self, kube: ServingKube, version: str) -> DeployRun:
         platform, model = load_platform(), str(self.request["model"])

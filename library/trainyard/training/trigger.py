@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from trainyard_contract import Env
 
@@ -54,7 +54,7 @@ class TrainingPodTrigger(TriggererTask):
         params = json.dumps(request.step_params, default=str)
         self.log.info("step %s of %s: params %s", request.step, request.dataset, params)
         platform = load_platform()
-        async with JobKube(platform.training.namespace) as kube:
+        async with _pods(platform, request.nodes) as kube:
             run = (GangRun if request.nodes > 1 else PodRun)(
                 kube,
                 platform,
@@ -88,7 +88,7 @@ class TrainingPodTrigger(TriggererTask):
         """Delete this try's pods."""
         task = self.identity
         this_try = f"{task.selector()},{LABEL_PREFIX}/try-number={task.try_number}"
-        async with JobKube(load_platform().training.namespace) as kube:
+        async with _pods(load_platform()) as kube:
             for job in await kube.jobs(this_try):
                 await kube.delete_job(job["metadata"]["name"])
             for pod in await kube.find(this_try):
@@ -124,3 +124,15 @@ class TrainingPodTrigger(TriggererTask):
         ids = {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
         url = task_url(task.dag_id, task.run_id, task.task_id, task.map_index)
         await asend(Alert("warning", title, text, details={**ids, **details}, links={"task": url}))
+
+
+def _pods(platform: Platform, nodes: int = 1) -> JobKube:
+    """Where pods run: in the cluster, or as containers on this machine."""
+    if platform.local is None:
+        return JobKube(platform.training.namespace)
+    if nodes > 1:
+        raise ValueError(f"nodes={nodes}: without a cluster a training has one node")
+    # Later, as nobody else needs it. It has the calls that a training on one node makes.
+    from trainyard.local.containers import Containers
+
+    return cast(JobKube, Containers(platform.local))
