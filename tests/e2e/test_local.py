@@ -20,10 +20,15 @@ def containers(docker: str) -> list[str]:
 @pytest.mark.parametrize(
     ("conf", "code", "says"),
     [
-        ('{"epochs": 2}', 0, "v1 is now challenger: 0."),
-        ('{"epochs": 2, "nodes": 2}', 1, "bad_config: nodes=2: without a cluster a training has one node"),
+        pytest.param('{"epochs": 2}', 0, "v1 is now challenger: 0.", id="a model"),
+        pytest.param(
+            '{"epochs": 2, "nodes": 2}',
+            1,
+            "bad_config: nodes=2: without a cluster a training has one node",
+            id="what needs a cluster",
+            marks=pytest.mark.nightly,
+        ),
     ],
-    ids=["a model", "what needs a cluster"],
 )
 def test_a_dag_runs_without_a_cluster(docker: str, conf: str, code: int, says: str) -> None:
     name = f"local-{uuid.uuid4().hex[:8]}"
