@@ -32,6 +32,11 @@ def describe(root: Path, *options: str) -> str:
         return ""
 
 
+def checked_out(root: Path) -> str:
+    """Return the commit of a checkout, marked where files differ from it; "" outside git."""
+    return describe(root, "--always", "--abbrev=40")
+
+
 class Tree(Protocol):
     """The files of a revision, or of the working tree. Paths are relative to the repository."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from . import argocd_build, host, image_archive, node_image, paths, program_context
 from .cluster import Cluster
 from .errors import CliError
-from .git import describe
+from .git import checked_out
 from .shell import run
 from .stages import Reporter
 
@@ -237,8 +237,8 @@ def build(
     """
     command = [host.docker(), "build", "--network", "host", "--progress", "plain", "--target", target]
     command += ["--file", f"images/{name}/Dockerfile", "--tag", image, "--build-arg", f"BASE_IMAGE={base}"]
-    commit = describe(paths.ROOT, "--always", "--abbrev=40")
-    for setting, value in {**_build_settings(), "GIT_COMMIT": commit, **(arguments or {})}.items():
+    commit = {"GIT_COMMIT": checked_out(paths.ROOT)}
+    for setting, value in {**_build_settings(), **commit, **(arguments or {})}.items():
         command += ["--build-arg", f"{setting}={value}"]
     bundle = _ca_bundle()
     if bundle:

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from . import chart, host, images, paths, toolchain
 from .errors import CliError
+from .git import checked_out
 from .shell import run
 from .stages import Stages
 
@@ -141,6 +142,7 @@ def _environment(platform: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(paths.ROOT / "library"), str(paths.ROOT / "dags"), *inherited]),
         "PATH": os.pathsep.join([str(Path(host.docker()).parent), os.environ["PATH"]]),
         "TRAINYARD_PLATFORM": str(platform),
+        "GIT_COMMIT": checked_out(paths.ROOT),
         "PYTHONWARNINGS": "ignore",
     }
 
