@@ -130,6 +130,16 @@ def run(
     local: Annotated[
         bool, typer.Option("--local", help="Run it on this machine, without a cluster; trainings in Docker.")
     ] = False,
+    dags: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --local: the directory of DAG files.",
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+            show_default="dags",
+        ),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Trigger a DAG and follow its run.
@@ -139,13 +149,15 @@ def run(
     from . import platform, training
 
     parameters, date = training.parse_conf(conf), training.parse_date(logical_date)
+    if dags and not local:
+        raise CliError("--dags is for --local alone", "a cluster has its own: see docs/dags.md")
     if local:
         if run_id or logical_date or not follow:
             raise CliError("--local takes no --run-id, --logical-date and --no-follow", "leave them out")
         from . import local as here
 
         with Stages(out) as stages:
-            here.run_dag(stages, dag, parameters, out)
+            here.run_dag(stages, dag, parameters, dags or paths.ROOT / "dags", out)
         return
     reached = platform.connect()
     run_id = run_id or training.new_run_id("run")

@@ -44,8 +44,8 @@ SOURCE = re.compile(r" +\[([\w.]+)\] .*\bloc=\S+.*")
 TASK = re.compile(r"\[DAG TEST\] starting task_id=(\S+)")
 
 
-def run_dag(stages: Stages, dag_id: str, conf: dict[str, Any], console: Console) -> None:
-    """Run the DAG with these parameters to its end; CliError if it fails."""
+def run_dag(stages: Stages, dag_id: str, conf: dict[str, Any], dags: Path, console: Console) -> None:
+    """Run a DAG of the directory ``dags`` with these parameters to its end; CliError if it fails."""
     STORE.mkdir(parents=True, exist_ok=True)
     with stages("tools") as stage:
         helm = toolchain.helm(stage)
@@ -56,7 +56,7 @@ def run_dag(stages: Stages, dag_id: str, conf: dict[str, Any], console: Console)
         run([*DEV, "true"])
     with _only_one():
         port = _free_port()
-        environment = _environment(_platform_file(helm, trainer, f"http://127.0.0.1:{port}"))
+        environment = _environment(_platform_file(helm, trainer, f"http://127.0.0.1:{port}"), dags)
         with stages("database"):
             run([*DEV, "airflow", "db", "migrate"], env=environment, log="local-database")
         with _tracking_server(mlflow, port), stages(dag_id):
@@ -130,16 +130,16 @@ def _platform_file(helm: Path, image: str, tracking_uri: str) -> Path:
     return file
 
 
-def _environment(platform: Path) -> dict[str, str]:
+def _environment(platform: Path, dags: Path) -> dict[str, str]:
     """Return what Airflow and the library find their places by."""
     airflow = DIRECTORY / "airflow"
     inherited = [path for path in [os.environ.get("PYTHONPATH")] if path]
     return {
         "AIRFLOW_HOME": str(airflow),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(paths.ROOT / "dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow}/airflow.db",
-        "PYTHONPATH": os.pathsep.join([str(paths.ROOT / "library"), str(paths.ROOT / "dags"), *inherited]),
+        "PYTHONPATH": os.pathsep.join([str(paths.ROOT / "library"), str(dags), *inherited]),
         "PATH": os.pathsep.join([str(Path(host.docker()).parent), os.environ["PATH"]]),
         "TRAINYARD_PLATFORM": str(platform),
         "GIT_COMMIT": checked_out(paths.ROOT),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import uuid
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -17,24 +19,30 @@ def containers(docker: str) -> list[str]:
     return subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
 
 
-@pytest.mark.parametrize(
-    ("conf", "code", "says"),
-    [
-        pytest.param('{"epochs": 2}', 0, "v1 is now challenger: 0.", id="a model"),
-        pytest.param(
-            '{"epochs": 2, "nodes": 2}',
-            1,
-            "bad_config: nodes=2: without a cluster a training has one node",
-            id="what needs a cluster",
-            marks=pytest.mark.nightly,
-        ),
-    ],
-)
-def test_a_dag_runs_without_a_cluster(docker: str, conf: str, code: int, says: str) -> None:
-    name = f"local-{uuid.uuid4().hex[:8]}"
-    conf = f'{conf[:-1]}, "model_name": "{name}"}}'
-    done = subprocess.run([*RUN, "digits_training", "--conf", conf], capture_output=True, text=True)
-    printed = done.stdout + done.stderr
-    assert done.returncode == code, printed
-    assert says in printed
+def run(dag: str, *options: str) -> tuple[int, str]:
+    done = subprocess.run([*RUN, dag, *options], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_dag_runs_without_a_cluster(docker: str) -> None:
+    conf = {"model_name": f"local-{uuid.uuid4().hex[:8]}", "epochs": 2}
+    code, printed = run("digits_training", "--conf", json.dumps(conf))
+    assert code == 0, printed
+    assert f"{conf['model_name']} v1 is now challenger: 0." in printed
     assert containers(docker) == []
+
+
+@pytest.mark.nightly
+def test_what_needs_a_cluster_fails_and_says_so(docker: str) -> None:
+    code, printed = run("digits_training", "--conf", '{"nodes": 2}')
+    assert code == 1, printed
+    assert "bad_config: nodes=2: without a cluster a training has one node" in printed
+    assert containers(docker) == []
+
+
+def test_each_instance_of_a_mapped_group_goes_on_with_its_own_data() -> None:
+    code, printed = run("each_day", "--dags", str(Path(__file__).parent / "dags"))
+    assert code == 0, printed
+    for date in ("2026-01-01", "2026-01-02"):
+        assert f"step preprocess of file:///data/raw/digits/date={date}/" in printed
+        assert f"dataset_written uri=file:///data/processed/digits/date={date}/" in printed
