@@ -85,7 +85,9 @@ def _run(dag_id: str, conf: dict[str, Any], environment: Mapping[str, str], cons
         for line in said(_written(process.stdout, everything)):
             console.print(line, markup=False, soft_wrap=True)
     if process.returncode:
-        raise CliError(f"the run of {dag_id} failed", f"the error above says why; all of it is in {log}")
+        *_, last = log.read_text(errors="replace").splitlines() or [""]
+        cure = f"see the errors above; all that Airflow says is in {log}"
+        raise CliError(f"the run of {dag_id} failed: {last.strip()}", cure)
 
 
 def said(lines: Iterable[str]) -> Iterator[str]:

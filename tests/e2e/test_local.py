@@ -46,3 +46,10 @@ def test_each_instance_of_a_mapped_group_goes_on_with_its_own_data() -> None:
     for date in ("2026-01-01", "2026-01-02"):
         assert f"step preprocess of file:///data/raw/digits/date={date}/" in printed
         assert f"dataset_written uri=file:///data/processed/digits/date={date}/" in printed
+
+
+@pytest.mark.nightly
+def test_a_dag_that_is_not_there_is_named() -> None:
+    code, printed = run("nowhere")
+    assert code == 1
+    assert "Dag 'nowhere' could not be found" in printed
