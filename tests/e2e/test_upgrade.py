@@ -6,6 +6,7 @@ Argo CD's side of it is in test_gitops.py.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
 # What has landed before; a tag from the first release on.
 EARLIER = "80fca531c3"
+NODE = "images/kind-node"
 # So long that the release is another one before the training has ended.
 EPOCHS = 150
 LONG = {"epochs": EPOCHS, "epoch_seconds": 1}
@@ -36,6 +38,8 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ["-C", str(checkout), "checkout", "--quiet", EARLIER],
     ):
         subprocess.run(["git", *command], check=True)
+    # The cluster stays: only what is released on it is earlier.
+    shutil.copytree(ROOT / NODE, checkout / NODE, dirs_exist_ok=True)
     try:
         up(checkout=checkout)
         yield checkout
