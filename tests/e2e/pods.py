@@ -226,14 +226,7 @@ def sync_mounts(core: client.CoreV1Api, component: str, namespace: str) -> None:
     core.patch_namespaced_pod(component_of(core, component, namespace), namespace, body)
 
 
-def output_of(
-    core: client.CoreV1Api,
-    name: str,
-    namespace: str,
-    *command: str,
-    seconds: float = EXEC_SECONDS,
-    **options: Any,
-) -> str:
+def output_of(core: client.CoreV1Api, name: str, namespace: str, *command: str, **options: Any) -> str:
     """What a command prints that is run in a pod; AssertionError with it when the command fails.
 
     `options` are those of the API, such as the container.
@@ -252,7 +245,7 @@ def output_of(
         _preload_content=False,
         **options,
     )
-    connection.run_forever(timeout=seconds)
+    connection.run_forever(timeout=EXEC_SECONDS)
     status = connection.returncode  # before read_all, which throws the channel away that has it
     output = connection.read_all()
     assert status == 0, f"{command[0]} in {name} ended as {status}:\n{output}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-import pytest
-from conftest import DAG, NAMESPACE, Run, run_tags, wait_for_log
-from pods import PodRecorder, component_of, limits_of, node_of, output_of, wait_until
+from conftest import DAG, Run, run_tags, wait_for_log
+from pods import PodRecorder, limits_of, node_of, wait_until
 
 GPU = "nvidia.com/gpu"
 TRAINING_TASKS = ("validate", "preprocess", "train", "evaluate", "clean_up")
@@ -97,15 +95,3 @@ def test_a_second_run_that_is_no_better_is_not_promoted(
     assert tags["trainyard.champion_version"] == champion.version
     assert challenger.metrics["champion_f1_macro"] == champion.metrics["f1_macro"]
     assert "champion_f1_macro" not in champion.metrics
-
-
-@pytest.mark.nightly
-def test_an_author_runs_it_in_one_process(core, versions, model_name) -> None:
-    """In the triggerer's pod, but not by the triggerer."""
-    conf = json.dumps({"model_name": f"{model_name}-test", "epochs": 1})
-    pod = component_of(core, "triggerer", NAMESPACE)
-    command = ("airflow", "dags", "test", DAG, "--conf", conf)
-    printed = output_of(core, pod, NAMESPACE, *command, container="triggerer", seconds=600)
-    (run_id,) = set(re.findall(r"manual__[0-9T:.+-]+", printed))
-    (version,) = versions(run_id)
-    assert version.name == f"{model_name}-test"
