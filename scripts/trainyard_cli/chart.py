@@ -65,10 +65,16 @@ def after_error(text: str) -> str:
 
 def gpu_pools(program: Path, values: Iterable[Path]) -> dict[str, Json]:
     """Return the GPU pools by name, as the chart's platform.json has them; CliError for wrong values."""
+    pools: dict[str, Json] = platform_file(program, values)["pools"]
+    return pools
+
+
+def platform_file(program: Path, values: Iterable[Path]) -> Json:
+    """Return the chart's platform.json, which the DAG library reads; CliError for wrong values."""
     manifests = helm(program, "template", values, ["--show-only=templates/platform-configmap.yaml"])
     config_map = next(yaml.safe_load_all(manifests))
-    pools: dict[str, Json] = json.loads(config_map["data"]["platform.json"])["pools"]
-    return pools
+    platform: Json = json.loads(config_map["data"]["platform.json"])
+    return platform
 
 
 def read_values(files: Iterable[Path], *, keep_null: bool = False) -> Json:

@@ -6,7 +6,6 @@ model or cleans up needs a cluster, and fails.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -20,22 +19,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import httpx
-import yaml
 from rich.console import Console
 
-from . import chart, host, images, paths, toolchain
+from . import chart, host, images, paths, platform, toolchain
 from .errors import CliError
 from .git import checked_out
 from .shell import run
 from .stages import Stages
 
-# A program in the tests' environment, which has Airflow as its image does.
-DEV = (str(paths.ROOT / "scripts/_python"), "--dev")
 DIRECTORY = paths.HOME / "local"
 STORE = DIRECTORY / "mlflow"
 LABEL = "trainyard.dev/local"  # of all containers, as trainyard.local.containers has it
 START_SECONDS = 120
-PLATFORM_TEMPLATE = "templates/platform-configmap.yaml"
 # What only a cluster has.
 OF_CLUSTER = ("maintenance", "openlineage")
 # A message in Airflow's log: when, how bad, and what; then where from.
@@ -53,12 +48,12 @@ def run_dag(stages: Stages, dag_id: str, conf: dict[str, Any], dags: Path, conso
     with stages("images") as stage:
         trainer, mlflow = (images.ensure_built(stage, name) for name in ("trainer", "mlflow"))
     with stages("test environment"):
-        run([*DEV, "true"])
-    with _only_one():
+        run([*paths.DEV, "true"])
+    with platform.only_one("running a DAG with --local", DIRECTORY / "lock"), _no_containers_left():
         port = _free_port()
         environment = _environment(_platform_file(helm, trainer, f"http://127.0.0.1:{port}"), dags)
         with stages("database"):
-            run([*DEV, "airflow", "db", "migrate"], env=environment, log="local-database")
+            run([*paths.DEV, "airflow", "db", "migrate"], env=environment, log="local-database")
         with _tracking_server(mlflow, port), stages(dag_id):
             _run(dag_id, conf, environment, console)
     console.print(f"{dag_id}: success", markup=False)
@@ -69,7 +64,7 @@ def run_dag(stages: Stages, dag_id: str, conf: dict[str, Any], dags: Path, conso
 def _run(dag_id: str, conf: dict[str, Any], environment: Mapping[str, str], console: Console) -> None:
     """Run the DAG, and show what its tasks say."""
     log = paths.LOGS / f"local-{dag_id}.log"
-    command = [*DEV, "airflow", "dags", "test", dag_id, "--conf", json.dumps(conf)]
+    command = [*paths.DEV, "airflow", "dags", "test", dag_id, "--conf", json.dumps(conf)]
     with (
         log.open("w") as everything,
         subprocess.Popen(
@@ -115,9 +110,8 @@ def _written(lines: Iterable[str], file: TextIO) -> Iterator[str]:
 
 def _platform_file(helm: Path, image: str, tracking_uri: str) -> Path:
     """Write the platform file of the kind cluster, as far as it holds here."""
-    manifest = chart.helm(helm, "template", [], [f"--show-only={PLATFORM_TEMPLATE}"])
-    platform = json.loads(next(yaml.safe_load_all(manifest))["data"]["platform.json"])
-    training = platform["training"]
+    everything = chart.platform_file(helm, [])
+    training = everything["training"]
     # The login of MLflow is a Secret.
     training["pod"] |= {"extraVolumes": [], "extraVolumeMounts": []}
     training |= {
@@ -127,12 +121,12 @@ def _platform_file(helm: Path, image: str, tracking_uri: str) -> Path:
         "gpuDevice": "cpu",
     }
     file = DIRECTORY / "platform.json"
-    here = {key: value for key, value in platform.items() if key not in OF_CLUSTER}
+    here = {key: value for key, value in everything.items() if key not in OF_CLUSTER}
     file.write_text(json.dumps({**here, "local": str(DIRECTORY)}, indent=2))
     return file
 
 
-def _environment(platform: Path, dags: Path) -> dict[str, str]:
+def _environment(platform_file: Path, dags: Path) -> dict[str, str]:
     """Return what Airflow and the library find their places by."""
     airflow = DIRECTORY / "airflow"
     inherited = [path for path in [os.environ.get("PYTHONPATH")] if path]
@@ -143,25 +137,20 @@ def _environment(platform: Path, dags: Path) -> dict[str, str]:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow}/airflow.db",
         "PYTHONPATH": os.pathsep.join([str(paths.ROOT / "library"), str(dags), *inherited]),
         "PATH": os.pathsep.join([str(Path(host.docker()).parent), os.environ["PATH"]]),
-        "TRAINYARD_PLATFORM": str(platform),
+        "TRAINYARD_PLATFORM": str(platform_file),
         "GIT_COMMIT": checked_out(paths.ROOT),
         "PYTHONWARNINGS": "ignore",
     }
 
 
 @contextmanager
-def _only_one() -> Iterator[None]:
-    """Keep a second run away, which would write the same checkpoints; leave no container behind."""
-    with (DIRECTORY / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CliError("another run with --local is under way", "wait until it has ended") from error
-        _remove_containers()  # of a run that was killed
-        try:
-            yield
-        finally:
-            _remove_containers()
+def _no_containers_left() -> Iterator[None]:
+    """Remove the containers of a run that was killed, and those that this run leaves."""
+    _remove_containers()
+    try:
+        yield
+    finally:
+        _remove_containers()
 
 
 def _remove_containers() -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the repository."""
 
+DEV = (str(ROOT / "scripts/_python"), "--dev")
+"""Runs a program in the tests' environment, which has Airflow as its image does."""
+
 HOME = Path(os.environ.get("TRAINYARD_HOME") or Path.home() / ".cache" / "trainyard").resolve()
 """Cache and state of this user; safe to delete while no cluster runs."""
 

@@ -187,18 +187,16 @@ def _remove_cache() -> None:
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
-    """Keep two commands from changing the same cluster at once."""
-    paths.HOME.mkdir(parents=True, exist_ok=True)
-    with (paths.HOME / "lock").open("a+") as lock:
+def only_one(doing: str = "changing the cluster", lock_file: Path = paths.HOME / "lock") -> Iterator[None]:
+    """Keep two commands from ``doing`` the same thing at once, by default from changing the same cluster."""
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
             cure = "wait until it has ended, or end it"
-            raise CliError(
-                f"another command is changing the cluster (process {lock.read()})", cure
-            ) from error
+            raise CliError(f"another command is {doing} (process {lock.read()})", cure) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

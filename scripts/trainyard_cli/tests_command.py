@@ -19,7 +19,6 @@ from . import cluster, host, images, node_image, paths, platform, slowest, toolc
 from .errors import CliError
 from .stages import Stage, Stages
 
-DEV = paths.ROOT / "scripts/_python"
 # pytest's exit code for "no test was selected", which is right for a suite that -k leaves out.
 NOTHING_SELECTED = 5
 # The plugin is for a cluster, and takes half a second in each process.
@@ -43,11 +42,11 @@ def lint(stages: Stages, arguments: Sequence[str]) -> None:
     with stages("tools") as stage:
         path = _on_path(toolchain.helm(stage), toolchain.actionlint(stage))
     with stages("test environment") as stage:
-        _show(stages.console, stage, [DEV, "--dev", "true"])
+        _show(stages.console, stage, [*paths.DEV, "true"])
     with stages("lint") as stage:
         # Checking again what has not changed takes most of the linters' time.
         environment = {"MYPY_CACHE_DIR": str(paths.HOME / "mypy"), **path}
-        _show(stages.console, stage, [DEV, "--dev", "pre-commit", "run", *arguments], environment)
+        _show(stages.console, stage, [*paths.DEV, "pre-commit", "run", *arguments], environment)
 
 
 def run_tests(
@@ -160,7 +159,7 @@ class Suites:
         """Run the tests in tests/<suite> whose markers are as ``selected`` says."""
         name = name or f"{suite} tests"
         with self.stages(name) as stage:
-            pytest: list[str | Path] = [DEV, "--dev", "pytest", f"tests/{suite}", *options]
+            pytest: list[str | Path] = [*paths.DEV, "pytest", f"tests/{suite}", *options]
             self._show(stage, [*pytest, *self._options(self._reports / f"{name}.xml", selected)], env)
 
     def run_trainer(self) -> None:

@@ -119,7 +119,7 @@ def test_what_suites_say_is_not_mixed(tmp_path: Path, monkeypatch: pytest.Monkey
     script = tmp_path / "_python"
     script.write_text('#!/bin/sh\nfor line in 1 2 3; do echo "$3 $line"; sleep 0.1; done\n')
     script.chmod(0o755)
-    monkeypatch.setattr(tests_command, "DEV", script)
+    monkeypatch.setattr(tests_command.paths, "DEV", (str(script), "--dev"))
     suites, console = suites_of(tmp_path)
     suites.run_at_once(lambda: suites.run("a"), lambda: suites.run("b"))
     said = [line for line in console.export_text().splitlines() if line.startswith("tests/")]

@@ -20,7 +20,7 @@ import aiohttp
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
-from trainyard.kube.logs import LineSplitter, LogPosition, Piece, unread
+from trainyard.kube.logs import LogPosition, Piece, pieces, unread
 from trainyard.naming import CONTAINER
 
 RETRY_SECONDS = 600
@@ -152,8 +152,8 @@ class Kube:
             query["sinceTime"] = position.timestamp
         position.resume()
         try:
-            async with aclosing(self._log(name, query)) as pieces:
-                async for piece in pieces:
+            async with aclosing(self._log(name, query)) as log:
+                async for piece in log:
                     if (line := unread(piece, position)) is not None:
                         yield line
         except _CONNECTION_ERRORS:
@@ -167,8 +167,8 @@ class Kube:
         found = []
         # The log explains a failure; reading it must not cause another one.
         with suppress(*_CONNECTION_ERRORS, KubeError):
-            async with aclosing(self._log(name, query)) as pieces:
-                async for piece in pieces:
+            async with aclosing(self._log(name, query)) as log:
+                async for piece in log:
                     found.append(piece.text)
         return found[-lines:]
 
@@ -194,13 +194,9 @@ class Kube:
             return answer.status
 
     async def _log(self, name: str, query: dict[str, str]) -> AsyncGenerator[Piece, None]:
-        splitter = LineSplitter()
         async with aclosing(self._chunks(f"{self._pods}/{name}/log", query)) as chunks:
-            async for chunk in chunks:
-                for piece in splitter.feed(chunk):
-                    yield piece
-        for piece in splitter.end():
-            yield piece
+            async for piece in pieces(chunks):
+                yield piece
 
     async def _watch_until(
         self, pod: dict[str, Any], until: Callable[[dict[str, Any]], bool], seconds: float

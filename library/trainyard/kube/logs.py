@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,6 +56,16 @@ class LineSplitter:
         cut = _CUT if len(body) > LINE_BYTES else ""
         if body or self._begins:
             yield Piece(body[:LINE_BYTES].decode(errors="replace") + cut, self._begins)
+
+
+async def pieces(chunks: AsyncIterable[bytes]) -> AsyncGenerator[Piece, None]:
+    """Yield the pieces of a stream of bytes, also what no end of a line ends."""
+    splitter = LineSplitter()
+    async for chunk in chunks:
+        for piece in splitter.feed(chunk):
+            yield piece
+    for piece in splitter.end():
+        yield piece
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import Any, Self
 from trainyard_contract import Env
 
 from trainyard.kube.client import KubeError
-from trainyard.kube.logs import LineSplitter, LogPosition, unread
+from trainyard.kube.logs import LogPosition, pieces, unread
 from trainyard.naming import CONTAINER
 
 Pod = dict[str, Any]
@@ -57,7 +57,7 @@ class Containers:
         now = datetime.now(UTC).isoformat()
         told = {**pod, "metadata": {**pod["metadata"], "uid": name, "creationTimestamp": now}}
         (place / "pod.json").write_text(json.dumps(told))
-        await _docker("run", "--detach", "--name", name, *self._options(pod, place), *_command(pod))
+        await _docker("run", "--detach", "--name", name, *self._arguments(pod, place))
         found = await self.get(name)
         assert found is not None
         return found
@@ -127,7 +127,6 @@ class Containers:
     ) -> AsyncGenerator[str, None]:
         """The container's log lines after `position`, until it ends."""
         position.resume()
-        splitter = LineSplitter()
         logs = await asyncio.create_subprocess_exec(
             *("docker", "logs", "--follow", "--timestamps", name),
             stdout=asyncio.subprocess.PIPE,
@@ -135,11 +134,7 @@ class Containers:
         )
         assert logs.stdout is not None
         try:
-            while chunk := await logs.stdout.read(CHUNK_BYTES):
-                for piece in splitter.feed(chunk):
-                    if (line := unread(piece, position)) is not None:
-                        yield line
-            for piece in splitter.end():
+            async for piece in pieces(_chunks(logs.stdout)):
                 if (line := unread(piece, position)) is not None:
                     yield line
         finally:
@@ -147,8 +142,8 @@ class Containers:
                 logs.terminate()
             await logs.wait()
 
-    def _options(self, pod: Pod, place: Path) -> list[str]:
-        """Docker's options for a pod's container."""
+    def _arguments(self, pod: Pod, place: Path) -> list[str]:
+        """Docker's options for a pod's container, its image and what it runs."""
         # Its tracking server listens on this machine alone.
         options = ["--network=host", f"--label={LABEL}", f"--volume={place}:{PLACE}"]
         options += [f"--user={os.getuid()}:{os.getgid()}"]
@@ -159,7 +154,7 @@ class Containers:
         volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
         for mount in container["volumeMounts"]:
             options += self._mount(volumes[mount["name"]], mount, place)
-        return options
+        return [*options, container["image"], *container["args"]]
 
     def _mount(self, volume: Mapping[str, Any], mount: Mapping[str, Any], place: Path) -> list[str]:
         if volume.get("emptyDir", {}).get("medium") == "Memory":
@@ -188,9 +183,9 @@ class Containers:
         return "Failed" if code else "Succeeded", {"terminated": ended}
 
 
-def _command(pod: Pod) -> list[str]:
-    (container,) = pod["spec"]["containers"]
-    return [container["image"], *container["args"]]
+async def _chunks(stream: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
+    while chunk := await stream.read(CHUNK_BYTES):
+        yield chunk
 
 
 def _bytes(quantity: str) -> str:

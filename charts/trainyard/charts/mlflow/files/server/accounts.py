@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, insert, select, update
 
 if TYPE_CHECKING:
-    from mlflow.server.auth.entities import Role
+    from mlflow.server.auth.entities import Role, User
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
 ADMIN = "admin"  # the role of administrators, which MLflow knows as a property of the user
@@ -64,21 +64,22 @@ def roles_by_name(store: SqlAlchemyStore) -> dict[str, Role]:
 def roles_of(store: SqlAlchemyStore, name: str) -> set[str]:
     """Return which of the chart's roles and marks an account has."""
     user = store.get_user(name)
-    ours = {role.name for role in store.list_user_roles(user.id)} & {*ROLES, *MARKS}
-    return ours | ({ADMIN} if user.is_admin else set())
+    return _assigned(store, user) | ({ADMIN} if user.is_admin else set())
 
 
 def give_role(store: SqlAlchemyStore, name: str, role: str | None, mark: str) -> None:
     """Give an account this role, or none, and this mark, and no other of those that the chart makes."""
     user = store.update_user(name, is_admin=role == ADMIN)
     known = roles_by_name(store)
-    ours = {*ROLES, *MARKS}
-    present = {each.name for each in store.list_user_roles(user.id)} & ours
-    wanted = {mark, role} & ours
+    present, wanted = _assigned(store, user), {mark, role} & {*ROLES, *MARKS}
     for each in wanted - present:
         store.assign_role_to_user(user.id, known[each].id)
     for each in present - wanted:
         store.unassign_role_from_user(user.id, known[each].id)
+
+
+def _assigned(store: SqlAlchemyStore, user: User) -> set[str]:
+    return {role.name for role in store.list_user_roles(user.id)} & {*ROLES, *MARKS}
 
 
 def is_newest(store: SqlAlchemyStore, name: str, at: int) -> bool:
