@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainyard_contract import RUN_KEY_SEPARATOR
 
 LABEL_PREFIX = "trainyard.dev"
+TASK_INSTANCE = f"{LABEL_PREFIX}/task-instance"  # label: Airflow's UUID of the try that waits for the pod
+TRY_NUMBER = f"{LABEL_PREFIX}/try-number"
+RELEASE = f"{LABEL_PREFIX}/release"  # label: whose Airflow that is
 MLFLOW_LINK_XCOM = "_link_mlflow_run"  # the link of a training task to its MLflow run
 CONTAINER = "trainer"  # the one container of a training pod
 MAX_LABEL = 63  # characters, for label values and pod names alike
@@ -19,7 +23,8 @@ MAX_DIRECTORY_NAME = 120  # shorter than the contract's run keys: suffixes are a
 class TaskIdentity:
     """One try of one task instance; `map_index` is -1 for a task that is not mapped.
 
-    `mapped_group` is the id of the mapped task group that it is in, if there is one.
+    `mapped_group` is the id of the mapped task group that it is in, if there is one. `uid` is Airflow's UUID
+    of the try: a cleared task has another one, and so has a run that was deleted and made again.
     """
 
     dag_id: str
@@ -28,6 +33,7 @@ class TaskIdentity:
     map_index: int
     try_number: int
     mapped_group: str = ""
+    uid: str = ""
 
     def labels(self) -> dict[str, str]:
         """The labels of all pods of this task instance, for every try."""
@@ -42,6 +48,20 @@ class TaskIdentity:
     def selector(self) -> str:
         """The label selector for all pods of this task instance."""
         return ",".join(f"{key}={value}" for key, value in self.labels().items())
+
+    def try_labels(self) -> dict[str, str]:
+        """The labels of all pods of this try."""
+        uid = {TASK_INSTANCE: self.uid} if self.uid else {}
+        return {**self.labels(), TRY_NUMBER: str(self.try_number), **uid}
+
+    def try_selector(self) -> str:
+        """The label selector for all pods of this try."""
+        return ",".join(f"{key}={value}" for key, value in self.try_labels().items())
+
+    def has_made(self, labels: Mapping[str, str]) -> bool:
+        """Whether an object of this task instance, with these labels, is of this try."""
+        # What an older release made has no UUID.
+        return {TASK_INSTANCE: self.uid, **labels}.items() >= self.try_labels().items()
 
     def run_key(self) -> str:
         """The key of the MLflow run and of the checkpoints.

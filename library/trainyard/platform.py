@@ -128,6 +128,7 @@ class Platform:
 
     `default_pool` is the GPU pool of what names none; None where there are no GPUs, and training runs on
     CPUs. `default_spot_pool` is that of what may lose its node: the default pool where no pool is spot.
+    `release` is the release's namespace and name, and "" where an older chart wrote the file.
     `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
     empty, `maintenance` where the chart makes none of its CronJobs. `local` is the directory of trainings on
     this machine, without a cluster.
@@ -141,6 +142,7 @@ class Platform:
     lineage: Lineage | None = None
     maintenance: Maintenance | None = None
     local: Path | None = None
+    release: str = ""
 
     def pool(self, name: str) -> GpuPool:
         """Return the GPU pool `name`.
@@ -211,6 +213,7 @@ def _platform(top: _Section) -> Platform:
         lineage=_lineage(top.section("openlineage")) if "openlineage" in top.data else None,
         maintenance=_maintenance(top.section("maintenance")) if "maintenance" in top.data else None,
         local=Path(top.get("local", str)) if "local" in top.data else None,
+        release=top.get("release", str, ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""A Kubernetes API server for the pods of one namespace, over HTTP.
+"""A Kubernetes API server for the pods and Jobs of one namespace, over HTTP.
 
 A `Fate` stands for scheduler and kubelet: it gets every pod that is created and changes it.
 """
@@ -15,14 +15,14 @@ from typing import Any
 
 from aiohttp import web
 from kubernetes_asyncio.client import ApiClient, Configuration
-from trainyard.kube.client import Kube
+from trainyard.kube.jobs import JobKube
 
 Pod = dict[str, Any]
 NAMESPACE = "ml-training"
 CREATED = "2026-11-21T07:00:00Z"
 
 
-class LocalKube(Kube):
+class LocalKube(JobKube):
     """The client under test, connected to the server below instead of a cluster."""
 
     def __init__(self, url: str) -> None:
@@ -39,6 +39,8 @@ class ApiServer:
 
     def __init__(self, fate: Callable[[ApiServer, Pod], Any]) -> None:
         self.pods: dict[str, Pod] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.events: list[dict[str, Any]] = []
         self.created: list[Pod] = []
         self.refusals: list[str] = []
         self.alive_at_once = 0
@@ -47,6 +49,7 @@ class ApiServer:
         self._fate = fate
         self._versions = itertools.count(1)
         self._changed = asyncio.Condition()
+        self._ends = False
 
     async def change(self, name: str, **status: Any) -> None:
         """Merge into a pod's status; `node` also assigns it."""
@@ -76,12 +79,16 @@ class ApiServer:
         """Serve on a free port; yields a client."""
         app = web.Application()
         pods, events = f"/api/v1/namespaces/{NAMESPACE}/pods", f"/api/v1/namespaces/{NAMESPACE}/events"
+        jobs = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
         app.router.add_post(pods, self._create)
         app.router.add_get(pods, self._list)
         app.router.add_get(f"{pods}/{{name}}", self._get)
         app.router.add_delete(f"{pods}/{{name}}", self._delete)
         app.router.add_get(f"{pods}/{{name}}/log", self._log)
+        app.router.add_get(jobs, self._list_jobs)
+        app.router.add_delete(f"{jobs}/{{name}}", self._delete_job)
         app.router.add_get(events, self._events)
+        app.router.add_post(events, self._create_event)
         app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/resourcequotas", self._quota)
         runner = web.AppRunner(app, shutdown_timeout=0)
         await runner.setup()
@@ -92,6 +99,9 @@ class ApiServer:
             async with LocalKube(f"http://{host}:{port}") as kube:
                 yield kube
         finally:
+            async with self._changed:
+                self._ends = True  # nobody watches any more
+                self._changed.notify_all()
             await runner.cleanup()
 
     async def _create(self, request: web.Request) -> web.Response:
@@ -117,15 +127,21 @@ class ApiServer:
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         if "watch" not in request.query:
-            return web.json_response({"items": list(self.pods.values())})
+            return web.json_response({"items": _selected(self.pods, request)})
         name = request.query["fieldSelector"].removeprefix("metadata.name=")
         response = web.StreamResponse()
         await response.prepare(request)
         async with self._changed:
             since = request.query["resourceVersion"]
             await self._changed.wait_for(
-                lambda: name not in self.pods or self.pods[name]["metadata"]["resourceVersion"] != since
+                lambda: (
+                    self._ends
+                    or name not in self.pods
+                    or self.pods[name]["metadata"]["resourceVersion"] != since
+                )
             )
+            if self._ends:
+                return response
         change = {"type": "MODIFIED", "object": self.pods[name]} if name in self.pods else {"type": "DELETED"}
         await response.write(json.dumps(change).encode() + b"\n")
         return response
@@ -151,11 +167,42 @@ class ApiServer:
             return status(502, "BadGateway", "dial tcp 10.0.0.9:10250: connect: no route to host")
         return web.Response(text=f"{CREATED} log of {request.match_info['name']}\n")
 
+    async def _list_jobs(self, request: web.Request) -> web.Response:
+        return web.json_response({"items": _selected(self.jobs, request)})
+
+    async def _delete_job(self, request: web.Request) -> web.Response:
+        """Delete a Job with its pods."""
+        name = request.match_info["name"]
+        owned = [key for key, pod in self.pods.items() if _is_owned_by(pod, name)]
+        for pod in owned:
+            await self.vanish(pod)
+        job = self.jobs.pop(name, None)
+        return web.json_response(job) if job else status(404, "NotFound", "no such Job")
+
+    async def _create_event(self, request: web.Request) -> web.Response:
+        self.events.append(await request.json())
+        return web.json_response(self.events[-1], status=201)
+
     async def _events(self, request: web.Request) -> web.Response:
         return web.json_response({"items": []})
 
     async def _quota(self, request: web.Request) -> web.Response:
         return web.Response(text='{"type": "MODIFIED", "object": {}}\n')
+
+
+def _selected(objects: dict[str, dict[str, Any]], request: web.Request) -> list[dict[str, Any]]:
+    """Those which match the request's label selector: `key=value`, or `key` for any value."""
+    wanted = [each.partition("=") for each in request.query.get("labelSelector", "").split(",") if each]
+
+    def matches(found: dict[str, Any]) -> bool:
+        labels = found["metadata"].get("labels", {})
+        return all(key in labels and (not equals or labels[key] == value) for key, equals, value in wanted)
+
+    return [each for each in objects.values() if matches(each)]
+
+
+def _is_owned_by(pod: Pod, job: str) -> bool:
+    return any(owner["name"] == job for owner in pod["metadata"].get("ownerReferences", []))
 
 
 def status(code: int, reason: str, message: str) -> web.Response:

@@ -85,7 +85,8 @@ def on_mlflow(mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def identity() -> TaskIdentity:
-    return TaskIdentity("digits_training", "manual__2026-11-21T07:00:00.123456+00:00", "train", -1, 1)
+    run_id, uid = "manual__2026-11-21T07:00:00.123456+00:00", "0198f5c6-1d2e-7a3b-8c4d-5e6f708192a3"
+    return TaskIdentity("digits_training", run_id, "train", -1, 1, uid=uid)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from receiver import listening
@@ -76,7 +77,7 @@ def test_a_training_task_links_its_data_to_its_model(receive: Any, identity: Tas
 
 
 def test_registration_links_the_trained_model_to_its_version(receive: Any) -> None:
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="register", map_index=None, try_number=1)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="register", map_index=None, try_number=1, id=uuid4())
     with listening(201) as receiver:
         receive(receiver.url)
         asyncio.run(lineage.registered({"ti": ti}, model="digits", version="3", model_uri="models:/m-1f"))

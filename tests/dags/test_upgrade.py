@@ -6,6 +6,8 @@ The requests are literal, as release 0.1 stored them: a key that is renamed in t
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,7 +65,7 @@ def made_again(path: str, identity: TaskIdentity) -> Any:
     request: Any = STORED[path][1]
     row = Trigger(classpath=path, kwargs={"request": request})
     trigger = import_string(row.classpath)(**row.kwargs)
-    trigger.task_instance = identity
+    trigger.task_instance = SimpleNamespace(**asdict(identity), id=identity.uid)
     trigger.request = trigger.rendered({"ti": identity})
     return trigger
 

@@ -11,8 +11,9 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
 from trainyard.kube.logs import LogPosition, Piece, pieces, unread
-from trainyard.naming import CONTAINER
+from trainyard.naming import CONTAINER, LABEL_PREFIX
 
 RETRY_SECONDS = 600
 CALL_SECONDS = 30
@@ -127,6 +128,30 @@ class Kube:
             {"fieldSelector": f"involvedObject.kind={kind},involvedObject.name={name}"},
         )
         return sorted(response["items"], key=_event_time)
+
+    async def tell(self, kind: str, obj: Mapping[str, Any], reason: str, message: str) -> None:
+        """Make a warning event about a Pod or Job, which `kubectl describe` and `kubectl events` show."""
+        meta, moment = obj["metadata"], datetime.now(UTC).isoformat(timespec="microseconds")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{meta['name']}.", "namespace": self.namespace},
+            "involvedObject": {
+                "apiVersion": "batch/v1" if kind == "Job" else "v1",
+                "kind": kind,
+                "namespace": self.namespace,
+                "name": meta["name"],
+                "uid": meta["uid"],
+            },
+            "type": "Warning",
+            "reason": reason,
+            "action": reason,
+            "message": message,
+            "eventTime": moment,
+            "reportingComponent": f"{LABEL_PREFIX}/trainyard",
+            "reportingInstance": os.environ.get("HOSTNAME", "trainyard"),
+        }
+        await self._call("POST", f"/api/v1/namespaces/{self.namespace}/events", body=event)
 
     async def wait(
         self, name: str, until: Callable[[dict[str, Any]], bool], seconds: float

@@ -26,6 +26,11 @@ def condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((condition for condition in conditions if condition.get("type") == kind), {})
 
 
+def has_owner(obj: Mapping[str, Any], kind: str) -> bool:
+    """Whether an object of this kind made it, and will delete it."""
+    return any(owner.get("kind") == kind for owner in obj["metadata"].get("ownerReferences") or [])
+
+
 def scheduled_at(pod: Pod) -> datetime | None:
     """When the pod got its node; None if it has none yet."""
     scheduled = condition(pod, "PodScheduled")

@@ -21,7 +21,6 @@ from trainyard.kube.client import KubeError
 from trainyard.kube.jobs import JobKube
 from trainyard.kube.logs import parse_log_line
 from trainyard.kube.status import event_line, scheduled_at
-from trainyard.naming import LABEL_PREFIX
 from trainyard.training import gang, outcomes
 from trainyard.training.attempt import Attempt
 from trainyard.training.gang import GangStatus
@@ -67,19 +66,12 @@ class GangRun(PodRun):
         """Delete gangs of earlier tries, and continue with the newest attempt of this try, if any."""
         for job in await self.kube.jobs(self.task.selector()):
             name = job["metadata"]["name"]
-            if job["metadata"]["labels"].get(f"{LABEL_PREFIX}/try-number") != str(self.task.try_number):
+            if not self.task.has_made(job["metadata"]["labels"]):
                 self.log.info("deleting gang %s of an earlier try", name)
                 await self._delete_gang(name)
             elif (found := Attempt.of_pod(job)).number >= self._attempt.number:
                 self._attempt = found
         await super()._reattach()
-
-    async def _clean_up(self, *, keep: bool) -> None:
-        """Delete the Jobs with their pods and Services; `keep` a Job that creates no more pods."""
-        if keep and len(self._status.pods) == self._status.nodes:
-            return
-        for job in await self.kube.jobs(self.task.selector()):
-            await self.kube.delete_job(job["metadata"]["name"])
 
     async def _run_attempt(self) -> Outcome:
         self._waiting_time, self._node = WaitingTime(), ""

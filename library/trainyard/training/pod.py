@@ -24,7 +24,7 @@ from trainyard_contract import (
     Env,
 )
 
-from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
+from trainyard.naming import CONTAINER, LABEL_PREFIX, RELEASE, TaskIdentity, label_safe
 from trainyard.platform import GpuPool, Platform, Training, Volume
 from trainyard.pod_settings import PodSettings
 from trainyard.training import gang
@@ -114,7 +114,7 @@ def build_pod(
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(training.namespace, settings, request, task, attempt),
+        "metadata": _metadata(platform, settings, request, task, attempt),
         "spec": {
             "priorityClassName": _priority_class(training, pool),
             **_placement(settings, pool, attempt),
@@ -199,17 +199,17 @@ def _settings(platform: Platform, pool: GpuPool | None, request: TrainingRequest
 
 
 def _metadata(
-    namespace: str, settings: PodSettings, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
+    platform: Platform, settings: PodSettings, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
 ) -> dict[str, Any]:
     return {
         "name": task.pod_name(attempt.number),
-        "namespace": namespace,
+        "namespace": platform.training.namespace,
         "labels": {
             **settings.labels,
-            **task.labels(),
+            **task.try_labels(),
+            **({RELEASE: label_safe(platform.release)} if platform.release else {}),
             "app.kubernetes.io/name": "trainer",
             "app.kubernetes.io/component": request.step,
-            f"{LABEL_PREFIX}/try-number": str(task.try_number),
             f"{LABEL_PREFIX}/attempt": str(attempt.number),
             f"{LABEL_PREFIX}/gpu-pool": attempt.gpu_pool or "none",
         },

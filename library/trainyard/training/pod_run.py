@@ -18,7 +18,7 @@ from trainyard.failures import Cause
 from trainyard.kube.client import Kube, KubeError
 from trainyard.kube.logs import LogPosition, parse_log_line
 from trainyard.kube.status import event_line, scheduled_at
-from trainyard.naming import LABEL_PREFIX, TaskIdentity
+from trainyard.naming import TaskIdentity
 from trainyard.platform import Platform
 from trainyard.training import outcomes
 from trainyard.training.attempt import Attempt, RetryPlan
@@ -108,7 +108,10 @@ class PodRun:
         self._waiting_time = WaitingTime()
 
     async def run(self) -> Outcome:
-        """Run attempts until no other follows, and delete the pods."""
+        """Run attempts until no other follows.
+
+        All pods stay, so that a restarted triggerer finds out the same: see `leftovers`.
+        """
         await self._reattach()
         while True:
             try:
@@ -125,8 +128,6 @@ class PodRun:
             )
             await asyncio.sleep(pause)
             self._attempt = next_attempt
-        keep = outcome.action is not Action.SUCCEED and self.platform.training.keep_failed_pods
-        await self._clean_up(keep=keep)
         if outcome.action is Action.ADAPT and self._attempt.ooms:
             outcome = Outcome(outcome.cause, f"{outcome.message} ({self._attempt} did not suffice)")
         return outcome
@@ -151,8 +152,8 @@ class PodRun:
     async def _reattach(self) -> None:
         """Delete pods of earlier tries, and continue with the newest attempt of this try, if any."""
         for pod in await self.kube.find(self.task.selector()):
-            labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
-            if labels.get(f"{LABEL_PREFIX}/try-number") == str(self.task.try_number):
+            name = pod["metadata"]["name"]
+            if self.task.has_made(pod["metadata"]["labels"]):
                 found = Attempt.of_pod(pod)
                 if found.number >= self._attempt.number:
                     self._attempt = found
@@ -160,16 +161,10 @@ class PodRun:
                 continue
             self.log.info("deleting pod %s of an earlier try", name)
             await self.kube.delete(name)
-            # Two pods must never write the same checkpoints.
-            if await self.kube.wait(name, outcomes.has_ended, GRACE_SECONDS + outcomes.LOST_AFTER_SECONDS):
+            # Two pods must never write the same checkpoints, and a run that was deleted and made again has
+            # pods of the same names.
+            if await self.kube.wait(name, lambda _: False, GRACE_SECONDS + outcomes.LOST_AFTER_SECONDS):
                 await self.kube.delete(name, force=True)
-
-    async def _clean_up(self, *, keep: bool) -> None:
-        """Delete the task's pods; `keep` those that have ended, for inspection."""
-        for pod in await self.kube.find(self.task.selector()):
-            # A waiting pod that is not deleted would get a GPU later and waste it.
-            if not keep or not outcomes.has_ended(pod):
-                await self.kube.delete(pod["metadata"]["name"])
 
     async def _run_attempt(self) -> Outcome:
         name = self._name

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import fields
 from typing import Any, cast
 
+from airflow.triggers.base import TriggerEvent
 from trainyard_contract import Env
 
 from trainyard.alerts.alert import Alert
 from trainyard.alerts.receivers import asend
 from trainyard.failures import TaskFailed
 from trainyard.kube.jobs import JobKube
-from trainyard.naming import LABEL_PREFIX
 from trainyard.platform import Platform, load_platform
 from trainyard.training import links
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.gang_run import GangRun
+from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.outcomes import Action
 from trainyard.training.pod import TrainingRequest, run_key_of
 from trainyard.training.pod_run import PodRun
@@ -37,10 +38,34 @@ class TrainingPodTrigger(TriggererTask):
     def __init__(self, request: Mapping[str, Any]) -> None:
         super().__init__(request)
         self._has_mlflow_link = False
+        self._has_ended = False
+        self._keeps_pods = False
 
     def rendered(self, context: Any) -> dict[str, Any]:
         """The rendered request; in a mapped task, with the arguments of this instance."""
         return resolve_mapped(super().rendered(context), self.identity.map_index)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Run the step. What it has made stays until Airflow has stored how it ended.
+
+        Before that another triggerer may take over, which has to find out the same.
+        """
+        async for event in super().run():
+            self._has_ended = True
+            yield event
+        if await self.stored():
+            await self._tidy()
+
+    async def run_here(self) -> Any:
+        """Run the step without a triggerer."""
+        try:
+            return await super().run_here()
+        finally:
+            await self._tidy()
+
+    async def on_kill(self) -> None:
+        """Delete what it has made if a user ended the task."""
+        await (self._tidy() if self._has_ended else super().on_kill())
 
     def reads(self) -> list[Any]:
         """The URIs that the step reads."""
@@ -68,6 +93,7 @@ class TrainingPodTrigger(TriggererTask):
                 alert=self._alert,
             )
             outcome = await run.run()
+        self._keeps_pods = platform.training.keep_failed_pods and outcome.action is not Action.SUCCEED
         await self._link_mlflow(platform, request)
         if outcome.action is Action.SUCCEED:
             return outcome.result
@@ -86,13 +112,13 @@ class TrainingPodTrigger(TriggererTask):
 
     async def abandon(self) -> None:
         """Delete this try's pods."""
-        task = self.identity
-        this_try = f"{task.selector()},{LABEL_PREFIX}/try-number={task.try_number}"
         async with _pods(load_platform()) as kube:
-            for job in await kube.jobs(this_try):
-                await kube.delete_job(job["metadata"]["name"])
-            for pod in await kube.find(this_try):
-                await kube.delete(pod["metadata"]["name"])
+            await delete_leftovers(kube, self.identity.try_selector())
+
+    async def _tidy(self) -> None:
+        """Delete this try's pods, but for those that are kept for inspection."""
+        async with _pods(load_platform()) as kube:
+            await delete_leftovers(kube, self.identity.try_selector(), keep=self._keeps_pods)
 
     def _origin_env(self) -> dict[str, str]:
         """Environment variables for the tags of the MLflow run: the DAG run's URL and the user.

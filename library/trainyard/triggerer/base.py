@@ -31,6 +31,7 @@ import asyncio
 import importlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -62,6 +63,8 @@ from trainyard.triggerer.templates import TemplateError, as_template, render
 
 # How much longer a short task may wait for a triggerer, as long as none runs.
 TRIGGERER_PATIENCE = timedelta(hours=1)
+STORE_SECONDS = 600  # how long the event that ends a task may take to be stored
+STORE_POLL_SECONDS = 1
 
 # Arguments of all operators that only a worker minds, and what to use in their place. By the name under which
 # Airflow keeps each.
@@ -212,7 +215,9 @@ class TriggererTask(BaseTrigger):
         if ti is None:
             raise RuntimeError("the trigger belongs to no task instance")
         group = mapped_group(self.task) if self.task is not None else ""
-        return TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number, group)
+        return TaskIdentity(
+            ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number, group, uid=str(ti.id)
+        )
 
     async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
         """Push XComs; `mapped_length` see `push_xcom`."""
@@ -229,6 +234,18 @@ class TriggererTask(BaseTrigger):
             self.log.info("another triggerer goes on with this, or the next try does")
             return
         await self.abandon()
+
+    async def stored(self) -> bool:
+        """Wait until Airflow has stored the event that ends the task; return whether it has."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STORE_SECONDS):
+                try:
+                    while await self._is_deferred():
+                        await asyncio.sleep(STORE_POLL_SECONDS)
+                    return True
+                except Exception as error:  # the task has ended all the same
+                    self.log.warning("the task's state cannot be read: %s", error)
+        return False
 
     async def _is_deferred(self) -> bool:
         task = self.identity

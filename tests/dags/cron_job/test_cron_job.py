@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import kubernetes_validate
 import pytest
@@ -157,7 +158,9 @@ def run(
     monkeypatch.setattr(cron_job_trigger, "POLL_SECONDS", 0.01)
     assert operator.start_trigger_args.trigger_cls == TRIGGER
     trigger = Trigger(**operator.start_trigger_args.trigger_kwargs)
-    ti = SimpleNamespace(dag_id="maintenance", run_id="r", task_id="clean", map_index=-1, try_number=1)
+    ti = SimpleNamespace(
+        dag_id="maintenance", run_id="r", task_id="clean", map_index=-1, try_number=1, id=uuid4()
+    )
     ti.task = DagSerialization.from_dict(DagSerialization.to_dict(operator.dag)).get_task("clean")
     trigger.task_instance = ti
     trigger.render_template_fields({"ti": ti, "params": {"days": days}})

@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
@@ -64,7 +65,7 @@ def waited(
     arguments = task.start_trigger_args
     assert arguments.trigger_cls == TRIGGER and arguments.timeout > timedelta(hours=1)
     trigger = Trigger(**arguments.trigger_kwargs)
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="wait", map_index=-1, try_number=1)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="wait", map_index=-1, try_number=1, id=uuid4())
     ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("wait")
     trigger.task_instance = ti
     run = SimpleNamespace(start_date=datetime.now(UTC) - began)

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import mlflow
 import pytest
@@ -30,7 +31,7 @@ def context(run_type: str = "manual", user: str | None = "ada", run_id: str = "r
         triggering_user_name=user,
         run_after=datetime(2026, 11, 21, tzinfo=UTC),
     )
-    ti = SimpleNamespace(dag_id="d", run_id=run_id, task_id="promote", map_index=-1, try_number=1)
+    ti = SimpleNamespace(dag_id="d", run_id=run_id, task_id="promote", map_index=-1, try_number=1, id=uuid4())
     return {"dag_run": dag_run, "ti": ti, "outlet_events": OutletEventAccessors()}
 
 

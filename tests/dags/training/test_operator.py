@@ -6,6 +6,7 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from airflow.sdk import DAG, task, task_group
@@ -46,7 +47,7 @@ def test_its_mlflow_run_is_the_users_or_else_the_owners(triggered_by: str | None
         TrainingPodOperator(task_id="plain", **STEP)
         TrainingPodOperator.partial(task_id="mapped", **STEP).expand(run_key=["a", "b"])
     for task_id in ("plain", "mapped"):
-        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, try_number=1)
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, try_number=1, id=uuid4())
         ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
         trigger = TrainingPodTrigger({})
         trigger.task_instance = ti
@@ -159,7 +160,9 @@ def test_in_a_mapped_group_each_instance_has_its_own_arguments(dag: DAG) -> None
     def rendered(name: str, index: int) -> dict[str, Any]:
         task = serialized.get_task(f"group.{name}")
         pulled = {("group.first", "dataset", 2): "file:///data/2"}
-        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task.task_id, map_index=index, try_number=1)
+        ti = SimpleNamespace(
+            dag_id="d", run_id="r", task_id=task.task_id, map_index=index, try_number=1, id=uuid4()
+        )
         ti.task, ti.xcom_pull = task, lambda **of: pulled[of["task_ids"], of["key"], of["map_indexes"]]
         trigger = TrainingPodTrigger(request_of(dag.get_task(task.task_id)))
         trigger.task_instance = ti

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from api_server import ApiServer, Pod
 from trainyard.failures import Cause
-from trainyard.naming import TaskIdentity
+from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.platform import Platform
 from trainyard.training import pod_run
 from trainyard.training.attempt import Attempt, RetryPlan
@@ -74,10 +74,8 @@ def play(
         when_told: Callable[..., Any] | None = None,
         queue_seconds: int = 10**9,
         startup_seconds: int = 10**9,
-        keep_failed_pods: bool = False,
         **plan: Any,
     ) -> Story:
-        training = replace(platform.training, keep_failed_pods=keep_failed_pods)
         turns = iter(fates)
 
         async def fate(server: ApiServer, pod: Pod) -> None:
@@ -100,7 +98,7 @@ def play(
             async with server.serve() as kube:
                 run = PodRun(
                     kube,
-                    replace(platform, training=training),
+                    platform,
                     replace(request_for_train, gpu_pool="spot"),
                     identity,
                     logging.getLogger("test"),
@@ -143,7 +141,7 @@ def test_memory_that_runs_out_is_doubled_once(play: Callable[..., Story]) -> Non
     assert story.outcome.cause is Cause.SUCCESS
     limits = [pod["spec"]["containers"][0]["resources"]["limits"]["memory"] for pod in story.server.created]
     assert limits == ["2Gi", "4Gi"]
-    assert story.server.pods == {}, "no pod is left"
+    assert len(story.server.pods) == 2, "a restarted triggerer finds out the same"
 
 
 def test_what_killed_a_container_may_be_told_after_its_end(play: Callable[..., Story]) -> None:
@@ -340,36 +338,55 @@ def test_a_pod_starts_when_it_has_its_node(play: Callable[..., Story], minutes: 
     assert story.outcome.cause is cause
 
 
-@pytest.mark.parametrize("fate", ["waits", "ends"])
-def test_a_failed_pod_that_is_kept_takes_no_gpu_later(play: Callable[..., Story], fate: str) -> None:
-    fates = {"waits": gets_no_gpu, "ends": out_of_memory}
-    story = play(fates[fate], queue_seconds=-1, keep_failed_pods=True, on_oom="fail")
-    assert bool(story.server.pods) is (fate == "ends")
-
-
 def test_a_refused_pod_fails_the_task(play: Callable[..., Story]) -> None:
     story = play(before=lambda server: server.refusals.append("violates PodSecurity"))
     assert (story.outcome.cause, story.attempts) == (Cause.BAD_CONFIG, [])
 
 
+@pytest.fixture
+def left_behind(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> Callable[..., Callable[[ApiServer], None]]:
+    """Prepares a server with a pod of an attempt that ran out of memory, with these labels instead."""
+
+    def _left(attempt: Attempt, **labels: str | None) -> Callable[[ApiServer], None]:
+        def prepare(server: ApiServer) -> None:
+            pod = build_pod(platform, request_for_train, identity, attempt)
+            meta = {"uid": "u", "resourceVersion": "u", "creationTimestamp": "2026-11-21T07:00:00Z"}
+            told = {**pod["metadata"]["labels"], **{f"{LABEL_PREFIX}/{key}": labels[key] for key in labels}}
+            pod["metadata"] |= {**meta, "labels": {key: value for key, value in told.items() if value}}
+            ended = {"exitCode": 137, "reason": "OOMKilled"}
+            pod["status"] = {
+                "phase": "Failed",
+                "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
+            }
+            server.pods[pod["metadata"]["name"]] = pod
+
+        return prepare
+
+    return _left
+
+
+@pytest.mark.parametrize("labels", [{}, {"task-instance": None}], ids=["this", "an older release's"])
 def test_a_restarted_triggerer_goes_on_with_the_newest_attempt(
-    play: Callable[..., Story],
-    platform: Platform,
-    request_for_train: TrainingRequest,
-    identity: TaskIdentity,
+    play: Callable[..., Story], left_behind: Callable[..., Any], labels: dict[str, Any]
 ) -> None:
     adapted = Attempt(3, "ondemand", memory_factor=2, reclaims=1, ooms=1)
-
-    def left_behind(server: ApiServer) -> None:
-        pod = build_pod(platform, request_for_train, identity, adapted)
-        pod["metadata"] |= {"uid": "u", "resourceVersion": "u", "creationTimestamp": "2026-11-21T07:00:00Z"}
-        ended = {"exitCode": 137, "reason": "OOMKilled"}
-        pod["status"] = {
-            "phase": "Failed",
-            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
-        }
-        server.pods[pod["metadata"]["name"]] = pod
-
-    story = play(before=left_behind)
+    story = play(before=left_behind(adapted, **labels))
     assert story.outcome.cause is Cause.OOM, "the retry with more memory has been used"
     assert story.attempts == []
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"task-instance": "0198f5c6-0000-7000-8000-00000000dead"}, {"try-number": "7"}],
+    ids=["a run of the same id that was deleted", "an earlier try"],
+)
+def test_the_pod_of_another_try_and_its_error_are_not_taken_over(
+    play: Callable[..., Story], left_behind: Callable[..., Any], labels: dict[str, Any]
+) -> None:
+    story = play(succeeds, before=left_behind(Attempt(1, "spot"), **labels))
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.number for attempt in story.attempts] == [1]
+    (pod,) = story.server.pods.values()
+    assert pod["metadata"]["uid"] != "u"

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from airflow.providers.standard.operators.python import PythonOperator
@@ -59,7 +60,9 @@ class CountTrigger(TriggererTask):
 
 
 def instance(map_index: int = -1) -> SimpleNamespace:
-    return SimpleNamespace(dag_id="d", run_id="r", task_id="count", map_index=map_index, try_number=2)
+    return SimpleNamespace(
+        dag_id="d", run_id="r", task_id="count", map_index=map_index, try_number=2, id=uuid4()
+    )
 
 
 def ended(
