@@ -28,6 +28,7 @@ from trainyard.platform import load_platform
 from trainyard.registry.approval import approval_task
 from trainyard.registry.tasks import champion_version, gate, make_champion, passed, promote, register
 from trainyard.serving.operator import DeployModelOperator
+from trainyard.stock_operators.arguments import gpu_arguments
 from trainyard.training.cleanup import clean_up
 from trainyard.training.operator import TrainingPodOperator
 from trainyard.tuning.search_space import STRATEGIES
@@ -60,6 +61,7 @@ __all__ = [
     "epochs_param",
     "first_round",
     "gate",
+    "gpu_arguments",
     "in_chosen_pool",
     "incoming",
     "incoming_marker",

@@ -107,6 +107,18 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class StockOperators:
+    """Where pods of Airflow's own Kubernetes operators run, as which ServiceAccount, and who launches them.
+
+    `launcher` is a ServiceAccount in Airflow's namespace; "" where the chart does not make that Airflow.
+    """
+
+    namespace: str
+    service_account_name: str
+    launcher: str
+
+
+@dataclass(frozen=True)
 class Lineage:
     """Who receives OpenLineage events, and the namespace of their jobs."""
 
@@ -130,7 +142,8 @@ class Platform:
     CPUs. `default_spot_pool` is that of what may lose its node: the default pool where no pool is spot.
     `release` is the release's namespace and name, and "" where an older chart wrote the file.
     `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
-    empty, `maintenance` where the chart makes none of its CronJobs. `local` is the directory of trainings on
+    empty, `maintenance` where the chart makes none of its CronJobs, `stock_operators` where its
+    `stockOperators.enabled` is false. `local` is the directory of trainings on
     this machine, without a cluster.
     """
 
@@ -143,6 +156,7 @@ class Platform:
     maintenance: Maintenance | None = None
     local: Path | None = None
     release: str = ""
+    stock_operators: StockOperators | None = None
 
     def pool(self, name: str) -> GpuPool:
         """Return the GPU pool `name`.
@@ -214,6 +228,18 @@ def _platform(top: _Section) -> Platform:
         maintenance=_maintenance(top.section("maintenance")) if "maintenance" in top.data else None,
         local=Path(top.get("local", str)) if "local" in top.data else None,
         release=top.get("release", str, ""),
+        stock_operators=_stock_operators(top),
+    )
+
+
+def _stock_operators(top: _Section) -> StockOperators | None:
+    if "stockOperators" not in top.data:
+        return None
+    section = top.section("stockOperators")
+    return StockOperators(
+        namespace=section.get("namespace", str),
+        service_account_name=section.get("serviceAccountName", str),
+        launcher=section.get("launcher", str, ""),
     )
 
 

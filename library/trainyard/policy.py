@@ -45,10 +45,23 @@ def add(additions: Mapping[str, str]) -> None:
 
 @hookimpl
 def pod_mutation_hook(pod: Any) -> None:
-    """Airflow's cluster policy for pods: worker pods mount the DAGs that their run started with."""
+    """Airflow's cluster policy for pods: worker pods mount the DAGs that their run started with.
+
+    Pods of Airflow's own Kubernetes operators get what they need here.
+    """
     from trainyard.bundles.pod import mount_dags_of_run
+    from trainyard.stock_operators.pods import complete
 
     mount_dags_of_run(pod)
+    complete(pod)
+
+
+@hookimpl
+def task_policy(task: Any) -> None:
+    """Airflow's cluster policy for tasks: those of its Kubernetes operators may launch pods."""
+    from trainyard.stock_operators.tasks import prepare
+
+    prepare(task)
 
 
 add(ADDITIONS)
