@@ -26,6 +26,7 @@ ALWAYS = [
     Component("Deployment", "trainyard-scheduler", "airflow", token=True),
     Component("Deployment", "trainyard-dag-processor", "airflow"),
     Component("Deployment", "trainyard-triggerer", "airflow", token=True),
+    Component("Deployment", "trainyard-reconciler", "airflow", token=True),
     Component("Deployment", "trainyard-mlflow", "mlflow"),
     Component("Job", "trainyard-migrate-database", "airflow"),
     Component("Job", "trainyard-bootstrap-secrets", "secrets", token=True),

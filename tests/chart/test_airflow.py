@@ -242,6 +242,10 @@ def test_roles_are_small() -> None:
             *{("cronjobs", "get"), ("jobs", "create"), ("jobs", "get")},
             *{("pods", "list"), ("pods/log", "get")},
         },
+        "trainyard-training-reconciler": {
+            *((kind, verb) for kind in ("pods", "jobs") for verb in ("delete", "list")),
+            ("events", "create"),
+        },
         "trainyard-bootstrap-secrets": {("secrets", "create"), ("secrets", "get")},
     }
     assert not [one for one in render_chart() if one["kind"] == "ClusterRoleBinding"]

@@ -69,7 +69,7 @@ def holds_url(container: Object, known: set[tuple[str, str]]) -> bool:
 
 AIRFLOW = {
     *("api-server", "scheduler", "dag-processor", "triggerer", "wait-for-airflow-migrations"),
-    *("migrate-database", "database-cleanup"),
+    *("migrate-database", "database-cleanup", "reconciler"),
 }
 MLFLOW = {"mlflow", "prepare-database", "garbage-collection"}
 BACKUP = {"check", "connections", "dump", "save"}

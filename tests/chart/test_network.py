@@ -14,13 +14,14 @@ from render import ChartError, Object, render_chart
 API_SERVER, MLFLOW, DATABASE = "trainyard-api-server", "trainyard-mlflow", "trainyard-postgresql"
 TRIGGERER, DAG_PROCESSOR = "trainyard-triggerer", "trainyard-dag-processor"
 OBJECT_STORE, CLEANUP = "trainyard-versitygw", "trainyard-database-cleanup"
+RECONCILER = "trainyard-reconciler"
 WORKER, TRAINING, PEER, MODEL = "worker", "training", "training-peer", "model-server"
 OWN_TRAINING, ELSEWHERE = "own-pod-in-training", "elsewhere"
 VOLUMES = "trainyard-training-volumes"
 AIRFLOW = {API_SERVER, "trainyard-scheduler", DAG_PROCESSOR, TRIGGERER}
-USE_DATABASE = {*AIRFLOW, "trainyard-migrate-database", CLEANUP, MLFLOW, f"{MLFLOW}-garbage-collection"}
+USE_PGBOUNCER = {*AIRFLOW, CLEANUP, RECONCILER}
+USE_DATABASE = {*USE_PGBOUNCER, "trainyard-migrate-database", MLFLOW, f"{MLFLOW}-garbage-collection"}
 PGBOUNCER = "trainyard-pgbouncer"
-USE_PGBOUNCER = {*AIRFLOW, CLEANUP}
 STATSD = "trainyard-statsd"
 SEND_METRICS = {*AIRFLOW, "trainyard-migrate-database", CLEANUP, WORKER}
 IN_TRAINING = {TRAINING, PEER, OWN_TRAINING, VOLUMES}
@@ -33,7 +34,7 @@ CALLERS = {
     MODEL: {TRIGGERER, ELSEWHERE},
     **{name: IN_TRAINING for name in IN_TRAINING},
 }
-USE_KUBERNETES = {"trainyard-scheduler", TRIGGERER, "trainyard-bootstrap-secrets"}
+USE_KUBERNETES = {"trainyard-scheduler", TRIGGERER, RECONCILER, "trainyard-bootstrap-secrets"}
 CALL_OUT = {API_SERVER, DAG_PROCESSOR, TRIGGERER, CLEANUP, WORKER, *IN_TRAINING}
 # Ports that somebody may listen on without anyone knowing of it.
 UNKNOWN = (22, 80, 443, 5353, 9999, 29500)

@@ -47,7 +47,7 @@ URL, ARGUMENTS = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__DATABASE__SQL_
 # The containers that use Airflow's database.
 POOLED = {
     *("api-server", "scheduler", "dag-processor", "triggerer", "wait-for-airflow-migrations"),
-    "database-cleanup",
+    *("database-cleanup", "reconciler"),
 }
 FILE = "/opt/airflow/config/pgbouncer_connections.py"
 
@@ -108,7 +108,9 @@ def test_airflow_connects_through_it_and_the_migration_past_it(values: Object, s
             assert variables[ARGUMENTS] == "pgbouncer_connections.ASYNC"
             assert f"{URL}_ASYNC" not in variables
             mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
-            assert (FILE in mounts) == (container["name"] != "wait-for-airflow-migrations")
+            assert (FILE in mounts) == (
+                container["name"] not in ("wait-for-airflow-migrations", "reconciler")
+            )
     assert found == POOLED
 
 

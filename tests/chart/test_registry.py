@@ -95,7 +95,14 @@ def test_a_part_has_its_own_pull_secrets_before_those_of_all(tmp_path: Path) -> 
     assert found == {
         **{
             f"Deployment/trainyard-{name}": airflow
-            for name in ("api-server", "scheduler", "dag-processor", "triggerer", "dag-publisher-one")
+            for name in (
+                "api-server",
+                "scheduler",
+                "dag-processor",
+                "triggerer",
+                "reconciler",
+                "dag-publisher-one",
+            )
         },
         "Job/trainyard-migrate-database": airflow,
         "CronJob/trainyard-database-cleanup": airflow,

@@ -12,7 +12,7 @@ from trainyard_cli.stages import Stages
 AIRFLOW = {"api-server", "dag-processor", "scheduler", "triggerer"}
 # The workloads that restart, by the name after the release's.
 READERS = {
-    "database": AIRFLOW | {"mlflow", "postgresql"},
+    "database": AIRFLOW | {"reconciler", "mlflow", "postgresql"},
     "fernet-key": AIRFLOW,
     "jwt": {"api-server", "scheduler"},
     "mlflow": {"mlflow"},

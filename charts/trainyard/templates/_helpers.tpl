@@ -1,3 +1,8 @@
+{{/* Whether the reconciler runs: another Airflow's database is not ours to read. Params: the root context */}}
+{{- define "trainyard.hasReconciler" -}}
+{{- if and .Values.airflow.enabled .Values.reconciler.enabled }}true{{ end }}
+{{- end }}
+
 {{/* Where training pods find MLflow. Params: the root context */}}
 {{- define "trainyard.trackingUri" -}}
 {{- if .Values.training.trackingUri -}}
@@ -45,7 +50,8 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
     "pod" (include "trainyard.podWithLogin" (dict "root" . "pod" (include "trainyard.trainingPod" . | fromJson) "account" "trainer") | fromJson)
     "defaultPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultPool" "spot" false) | default nil)
     "defaultSpotPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultSpotPool" "spot" true) | default nil) }}
-{{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson) }}
+{{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson)
+    "release" (printf "%s.%s" .Release.Namespace .Release.Name) }}
 {{- if .Values.serving.enabled }}
 {{- $serving := pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" }}
 {{- $_ := set $serving "pod" (include "trainyard.podWithLogin" (dict "root" . "pod" .Values.serving.pod "account" "serving") | fromJson) }}

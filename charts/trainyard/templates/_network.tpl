@@ -55,6 +55,7 @@
 {{- $_ := set $components "statsd" (merge (dict "clientPorts" $statsd.ports "ports" (list (printf "UDP/%d" (int $values.ports.statsdIngest)))) $statsd) }}
 {{- end }}
 {{- if $values.databaseCleanup.enabled }}{{ $names = append $names "database-cleanup" }}{{ end }}
+{{- if include "trainyard.hasReconciler" . }}{{ $names = append $names "reconciler" }}{{ end }}
 {{- range keys (include "airflow.gitBundles" $airflow | fromYaml) }}{{ $names = append $names (printf "dag-publisher-%s" .) }}{{ end }}
 {{- range $names }}
 {{- $_ := set $components . (include "trainyard.networkComponent" (dict "root" $airflow "component" .) | fromJson) }}
@@ -118,6 +119,7 @@
     "migrate-database" (dict "components" (list "postgresql") "outside" $database)
     "pgbouncer" (dict "components" (list "postgresql") "outside" $database)
     "database-cleanup" (dict "components" (list $pool.component) "outside" (concat $pool.outside $web))
+    "reconciler" (dict "components" (list $pool.component) "outside" $pool.outside "kubernetes" true)
     "airflow-pools" (dict "components" (list "api-server"))
     "bootstrap-secrets" (dict "kubernetes" true)
     "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts $login))

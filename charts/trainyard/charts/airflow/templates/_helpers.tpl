@@ -213,10 +213,32 @@ envFrom: {{- toYaml $sources | nindent 2 }}
 {{- with merge dict (.component.podAnnotations | default dict) (.root.Values.airflowPodAnnotations | default dict) }}{{ toYaml . }}{{ end }}
 {{- end }}
 
+{{/* The annotations of a component's pods: the checksums of what a pod reads at its start, and the values'. The kubelet
+     updates scripts and the pod template in the mounted ConfigMaps, and they are read anew each time.
+     Params: as below */}}
+{{- define "airflow.startAnnotations" -}}
+{{- $root := .root -}}
+{{- if not (get . "readsNoConfig") }}
+checksum/config: {{ include "airflow.configData" $root | sha256sum }}
+{{- end }}
+{{- if and (eq .name "api-server") .component.apiServerConfig }}
+checksum/api-server-config: {{ include "airflow.apiServerConfig" $root | sha256sum }}
+{{- end }}
+{{- if $root.Values.data.metadataConnection.host }}
+checksum/metadata: {{ include "airflow.metadataUrls" $root | sha256sum }}
+{{- end }}
+{{- if or $root.Values.extraConfigMaps $root.Values.extraSecrets }}
+{{- with include "airflow.extraRead" . | trim }}
+checksum/extra: {{ sha256sum . }}
+{{- end }}
+{{- end }}
+{{ include "airflow.podAnnotations" . }}
+{{- end }}
+
 {{/* One Airflow component as a Deployment.
      Params: root, name (api-server, ...), key (of its values), component (its values), args (default arguments),
      secrets (those it holds), probe (the handler of its probes), readiness (that of its readiness probe, if it has
-     one), ports */}}
+     one), ports, readsNoConfig (true where neither airflow.cfg nor logs concern it) */}}
 {{- define "airflow.deployment" -}}
 {{- $root := .root -}}
 {{- $component := .component -}}
@@ -238,22 +260,9 @@ spec:
   template:
     metadata:
       labels: {{- include "airflow.podLabels" $labels | nindent 8 }}
-      annotations:
-        {{- /* What a pod reads at its start. The kubelet updates scripts and the pod template in the mounted ConfigMaps, and
-              they are read anew each time. */}}
-        checksum/config: {{ include "airflow.configData" $root | sha256sum }}
-        {{- if and (eq .name "api-server") $component.apiServerConfig }}
-        checksum/api-server-config: {{ include "airflow.apiServerConfig" $root | sha256sum }}
-        {{- end }}
-        {{- if $root.Values.data.metadataConnection.host }}
-        checksum/metadata: {{ include "airflow.metadataUrls" $root | sha256sum }}
-        {{- end }}
-        {{- if or $root.Values.extraConfigMaps $root.Values.extraSecrets }}
-        {{- with include "airflow.extraRead" . | trim }}
-        checksum/extra: {{ sha256sum . }}
-        {{- end }}
-        {{- end }}
-        {{- with include "airflow.podAnnotations" . }}{{ . | nindent 8 }}{{ end }}
+      {{- with include "airflow.startAnnotations" . | trim }}
+      annotations: {{- . | nindent 8 }}
+      {{- end }}
     spec:
       serviceAccountName: {{ include "airflow.serviceAccountName" (dict "root" $root "name" .name "serviceAccount" $component.serviceAccount) | include "common.scalar" }}
       automountServiceAccountToken: {{ $component.serviceAccount.automountServiceAccountToken | include "common.scalar" }}

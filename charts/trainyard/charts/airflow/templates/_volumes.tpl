@@ -61,10 +61,11 @@
 {{- $problems | uniq | join "\n" }}
 {{- end }}
 
-{{/* The chart's own volumes; the root file system is read-only. Params: root, name */}}
+{{/* The chart's own volumes; the root file system is read-only. Params: root, name, readsNoConfig (optional) */}}
 {{- define "airflow.ownVolumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 1Gi}
+{{- if not (get . "readsNoConfig") }}
 - name: logs
   {{- if .root.Values.logs.persistence.enabled }}
   persistentVolumeClaim:
@@ -74,6 +75,7 @@
   {{- end }}
 - name: config
   configMap: {name: {{ include "airflow.fullname" .root }}-config}
+{{- end }}
 {{- if ne .name "worker" }}
 - name: scripts
   configMap: {name: {{ include "airflow.fullname" .root }}-scripts}
@@ -96,10 +98,11 @@
 {{- end }}
 {{- end }}
 
-{{/* Where they are mounted. Params: root, name */}}
+{{/* Where they are mounted. Params: as above */}}
 {{- define "airflow.ownVolumeMounts" -}}
 {{- $home := .root.Values.airflowHome -}}
 - {name: tmp, mountPath: /tmp}
+{{- if not (get . "readsNoConfig") }}
 - {name: logs, mountPath: {{ $home }}/logs}
 - {name: config, mountPath: {{ $home }}/airflow.cfg, subPath: airflow.cfg, readOnly: true}
 {{- if .root.Values.airflowLocalSettings }}
@@ -107,6 +110,7 @@
 {{- end }}
 {{- if include "airflow.usesPgbouncer" . }}
 - {name: config, mountPath: {{ $home }}/config/pgbouncer_connections.py, subPath: pgbouncer_connections.py, readOnly: true}
+{{- end }}
 {{- end }}
 {{- if and (eq .name "api-server") (include "airflow.apiServerConfigName" .root) }}
 - {name: api-server-config, mountPath: {{ $home }}/webserver_config.py, subPath: webserver_config.py, readOnly: true}

@@ -1,0 +1,116 @@
+"""Compares the Jobs and pods of training with the tries that made them, and ends what is left over.
+
+A trigger deletes what it has made. It cannot do so where a person ends or deletes a run while no triggerer is
+there, or where the API server refuses it: a pod would hold its GPU until its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from trainyard.kube.jobs import JobKube
+from trainyard.kube.status import has_owner
+from trainyard.naming import LABEL_PREFIX, RELEASE, TASK_INSTANCE, label_safe
+from trainyard.platform import Platform, PlatformError
+from trainyard.training import outcomes
+from trainyard.training.leftovers import has_ended
+
+# States of a try whose pods somebody follows, or will.
+WAITING = frozenset({"scheduled", "queued", "running", "restarting", "deferred"})
+ENDED_WELL = frozenset({"success", "skipped"})
+# How long a trigger has for it, which says in its log what it deletes.
+PATIENCE_SECONDS = 10
+States = Callable[[Iterable[UUID]], Mapping[UUID, str]]
+Found = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Ends what nobody waits for in the training namespace.
+
+    Args:
+        states: returns the states of the tries that there are; called in a thread.
+        patience: seconds that a trigger has to delete it.
+    """
+
+    def __init__(self, states: States, patience: float = PATIENCE_SECONDS) -> None:
+        self._states = states
+        self._patience = patience
+        self._since: dict[str, float] = {}  # by UID: when nobody waited for it for the first time
+
+    async def look(self, kube: JobKube, platform: Platform) -> None:
+        """Look once: delete what nobody has waited for since `patience`, and belongs to this release.
+
+        Args:
+            kube: client of the training namespace.
+            platform: whose release it is, and whether what has failed is kept for inspection.
+
+        Raises:
+            PlatformError: an older chart wrote the platform file, which does not say whose release it is.
+            KubeError: the API server refuses to list or delete, or does not answer.
+            sqlalchemy.exc.SQLAlchemyError: the database does not answer.
+        """
+        if not platform.release:
+            raise PlatformError("the platform file has no `release`; the chart and the library do not match")
+        # What is another release's, another database knows. This one is read last: whatever was made before
+        # has its try in it.
+        selector = f"{RELEASE}={label_safe(platform.release)},{TASK_INSTANCE}"
+        jobs, pods = await kube.jobs(selector), await kube.find(selector)
+        found = [*jobs, *pods]
+        tries = {each["metadata"]["uid"]: _try(each) for each in found}
+        states = await asyncio.to_thread(self._states, set(tries.values())) if tries else {}
+        left = [each for each in found if states.get(tries[each["metadata"]["uid"]]) not in WAITING]
+        now = time.monotonic()
+        self._since = {uid: self._since.get(uid, now) for uid in (each["metadata"]["uid"] for each in left)}
+        for each in left:
+            if now - self._since[each["metadata"]["uid"]] >= self._patience:
+                keep_failed = platform.training.keep_failed_pods
+                await self._end(kube, each, states.get(tries[each["metadata"]["uid"]]), keep_failed)
+
+    async def _end(self, kube: JobKube, found: Found, state: str | None, keep_failed: bool) -> None:
+        """Delete a Job or a pod, and say so in the log and in an event."""
+        name, is_pod = found["metadata"]["name"], "containers" in found["spec"]
+        if is_pod and outcomes.is_lost(found, datetime.now(UTC)):
+            # Its node will never say that it has gone.
+            await kube.delete(name, force=True)
+        elif _goes_alone(found) or (keep_failed and has_ended(found) and state not in ENDED_WELL):
+            return
+        elif is_pod:
+            await kube.delete(name)
+        else:
+            await kube.delete_job(name)
+        told = f"{_task(found)} {_described(state)}: nobody waits for it"
+        kind = "Pod" if is_pod else "Job"
+        log.warning("deleted %s %s/%s: %s", kind, kube.namespace, name, told)
+        await kube.tell(kind, found, "NobodyWaits", told)
+
+
+def _goes_alone(found: Found) -> bool:
+    """Whether it is on its way out, or goes with its Job."""
+    return bool(found["metadata"].get("deletionTimestamp")) or has_owner(found, "Job")
+
+
+def _try(found: Found) -> UUID:
+    try:
+        return UUID(found["metadata"]["labels"][TASK_INSTANCE])
+    except ValueError:  # a label that somebody has changed is no try's
+        return UUID(int=0)
+
+
+def _task(found: Found) -> str:
+    told = found["metadata"].get("annotations", {})
+    task, run, dag = (told.get(f"{LABEL_PREFIX}/{key}-id", "?") for key in ("task", "run", "dag"))
+    return f"task {task} of run {run} of DAG {dag}"
+
+
+def _described(state: str | None) -> str:
+    """What became of a try, as part of a sentence."""
+    if state is None:
+        return "was cleared, tried again or deleted with its run"
+    return f"is {state or 'not to run'}"
