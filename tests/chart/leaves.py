@@ -58,6 +58,7 @@ ON: Object = {
     },
     "nvidia-device-plugin": {"simulator": {"enabled": False}},
     "karpenter": {"enabled": True},
+    "stockOperators": {"enabled": True},
     "openlineage": {"url": "http://example.com"},
     "scriptJobs": {"image": {"repository": "python", "tag": "3.11"}},
     "backup": {"enabled": True, "image": {"repository": "postgres", "tag": "15"}},

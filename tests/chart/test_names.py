@@ -204,7 +204,13 @@ def ends() -> dict[tuple[str, str], set[tuple[str, str]]]:
     return found
 
 
-SPACES = {"release": "trainyard", "training": "ml-training", "serving": "ml-serving", "store": "ml-training"}
+SPACES = {
+    "release": "trainyard",
+    "training": "ml-training",
+    "serving": "ml-serving",
+    "jobs": "ml-jobs",
+    "store": "ml-training",
+}
 # Kinds that no two charts make.
 OF_ONE_CHART = {"NetworkPolicy", "LimitRange", "ResourceQuota"}
 USERS = {

@@ -3,6 +3,14 @@
 {{- if and .Values.airflow.enabled .Values.reconciler.enabled }}true{{ end }}
 {{- end }}
 
+{{/* The ServiceAccount by which worker pods launch pods of Airflow's own Kubernetes operators; nothing where the chart
+     makes none. Params: the root context */}}
+{{- define "trainyard.podLauncher" -}}
+{{- if and .Values.stockOperators.enabled .Values.airflow.enabled .Values.airflow.rbac.create -}}
+{{ include "airflow.serviceAccountName" (dict "root" .Subcharts.airflow "name" "stock-operators" "serviceAccount" dict) }}
+{{- end -}}
+{{- end }}
+
 {{/* Where training pods find MLflow. Params: the root context */}}
 {{- define "trainyard.trackingUri" -}}
 {{- if .Values.training.trackingUri -}}
@@ -59,6 +67,10 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- if .enabled }}{{ $_ := set $serving "podDisruptionBudget" (include "common.budget" .config | fromJson) }}{{ end }}
 {{- end }}
 {{- $_ := set $platform "serving" $serving }}
+{{- end }}
+{{- if .Values.stockOperators.enabled }}
+{{- $stock := dict "launcher" (include "trainyard.podLauncher" . | trim) }}
+{{- $_ := set $platform "stockOperators" (merge $stock (pick .Values.stockOperators "namespace" "serviceAccountName")) }}
 {{- end }}
 {{- with include "trainyard.maintenance" . }}
 {{- $_ := set $platform "maintenance" (fromJson .) }}

@@ -61,7 +61,7 @@
 {{- $values := .root.Values }}
 {{- $release := .root.Release.Namespace }}
 {{- $spaces := dict "release" $release "training" $values.training.namespace "serving" $values.serving.namespace
-    "store" (include "trainyard.versitygwNamespace" .root)
+    "jobs" $values.stockOperators.namespace "store" (include "trainyard.versitygwNamespace" .root)
     "plugin" ((index $values "nvidia-device-plugin").namespaceOverride | default $release) }}
 {{- $users := dict }}
 {{- if eq .chart "airflow" }}{{ $_ := set $users "BUNDLE" (include "airflow.gitBundles" .root.Subcharts.airflow | fromYaml | keys) }}{{ end }}

@@ -37,6 +37,9 @@
 {{- if .Values.serving.enabled }}
 {{- $_ := set $components "model-servers" (dict "namespace" .Values.serving.namespace "selector" dict "ports" (list .Values.serving.port)) }}
 {{- end }}
+{{- if .Values.stockOperators.enabled }}
+{{- $_ := set $components "stock-operators" (dict "namespace" .Values.stockOperators.namespace "selector" dict "ports" list) }}
+{{- end }}
 {{- toJson $components }}
 {{- end }}
 
@@ -125,6 +128,7 @@
     "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts $login))
     "mlflow-garbage-collection" (dict "components" (list "postgresql" "mlflow") "outside" $database)
     "training" (dict "components" (concat (list "training" "mlflow") $embedded) "outside" (concat $tracking $web))
+    "stock-operators" (dict "components" (list "stock-operators" "mlflow") "outside" (concat $tracking $web))
     "model-servers" (dict "components" (list "mlflow") "outside" $tracking)
     "backup" $backup
     "restore" $backup
@@ -143,6 +147,7 @@
 {{- range $name, $key := dict "api-server" "apiServer" "scheduler" "scheduler" "dag-processor" "dagProcessor" "triggerer" "triggerer" "worker" "workers" }}
 {{- $_ := set (get $calls $name) "kubernetes" (index $airflow $key).serviceAccount.automountServiceAccountToken }}
 {{- end }}
+{{- if include "trainyard.podLauncher" $root }}{{ $_ := set $calls.worker "kubernetes" true }}{{ end }}
 {{- /* A collector of OpenTelemetry, to which whatever is of Airflow's code sends. */}}
 {{- $collectors := list }}
 {{- range $airflow.env }}
