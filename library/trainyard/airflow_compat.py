@@ -52,11 +52,14 @@ POLL_EXTENSION = "shorter polls of the triggerer"
 CANCEL_EXTENSION = "clean-up of what a user ended"
 END_EXTENSION = "end of runs as a person told it"
 CALLBACK_EXTENSION = "callbacks of versioned bundles"
+ROOM_EXTENSION = "room in the triggerer beside training"
 _TRIGGER_MODELS = "airflow.models.trigger"
 _MARK_TASKS = "airflow.api.common.mark_tasks"
 _TRIGGERER = "airflow.jobs.triggerer_job_runner"
 _DAG_PROCESSOR = "airflow.dag_processing.manager"
 POLL_SECONDS = 0.25  # of the triggerer; see `shorten_triggerer_polls`
+TRAINING_SHARE = 0.8  # of a triggerer's capacity; see `leave_room_in_triggerers`
+_TRAINING = ("trainyard.training.trigger.TrainingPodTrigger", "trainyard.triggers.TrainingPodTrigger")
 _CALLBACKS = "trainyard_after_commit"  # in `Session.info`
 _MAX_INTEGER = 2**63
 log = logging.getLogger(__name__)
@@ -298,6 +301,49 @@ def _shorten_polls(triggerer: Any) -> None:
             return original.move_on_after(min(delay, POLL_SECONDS), **options)
 
     triggerer.anyio = Anyio()
+
+
+def leave_room_in_triggerers() -> None:
+    """Let training tasks take no more than `TRAINING_SHARE` of a triggerer's capacity.
+
+    They wait for GPUs for hours. Airflow 3.3.2 assigns triggers by priority and age alone: a sweep larger
+    than the capacity would keep every other task that starts in the triggerer from starting. To be called
+    as `extend_triggers`.
+    """
+    _after_import(_TRIGGER_MODELS, _leave_room, ROOM_EXTENSION)
+
+
+def _leave_room(trigger_models: Any) -> None:
+    from sqlalchemy import func, select
+
+    trigger, lock_rows = trigger_models.Trigger, trigger_models.with_row_locks
+    if hasattr(lock_rows, "of_trainyard"):
+        return
+    assign = trigger.assign_unassigned.__func__
+    asking: dict[str, int] = {}  # while a triggerer takes triggers: its id and its capacity
+
+    def assign_unassigned(cls: Any, triggerer_id: int, capacity: int, *args: Any, **options: Any) -> None:
+        asking.update(id=triggerer_id, capacity=capacity)
+        try:
+            assign(cls, triggerer_id, capacity, *args, **options)
+        finally:
+            asking.clear()
+
+    def with_row_locks(query: Any, session: Session, **options: Any) -> Any:
+        if asking:
+            taken = select(func.count(trigger.id)).where(trigger.triggerer_id == asking["id"])
+            of_training = session.scalar(taken.where(trigger.classpath.in_(_TRAINING)))
+            room = int(TRAINING_SHARE * asking["capacity"]) - of_training
+            if room <= 0:
+                query = query.where(trigger.classpath.not_in(_TRAINING))
+            elif room < trigger.max_trigger_to_select_per_loop:
+                # The others follow at the next poll.
+                query = query.limit(min(room, asking["capacity"] - session.scalar(taken)))
+        return lock_rows(query, session, **options)
+
+    with_row_locks.of_trainyard = True  # type: ignore[attr-defined]
+    trigger.assign_unassigned = classmethod(assign_unassigned)
+    trigger_models.with_row_locks = with_row_locks
 
 
 def cancel_triggers_once() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import itertools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ import pytest
 from airflow.dag_processing import manager
 from airflow.dag_processing.importers import get_importer_registry
 from airflow.jobs import triggerer_job_runner
+from airflow.jobs.job import Job
 from airflow.models import import_all_models
+from airflow.models import trigger as trigger_models
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.providers.cncf.kubernetes.executors.kubernetes_executor_utils import get_base_pod_from_template
@@ -503,6 +507,69 @@ def deferred(session: Session) -> TaskInstance:
     session.add(instance)
     session.commit()
     return instance
+
+
+OTHERS = "trainyard.triggerer.control_trigger.ControlTrigger"
+
+
+@pytest.fixture
+def waiting(session: Session) -> Callable[..., None]:
+    """Stores so many tasks that wait for a trigger of a class, older than those that come later."""
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        BashOperator(task_id="t", bash_command="true")
+    now = datetime.now(UTC)
+    run = DagRun(dag_id="d", run_id="r", run_type="manual", run_after=now, state="running", logical_date=now)
+    session.add_all([run, Job(id=1, job_type="TriggererJob", latest_heartbeat=now)])
+    moments = itertools.count()
+
+    def _waiting(number: int, classpath: str) -> None:
+        for _ in range(number):
+            index = next(moments)
+            created = now + timedelta(seconds=index)
+            session.add(trigger_models.Trigger(classpath=classpath, kwargs={}, created_date=created))
+            session.flush()
+            instance = TaskInstance(
+                serialized(dag, "t"), dag_version_id=uuid4(), run_id="r", state="deferred", map_index=index
+            )
+            instance.trigger_id, instance.dag_run = index + 1, run
+            session.add(instance)
+        session.commit()
+
+    return _waiting
+
+
+def assigned(session: Session, *, capacity: int, polls: int = 3) -> Counter[str]:
+    """How many triggers of which class a triggerer has after some polls."""
+    for _ in range(polls):
+        trigger_models.Trigger.assign_unassigned(1, capacity, 30, session=session)
+    model = trigger_models.Trigger
+    return Counter(session.scalars(select(model.classpath).where(model.triggerer_id == 1)))
+
+
+@pytest.mark.parametrize(("capacity", "of_training"), [(10, 8), (100, 80)])
+@pytest.mark.parametrize("training", airflow_compat._TRAINING)
+def test_a_sweep_larger_than_a_triggerer_leaves_room_for_others(
+    session: Session, waiting: Callable[..., None], capacity: int, of_training: int, training: str
+) -> None:
+    airflow_compat.leave_room_in_triggerers()
+    airflow_compat.leave_room_in_triggerers()  # twice is once
+    waiting(capacity + 20, training)
+    waiting(5, OTHERS)
+    found = assigned(session, capacity=capacity)
+    assert found == {training: of_training, OTHERS: min(5, capacity - of_training)}
+    model = trigger_models.Trigger
+    ids = session.scalars(select(model.id).where(model.triggerer_id == 1, model.classpath == training))
+    assert sorted(ids) == list(range(1, of_training + 1)), "in the order in which they came"
+    waiting(capacity, OTHERS)
+    assert assigned(session, capacity=capacity)[training] == of_training
+
+
+def test_without_training_others_have_the_whole_triggerer(
+    session: Session, waiting: Callable[..., None]
+) -> None:
+    airflow_compat.leave_room_in_triggerers()
+    waiting(12, OTHERS)
+    assert assigned(session, capacity=10) == {OTHERS: 10}
 
 
 def test_asset_events_that_cannot_be_registered_fail_the_try(session: Session) -> None:
