@@ -332,13 +332,13 @@ def _leave_room(trigger_models: Any) -> None:
     def with_row_locks(query: Any, session: Session, **options: Any) -> Any:
         if asking:
             taken = select(func.count(trigger.id)).where(trigger.triggerer_id == asking["id"])
-            of_training = session.scalar(taken.where(trigger.classpath.in_(_TRAINING)))
+            of_training: int = session.scalar(taken.where(trigger.classpath.in_(_TRAINING))) or 0
             room = int(TRAINING_SHARE * asking["capacity"]) - of_training
             if room <= 0:
                 query = query.where(trigger.classpath.not_in(_TRAINING))
             elif room < trigger.max_trigger_to_select_per_loop:
                 # The others follow at the next poll.
-                query = query.limit(min(room, asking["capacity"] - session.scalar(taken)))
+                query = query.limit(min(room, asking["capacity"] - (session.scalar(taken) or 0)))
         return lock_rows(query, session, **options)
 
     with_row_locks.of_trainyard = True  # type: ignore[attr-defined]
