@@ -21,7 +21,7 @@ def complete(pod: Any) -> None:
     Args:
         pod: a V1Pod. One of another namespace, or of the executor, is not changed.
     """
-    if MARK not in (pod.metadata.labels or {}):
+    if pod.metadata is None or MARK not in (pod.metadata.labels or {}):
         return
     try:
         platform = load_platform()

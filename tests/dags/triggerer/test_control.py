@@ -50,7 +50,7 @@ def ended(dag: DAG, task_id: str, **params: Any) -> tuple[TriggerEvent, dict[str
     """The event and the XComs with which a task ends, by its trigger as the database would hold it."""
     task = stored(dag).get_task(task_id)
     trigger = Trigger(dag.get_task(task_id).start_trigger_args.trigger_kwargs["request"])
-    where = {"dag_id": "d", "run_id": "r", "task_id": task_id, "map_index": -1, "try_number": 1}
+    where = {"dag_id": "d", "run_id": "r", "task_id": task_id, "map_index": -1, "try_number": 1, "id": 1}
     ti = SimpleNamespace(**where, task=task)
     trigger.task_instance = ti
     trigger.render_template_fields({"ti": ti, "params": params, "run_id": "r", "outlet_events": None})
