@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import fields
 from typing import Any, cast
@@ -26,6 +28,9 @@ from trainyard.triggerer.base import TriggererTask
 from trainyard.triggerer.mapping import resolve_mapped
 from trainyard.urls import run_url, task_url
 
+log = logging.getLogger(__name__)
+_tidying: set[asyncio.Task[None]] = set()
+
 
 class TrainingPodTrigger(TriggererTask):
     """Run one try of a training task.
@@ -38,7 +43,6 @@ class TrainingPodTrigger(TriggererTask):
     def __init__(self, request: Mapping[str, Any]) -> None:
         super().__init__(request)
         self._has_mlflow_link = False
-        self._has_ended = False
         self._keeps_pods = False
 
     def rendered(self, context: Any) -> dict[str, Any]:
@@ -48,13 +52,14 @@ class TrainingPodTrigger(TriggererTask):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Run the step. What it has made stays until Airflow has stored how it ended.
 
-        Before that another triggerer may take over, which has to find out the same.
+        Before that another triggerer may take over, which has to find out the same. The trigger itself ends
+        now: Airflow would take it away as that of a task which a person ended.
         """
         async for event in super().run():
-            self._has_ended = True
             yield event
-        if await self.stored():
-            await self._tidy()
+        tidying = asyncio.create_task(self._tidy_when_stored())
+        _tidying.add(tidying)  # asyncio itself keeps no reference
+        tidying.add_done_callback(_tidying.discard)
 
     async def run_here(self) -> Any:
         """Run the step without a triggerer."""
@@ -62,10 +67,6 @@ class TrainingPodTrigger(TriggererTask):
             return await super().run_here()
         finally:
             await self._tidy()
-
-    async def on_kill(self) -> None:
-        """Delete what it has made if a user ended the task."""
-        await (self._tidy() if self._has_ended else super().on_kill())
 
     def reads(self) -> list[Any]:
         """The URIs that the step reads."""
@@ -114,6 +115,13 @@ class TrainingPodTrigger(TriggererTask):
         """Delete this try's pods."""
         async with _pods(load_platform()) as kube:
             await delete_leftovers(kube, self.identity.try_selector())
+
+    async def _tidy_when_stored(self) -> None:
+        try:
+            if await self.stored():
+                await self._tidy()
+        except Exception:  # the reconciler does it then
+            log.exception("what %s has made is left", self.identity)
 
     async def _tidy(self) -> None:
         """Delete this try's pods, but for those that are kept for inspection."""

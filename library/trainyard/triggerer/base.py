@@ -239,12 +239,9 @@ class TriggererTask(BaseTrigger):
         """Wait until Airflow has stored the event that ends the task; return whether it has."""
         with suppress(TimeoutError):
             async with asyncio.timeout(STORE_SECONDS):
-                try:
-                    while await self._is_deferred():
-                        await asyncio.sleep(STORE_POLL_SECONDS)
-                    return True
-                except Exception as error:  # the task has ended all the same
-                    self.log.warning("the task's state cannot be read: %s", error)
+                while await self._is_deferred():
+                    await asyncio.sleep(STORE_POLL_SECONDS)
+                return True
         return False
 
     async def _is_deferred(self) -> bool:

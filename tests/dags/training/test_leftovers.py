@@ -54,45 +54,37 @@ def trigger(monkeypatch: pytest.MonkeyPatch) -> TrainingPodTrigger:
     return trigger
 
 
-async def until_told(trigger: TrainingPodTrigger) -> Any:
-    """The trigger's run, after its event."""
-    events = trigger.run()
-    assert isinstance(await anext(events), TaskSuccessEvent)
-    return events
+async def ended(trigger: TrainingPodTrigger) -> list[str]:
+    """What had happened when the trigger had told its event, and what then did."""
+    (event,) = [event async for event in trigger.run()]
+    assert isinstance(event, TaskSuccessEvent)
+    before = list(trigger.happened)
+    await asyncio.gather(*module._tidying)
+    return before
 
 
 def test_pods_stay_until_the_end_is_stored(trigger: TrainingPodTrigger) -> None:
-    async def run() -> None:
-        events = await until_told(trigger)
-        assert trigger.happened == [], "a triggerer that dies now leaves what the next one needs"
-        assert [event async for event in events] == []
-
-    asyncio.run(run())
+    """A triggerer that dies before leaves what the next one needs."""
+    assert asyncio.run(ended(trigger)) == []
     assert trigger.happened == ["asked", "asked", "asked", "deleted"]
 
 
-def test_a_state_that_cannot_be_read_ends_the_trigger_in_peace(trigger: TrainingPodTrigger) -> None:
-    """Its event has been told. The reconciler deletes what is left."""
-    trigger.states = []
-
-    async def run() -> None:
-        assert [event async for event in await until_told(trigger)] == []
-
-    asyncio.run(run())
-    assert trigger.happened == ["asked"]
+def test_what_is_kept_stays(trigger: TrainingPodTrigger) -> None:
+    trigger._keeps_pods = True
+    asyncio.run(ended(trigger))
+    assert trigger.happened[-1] == "kept"
 
 
-@pytest.mark.parametrize(("ended", "keeps", "then"), [(True, True, "kept"), (False, True, "deleted")])
-def test_a_trigger_that_is_taken_away_deletes_what_is_not_kept(
-    trigger: TrainingPodTrigger, ended: bool, keeps: bool, then: str
+def test_a_state_that_cannot_be_read_is_told_and_leaves_it_to_the_reconciler(
+    trigger: TrainingPodTrigger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Airflow takes a trigger away as soon as it has stored its event, and when a person ends the task."""
-    trigger.states, trigger._keeps_pods = ["failed"], keeps
+    trigger.states = []
+    asyncio.run(ended(trigger))
+    assert trigger.happened == ["asked"]
+    assert "what TaskIdentity(dag_id='d', run_id='r', task_id='train'" in caplog.text
 
-    async def run() -> None:
-        if ended:
-            await until_told(trigger)
-        await trigger.on_kill()
 
-    asyncio.run(run())
-    assert trigger.happened[-1] == then
+def test_a_person_who_ends_the_task_ends_what_it_made(trigger: TrainingPodTrigger) -> None:
+    trigger.states, trigger._keeps_pods = ["failed"], True
+    asyncio.run(trigger.on_kill())
+    assert trigger.happened == ["asked", "deleted"]
