@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -49,15 +50,14 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=INTERVAL_SECONDS, help="seconds between two looks")
     parser.add_argument("--heartbeat", type=Path, default=HEARTBEAT, help="file to touch at every look")
     arguments = parser.parse_args()
+    if not os.environ.get(CONNECTION):
+        parser.error(f"the variable {CONNECTION} is not set; it is the URL of Airflow's database")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         asyncio.run(run(arguments.interval, arguments.heartbeat))
     except PlatformError as error:
         log.error("%s", error)
-        return 1
-    except KeyError as missing:
-        log.error("%s is not set; it is to be the connection to Airflow's database (%s)", missing, CONNECTION)
         return 1
     return 0
 

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
-from sqlalchemy import NullPool, String, Uuid, column, create_engine, select, table
+from sqlalchemy import NullPool, String, Uuid, column, create_engine, make_url, select, table
 
+# How long libpq waits for a server that does not answer, or has gone without a word.
+PATIENCE = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 CONNECTION = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 _TASK_INSTANCE = table("task_instance", column("id", Uuid), column("state", String))
 
@@ -16,8 +18,10 @@ class Database:
     """The tries of task instances in the database that AIRFLOW__DATABASE__SQL_ALCHEMY_CONN names."""
 
     def __init__(self, url: str | None = None) -> None:
+        found = make_url(url or os.environ[CONNECTION])
+        patience = PATIENCE if found.get_backend_name() == "postgresql" else {}
         # One query in several seconds: a connection that is kept would only be one more.
-        self._engine = create_engine(url or os.environ[CONNECTION], poolclass=NullPool)
+        self._engine = create_engine(found, poolclass=NullPool, connect_args=patience)
 
     def states(self, tries: Iterable[UUID]) -> Mapping[UUID, str]:
         """The states of these tries, "" where there is none yet; a try that has gone is left out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -194,3 +195,21 @@ def test_it_imports_nothing_of_airflow(tmp_path: Path) -> None:
     code = "import sys, trainyard.reconciler.__main__; print([m for m in sys.modules if 'airflow' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "words"),
+    [
+        ({}, 2, "the variable AIRFLOW__DATABASE__SQL_ALCHEMY_CONN is not set"),
+        ({database.CONNECTION: "sqlite://"}, 1, "cannot read the platform file /nowhere"),
+    ],
+)
+def test_it_says_what_it_lacks(variables: dict[str, str], code: int, words: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != database.CONNECTION}
+    done = subprocess.run(
+        [sys.executable, "-m", "trainyard.reconciler"],
+        env={**environment, "TRAINYARD_PLATFORM": "/nowhere", **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code and words in done.stdout + done.stderr
