@@ -43,6 +43,7 @@ class ApiServer:
         self.events: list[dict[str, Any]] = []
         self.created: list[Pod] = []
         self.refusals: list[str] = []
+        self.errors: list[int] = []  # of the next requests, whatever they are
         self.alive_at_once = 0
         self.before_deletion: Callable[[], Any] | None = None  # called once, before the next deletion
         self.unanswered = 0.0  # how often a node gives no answer, from now on
@@ -77,7 +78,7 @@ class ApiServer:
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[LocalKube]:
         """Serve on a free port; yields a client."""
-        app = web.Application()
+        app = web.Application(middlewares=[self._errors])
         pods, events = f"/api/v1/namespaces/{NAMESPACE}/pods", f"/api/v1/namespaces/{NAMESPACE}/events"
         jobs = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
         app.router.add_post(pods, self._create)
@@ -103,6 +104,13 @@ class ApiServer:
                 self._ends = True  # nobody watches any more
                 self._changed.notify_all()
             await runner.cleanup()
+
+    @web.middleware
+    async def _errors(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if self.errors:
+            return status(self.errors.pop(0), "", "not now")
+        answer: web.StreamResponse = await handler(request)
+        return answer
 
     async def _create(self, request: web.Request) -> web.Response:
         pod = await request.json()

@@ -1,13 +1,15 @@
 """The Kubernetes API calls that triggers make, over kubernetes_asyncio, with plain dicts.
 
 Calls are retried for up to `RETRY_SECONDS` while the API server is not available (429, 5xx, no connection):
-an upgrade of the control plane must not end a training run.
+an upgrade of the control plane, or an outage, must not end a training run, whose pods go on. While it takes
+the client for a stranger (401, 403), they are retried for `RIGHTS_SECONDS`: a token or Role may be replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import time
@@ -24,7 +26,8 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from trainyard.kube.logs import LogPosition, Piece, pieces, unread
 from trainyard.naming import CONTAINER, LABEL_PREFIX
 
-RETRY_SECONDS = 600
+RETRY_SECONDS = 3600
+RIGHTS_SECONDS = 120
 CALL_SECONDS = 30
 NODE_SECONDS = 12  # how long a node is asked whether it is there
 NODE_PAUSE_SECONDS = 3  # and how long after an answer that it is not
@@ -32,6 +35,7 @@ NODE_PAUSE_SECONDS = 3  # and how long after an answer that it is not
 STREAM_SILENCE_SECONDS = 60
 # The only kind of patch in use is server-side apply. JSON is valid YAML.
 APPLY = "application/apply-patch+yaml"
+log = logging.getLogger(__name__)
 _CONNECTION_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError, OSError)
 
 
@@ -305,7 +309,8 @@ class Kube:
         final: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """Call the API and retry after temporary errors, except those whose reason is in `final`."""
-        end, pause = time.monotonic() + RETRY_SECONDS, 0.5
+        start, pause = time.monotonic(), 0.5
+        warn = log.warning
         while True:
             try:
                 timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
@@ -314,11 +319,16 @@ class Kube:
                     await _raise_for_status(response)
                     return dict(await response.json())
             except KubeError as error:
-                if not error.temporary or error.reason in final or time.monotonic() > end:
+                patience = _patience(error, method)
+                if error.reason in final or time.monotonic() - start >= patience:
                     raise
+                if error.reason != "Conflict":
+                    warn("%s %s is tried again for %d s: %s", method, path, patience, error)
             except _CONNECTION_ERRORS as error:
-                if time.monotonic() > end:
+                if time.monotonic() - start >= RETRY_SECONDS:
                     raise KubeError(503, "NoAnswer", f"{method} {path}: {error!r}") from error
+                warn("%s %s is tried again for %d s: %r", method, path, RETRY_SECONDS, error)
+            warn = log.debug  # once is enough
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, 15)
 
@@ -338,6 +348,15 @@ class Kube:
             _request_timeout=timeout,
         )
         return response
+
+
+def _patience(error: KubeError, method: str) -> float:
+    """For how many seconds a call that ended with this error is made again."""
+    if error.temporary:
+        return RETRY_SECONDS
+    # What is created may also be forbidden for what it is: by a quota, Pod Security or a policy.
+    is_stranger = error.status == 401 or (error.status == 403 and method != "POST")
+    return RIGHTS_SECONDS if is_stranger else 0
 
 
 async def _raise_for_status(response: aiohttp.ClientResponse) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from api_server import NAMESPACE, ApiServer, LocalKube, Pod
+from trainyard.kube import client
 
 
 async def runs(server: ApiServer, pod: Pod) -> None:
@@ -48,6 +50,52 @@ def test_a_pod_that_has_changed_is_not_deleted() -> None:
         return [await kube.delete_if_unchanged(each) for each in (old, pod)] + [await kube.get(name)]
 
     assert with_pod(delete_unchanged) == [False, True, None]
+
+
+@pytest.mark.parametrize("code", [401, 403, 429, 500, 503])
+def test_a_call_is_made_again_while_the_server_is_away_or_knows_nobody(
+    monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def sleep(seconds: float) -> None: ...
+
+    async def read() -> Pod | None:
+        server = ApiServer(runs)
+        async with server.serve() as kube:
+            await kube.create({"metadata": {"name": "p"}, "spec": {}})
+            server.errors = [code] * 3
+            with monkeypatch.context() as patch:
+                patch.setattr(client.asyncio, "sleep", sleep)
+                return await kube.get("p")
+
+    pod = asyncio.run(asyncio.wait_for(read(), 20))
+    assert pod and pod["metadata"]["name"] == "p"
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    seconds = client.RIGHTS_SECONDS if code < 429 else client.RETRY_SECONDS
+    assert [f"is tried again for {seconds} s: Kubernetes API: {code}" in each for each in told] == [True]
+
+
+def test_rights_that_do_not_come_back_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RIGHTS_SECONDS", 0)
+
+    async def read() -> None:
+        server = ApiServer(runs)
+        server.errors = [403]
+        async with server.serve() as kube:
+            await kube.find("a=b")
+
+    with pytest.raises(client.KubeError, match="403"):
+        asyncio.run(read())
+
+
+def test_what_may_not_be_created_is_an_error_at_once() -> None:
+    async def create() -> None:
+        server = ApiServer(runs)
+        server.errors = [403]
+        async with server.serve() as kube:
+            await kube.create({"metadata": {"name": "p"}, "spec": {}})
+
+    with pytest.raises(client.KubeError, match="403"):
+        asyncio.run(asyncio.wait_for(create(), 5))
 
 
 def test_a_log_that_cannot_be_read_has_no_lines() -> None:
