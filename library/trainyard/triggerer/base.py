@@ -158,6 +158,7 @@ class TriggererOperator(BaseOperator):
         trigger: TriggererTask = getattr(importlib.import_module(module), name)(
             **(self.start_trigger_args.trigger_kwargs or {})
         )
+        trigger.is_here = True
         trigger.task_instance = context["ti"]
         trigger.render_template_fields(context)
         return asyncio.run(trigger.run_here())
@@ -179,6 +180,9 @@ class TriggererTask(BaseTrigger):
 
     # Whether lineage gets an event for the task's start and one for its end.
     has_lineage = True
+    # Whether it runs without a triggerer. The database of such a process is its own: to the release's, what
+    # it makes would be nobody's.
+    is_here = False
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         super().__init__()
@@ -215,9 +219,8 @@ class TriggererTask(BaseTrigger):
         if ti is None:
             raise RuntimeError("the trigger belongs to no task instance")
         group = mapped_group(self.task) if self.task is not None else ""
-        return TaskIdentity(
-            ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number, group, uid=str(ti.id)
-        )
+        uid = "" if self.is_here else str(ti.id)
+        return TaskIdentity(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number, group, uid)
 
     async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
         """Push XComs; `mapped_length` see `push_xcom`."""

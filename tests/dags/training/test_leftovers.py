@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from airflow.sdk import DAG
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
+from trainyard.platform import Platform
 from trainyard.training import trigger as module
+from trainyard.training.operator import TrainingPodOperator
+from trainyard.training.pod import TrainingRequest, build_pod
 from trainyard.training.trigger import TrainingPodTrigger
 from trainyard.triggerer import base
 from trainyard.triggerer.base import TriggererTask
@@ -88,3 +93,30 @@ def test_a_person_who_ends_the_task_ends_what_it_made(trigger: TrainingPodTrigge
     trigger.states, trigger._keeps_pods = ["failed"], True
     asyncio.run(trigger.on_kill())
     assert trigger.happened == ["asked", "deleted"]
+
+
+def test_what_an_author_tries_is_none_of_the_reconcilers_business(
+    monkeypatch: pytest.MonkeyPatch, platform: Platform, request_for_train: TrainingRequest
+) -> None:
+    """`dag.test()` has a database of its own: its pods would be nobody's."""
+    tried: list[TrainingPodTrigger] = []
+
+    async def run_here(self: TrainingPodTrigger) -> None:
+        tried.append(self)
+
+    monkeypatch.setattr(base, "runs_without_triggerer", lambda: True)
+    monkeypatch.setattr(TrainingPodTrigger, "run_here", run_here)
+    monkeypatch.setattr(TrainingPodTrigger, "render_template_fields", lambda *_: None)
+    ids = {"dag_id": "d", "run_id": "r", "task_id": "train", "map_index": -1, "try_number": 1, "id": UID}
+    with DAG("d", schedule=None):
+        operator = TrainingPodOperator(
+            task_id="train", step="train", dataset="file:///a", output_uri="file:///b", deadline=timedelta(1)
+        )
+    operator.execute({"ti": SimpleNamespace(**ids, task=None)})
+    (trigger,) = tried
+    labels = build_pod(platform, request_for_train, trigger.identity)["metadata"]["labels"]
+    assert "trainyard.dev/task-instance" not in labels
+    trigger.is_here = False
+    labels = build_pod(platform, request_for_train, trigger.identity)["metadata"]["labels"]
+    assert labels["trainyard.dev/task-instance"] == str(UID)
+    assert labels["trainyard.dev/release"] == "trainyard.trainyard"
