@@ -41,6 +41,8 @@ CREDENTIALS = {
 """What can be rotated. The names stand in templates/_wanted-secrets.tpl."""
 
 BOOTSTRAP = "trainyard-bootstrap-secrets"
+# Its Secrets: those that Helm manages say so.
+BOOTSTRAPPED = "app.kubernetes.io/part-of=trainyard,!app.kubernetes.io/managed-by"
 # What `kubectl rollout restart` sets.
 RESTARTED = "kubectl.kubernetes.io/restartedAt"
 PAUSE_SECONDS = 2.0
@@ -123,6 +125,11 @@ class Recipes:
             shape = ".+".join(re.escape(text) for text in texts)
             if not re.fullmatch(shape, read(name).get(key, ""), re.DOTALL):
                 yield name, key
+
+    @property
+    def names(self) -> Collection[str]:
+        """The Secrets that the Job makes."""
+        return self._wanted.keys()
 
     @property
     def know_credentials(self) -> bool:
@@ -211,12 +218,37 @@ def rotate(stages: Stages, release: Release, credential: str, *, now: bool = Fal
 def _rotate(stages: Stages, release: Release, known: Recipes, values: dict[str, dict[str, str]]) -> None:
     """Write new values, and what is composed of them."""
     with stages("secrets") as stage:
+        for place in list(leftovers(release, known, values)):
+            stage.update("/".join(place))
+            release.kube.delete(f"/api/v1/namespaces/{place[0]}/secrets/{place[1]}")
         for name, each in values.items():
             stage.update(name)
             release.write(name, each)
         for name, each in known.composed(values, release.read).items():
             stage.update(name)
             release.write(name, each)
+
+
+def leftovers(
+    release: Release, known: Recipes, values: dict[str, dict[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """Yield the Secrets that have no use now and hold what ``values`` replace, as namespace and name.
+
+    The bootstrap Job made them when the release had other values, as for PgBouncer. It makes what is wanted
+    again, but leaves what is there as it is.
+    """
+    old = {release.read(name).get(key, "") for name, keys in values.items() for key in keys} - {""}
+    in_use = {release.place(name) for name in known.names}
+    for namespace in sorted({release.namespace, *(namespace for namespace, _ in in_use)}):
+        path = f"/api/v1/namespaces/{namespace}/secrets"
+        for each in release.kube.items(path, labelSelector=BOOTSTRAPPED):
+            place = (namespace, each["metadata"]["name"])
+            texts = [
+                base64.b64decode(value).decode(errors="replace")
+                for value in (each.get("data") or {}).values()
+            ]
+            if place not in in_use and any(value in text for value in old for text in texts):
+                yield place
 
 
 def _rotate_fernet_key(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from render import Object, render_chart, wanted_secrets
 from rich.console import Console
@@ -151,3 +153,38 @@ class AnyKey(dict[str, str]):
 
     def __missing__(self, key: str) -> str:
         return key
+
+
+def test_what_the_release_had_a_use_for_once_is_made_anew_when_it_has_again(
+    objects: list[Object], pooled: list[Object]
+) -> None:
+    """PgBouncer was on, and is off: with the old password its Secret would shut Airflow out later."""
+    old = {"trainyard-postgresql": {"airflow-password": "old-one", "mlflow-password": "other"}}
+    stored = {
+        **old,
+        "trainyard-pgbouncer": {"login": "airflow:old-one", "users.txt": '"airflow" "old-one"'},
+        "trainyard-mine": {"key": "old"},
+        "trainyard-mlflow-backend": {"uri": "postgresql://mlflow:other@db/mlflow"},
+    }
+
+    class Cluster(Rendered):
+        def items(self, path: str, labelSelector: str = "") -> list[Object]:
+            if not path.endswith("/namespaces/trainyard/secrets"):
+                return [] if path.endswith("/secrets") else super().items(path, labelSelector)
+            return [
+                {"metadata": {"name": name}, "data": {key: b64(value) for key, value in keys.items()}}
+                for name, keys in stored.items()
+            ]
+
+        def find(self, path: str) -> Object | None:
+            keys = stored.get(path.rpartition("/")[2])
+            return keys and {"data": {key: b64(value) for key, value in keys.items()}}
+
+    values = {"trainyard-postgresql": {"airflow-password": "new", "mlflow-password": "newer"}}
+    for some, left in ((objects, {("trainyard", "trainyard-pgbouncer")}), (pooled, set())):
+        of_cluster = rotation.Release(Cluster(some), "trainyard", "trainyard", ("kubectl",))
+        assert set(rotation.leftovers(of_cluster, rotation.recipes(of_cluster), values)) == left
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

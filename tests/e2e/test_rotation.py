@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 # It outlasts all rotations: they take about five minutes.
 EPOCHS = 480
 CONNECTION = "e2e_rotation"
+SECRETS, LEFT = f"/api/v1/namespaces/{NAMESPACE}/secrets", "trainyard-e2e-left"
 SECONDS = 900
 # With another account's keys: what the old ones of the root account are worth.
 WITH_KEYS = """
@@ -69,6 +70,11 @@ def rotated(
         json={"connection_id": CONNECTION, "conn_type": "http", "password": "kept"},
     )
     old = stored(connection)
+    # As of PgBouncer, which was on and is off.
+    password = old["trainyard/trainyard-postgresql"]["airflow-password"]
+    made = {"name": LEFT, "labels": {"app.kubernetes.io/part-of": "trainyard"}}
+    connection.kube.delete(f"{SECRETS}/{LEFT}")
+    connection.kube.call("POST", SECRETS, json={"metadata": made, "stringData": {"login": f"a:{password}"}})
     login = {"username": connection.username, "password": connection.password}
     token = httpx.post(f"{airflow.base_url}/auth/token", json=login, trust_env=False).json()["access_token"]
     run_id = trigger("rotation", epochs=EPOCHS, epoch_seconds=1)
@@ -96,6 +102,11 @@ def test_the_training_goes_on(
     assert len(recorder.of_task(rotated.run_id, "train")) == 1
     (version,) = versions(rotated.run_id)
     assert metric_steps(mlflow, version.run_id, "val_f1_macro") == list(range(1, EPOCHS + 1))
+
+
+def test_what_has_no_use_now_and_an_old_value_is_gone(rotated: Rotated, connection: Platform) -> None:
+    """The bootstrap Job would leave it as it is, when it is wanted again."""
+    assert connection.kube.find(f"{SECRETS}/{LEFT}") is None
 
 
 def phase(recorder: PodRecorder, rotated: Rotated) -> str:
