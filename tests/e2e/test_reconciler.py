@@ -14,8 +14,7 @@ from pods import Pod, PodRecorder, component_of, log_of, wait_until
 
 pytestmark = pytest.mark.alone
 
-EPOCHS = 90  # the first of three still trains when the last one begins
-SLOW = {"epochs": EPOCHS, "epoch_seconds": 1}
+SLOW = {"epochs": 90, "epoch_seconds": 1}
 SECONDS = 60  # by then a GPU is free again
 
 
@@ -75,39 +74,28 @@ def of_run(core: client.CoreV1Api, pod: Pod) -> dict[str, list[Any]]:
 def test_nothing_is_left_of_what_is_ended_while_there_is_no_triggerer(
     trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, apps, airflow
 ) -> None:
-    pools = {"failed": "ondemand", "deleted": "ondemand", "cleared": "spot"}
-    runs = {name: trigger(f"{name}-alone", pool=pool, **SLOW) for name, pool in pools.items()}
-    pods = {name: recorder.wait_for_running(run_id) for name, run_id in runs.items()}
+    run_id = trigger("ended-alone", **SLOW)
+    pod = recorder.wait_for_running(run_id)
     with without_triggerer(apps, core):
-        give_up(airflow, DAG, runs["failed"])
-        give_up(airflow, DAG, runs["deleted"])
-        airflow.request("DELETE", f"/api/v2/dags/{DAG}/dagRuns/{quote(runs['deleted'])}")
-        clear = {"dag_run_id": runs["cleared"], "task_ids": ["train"], "only_failed": False, "dry_run": False}
+        clear = {"dag_run_id": run_id, "task_ids": ["train"], "only_failed": False, "dry_run": False}
         airflow.request("POST", f"/api/v2/dags/{DAG}/clearTaskInstances", json=clear)
-        for name, pod in pods.items():
-            wait_until(
-                f"the pod of the {name} run to go", lambda pod=pod: recorder.is_gone(pod), seconds=SECONDS
-            )
-            assert of_run(core, pod) == {"pods": [], "services": [], "jobs": []}
+        wait_until("the train pod to go", lambda: recorder.is_gone(pod), seconds=SECONDS)
+        assert of_run(core, pod) == {"pods": [], "services": [], "jobs": []}
         told = log_of(core, component_of(core, "reconciler", NAMESPACE), NAMESPACE)
-        for name, words in {
-            "failed": "is failed: nobody waits for it",
-            "deleted": "was cleared, tried again or deleted with its run: nobody waits for it",
-        }.items():
-            assert f"task train of run {runs[name]} of DAG {DAG} {words}" in told
+        words = "was cleared, tried again or deleted with its run: nobody waits for it"
+        assert f"task train of run {run_id} of DAG {DAG} {words}" in told
+        give_up(airflow, DAG, run_id)
+        airflow.request("DELETE", f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}")
         # The same run once more, whose pods have the names of the deleted one's.
-        assert trigger("deleted-alone", pool="ondemand") == runs["deleted"]
+        assert trigger("ended-alone") == run_id
 
-    assert finish(runs["failed"]).state == "failed"
-    again = finish(runs["deleted"])
+    again = finish(run_id)
     assert (again.state, again.tasks["train"]["try_number"]) == ("success", 1)
-    assert len(recorder.of_task(runs["deleted"], "train")) == 2
-    cleared = finish(runs["cleared"])
-    assert (cleared.state, cleared.tasks["train"]["try_number"]) == ("success", 2)
-    for name in ("deleted", "cleared"):
-        assert len(versions(runs[name])) == 1
-    for pod in pods.values():
-        wait_until("nothing to be left", lambda pod=pod: not any(of_run(core, pod).values()), seconds=SECONDS)
+    first, second = recorder.of_task(run_id, "train")
+    assert first["metadata"]["name"] == second["metadata"]["name"]
+    assert first["metadata"]["uid"] != second["metadata"]["uid"]
+    assert len(versions(run_id)) == 1
+    wait_until("nothing to be left", lambda: not any(of_run(core, pod).values()), seconds=SECONDS)
 
 
 def test_nothing_is_left_where_the_api_server_refuses_the_triggerer(
