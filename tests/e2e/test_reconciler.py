@@ -11,10 +11,11 @@ import pytest
 from conftest import DAG, NAMESPACE, give_up
 from kubernetes import client
 from pods import Pod, PodRecorder, component_of, log_of, wait_until
+from trainyard_cli.airflow_api import FINAL_RUN_STATES, Airflow
 
 pytestmark = pytest.mark.alone
 
-SLOW = {"epochs": 90, "epoch_seconds": 1}
+SLOW = {"epochs": 60, "epoch_seconds": 1}
 SECONDS = 60  # by then a GPU is free again
 
 
@@ -71,6 +72,15 @@ def of_run(core: client.CoreV1Api, pod: Pod) -> dict[str, list[Any]]:
     return {kind: each(meta["namespace"], label_selector=selector).items for kind, each in lists.items()}
 
 
+def delete(airflow: Airflow, run_id: str) -> None:
+    """End a run, whose clean-up no triggerer does, and delete it."""
+    run = f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}"
+    give_up(airflow, DAG, run_id)
+    airflow.request("PATCH", f"{run}/taskInstances/clean_up", json={"new_state": "failed"})
+    wait_until("the run to end", lambda: airflow.dag_run(DAG, run_id)["state"] in FINAL_RUN_STATES)
+    airflow.request("DELETE", run)
+
+
 def test_nothing_is_left_of_what_is_ended_while_there_is_no_triggerer(
     trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, apps, airflow
 ) -> None:
@@ -84,10 +94,9 @@ def test_nothing_is_left_of_what_is_ended_while_there_is_no_triggerer(
         told = log_of(core, component_of(core, "reconciler", NAMESPACE), NAMESPACE)
         words = "was cleared, tried again or deleted with its run: nobody waits for it"
         assert f"task train of run {run_id} of DAG {DAG} {words}" in told
-        give_up(airflow, DAG, run_id)
-        airflow.request("DELETE", f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}")
-        # The same run once more, whose pods have the names of the deleted one's.
-        assert trigger("ended-alone") == run_id
+        delete(airflow, run_id)
+        # The same run once more, whose pods have the names of the deleted one's, and its checkpoint.
+        assert trigger("ended-alone", **SLOW) == run_id
 
     again = finish(run_id)
     assert (again.state, again.tasks["train"]["try_number"]) == ("success", 1)
