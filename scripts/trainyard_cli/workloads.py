@@ -53,12 +53,15 @@ def path(workload: Identity) -> str:
 
 
 def unready(kube: Kube, namespaces: Iterable[str]) -> Iterator[Workload]:
-    """Yield the workloads of these namespaces that are not ready; the runs of CronJobs are none of them."""
+    """Yield the workloads of these namespaces that are not ready.
+
+    The Jobs of CronJobs and of training tasks are none of them: they come and go, and may fail.
+    """
     for namespace in namespaces:
         pods = kube.items(f"/api/v1/namespaces/{namespace}/pods")
         for kind, _ in KINDS:
             for each in kube.items(list_path(kind, namespace)):
-                if not is_ready(kind, each) and not _is_run(each):
+                if not is_ready(kind, each) and not (kind == "Job" and _is_run(each)):
                     yield _explain(kind, each, [pod for pod in pods if _selects(each, pod)])
 
 
@@ -93,9 +96,11 @@ def has_ended(job: Json) -> bool:
     return bool(_condition(job, "Complete") or _condition(job, "Failed"))
 
 
-def _is_run(workload: Json) -> bool:
-    owners = workload["metadata"].get("ownerReferences", [])
-    return any(owner["kind"] == "CronJob" for owner in owners)
+def _is_run(job: Json) -> bool:
+    """Tell whether a CronJob or a training task made a Job."""
+    metadata = job["metadata"]
+    is_of_task = "trainyard.dev/task-id" in metadata.get("labels", {})
+    return is_of_task or any(owner["kind"] == "CronJob" for owner in metadata.get("ownerReferences", []))
 
 
 def _selects(workload: Json, pod: Json) -> bool:

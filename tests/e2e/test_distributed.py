@@ -18,6 +18,7 @@ from trainyard.naming import TaskIdentity
 from trainyard.platform import load_platform
 from trainyard.training.attempt import RetryPlan
 from trainyard.training.gang_run import GangRun
+from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.outcomes import Outcome
 from trainyard.training.pod import TrainingRequest
 
@@ -118,7 +119,9 @@ async def _run_gang(platform_file: Path, task: TaskIdentity, dataset: str, nodes
             announce=ignore,
             alert=ignore,
         )
-        return await run.run()
+        outcome = await run.run()
+        await delete_leftovers(kube, task.try_selector())  # as its trigger does
+        return outcome
 
 
 def _rank(pod: Pod) -> int:
