@@ -8,8 +8,8 @@ from kubernetes.client import models as k8s
 SCRIPT = """
 import json, os, pathlib, shutil
 found = {"user": os.getuid(), "node": os.environ.get("NODE"), "shm": shutil.disk_usage("/dev/shm").total}
-pathlib.Path("/airflow/xcom").mkdir(parents=True, exist_ok=True)
-pathlib.Path("/airflow/xcom/return.json").write_text(json.dumps(found))
+if pathlib.Path("/airflow/xcom").exists():
+    pathlib.Path("/airflow/xcom/return.json").write_text(json.dumps(found))
 print("trained")
 """
 GPU = k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "1"})
