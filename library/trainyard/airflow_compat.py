@@ -320,7 +320,9 @@ def _leave_room(trigger_models: Any) -> None:
     if hasattr(lock_rows, "of_trainyard"):
         return
     assign = trigger.assign_unassigned.__func__
-    asking: dict[str, int] = {}  # while a triggerer takes triggers: its id and its capacity
+    # While a triggerer takes triggers, for which Airflow asks several times: its id and capacity, and how
+    # many more it may take, of training and in all.
+    asking: dict[str, int] = {}
 
     def assign_unassigned(cls: Any, triggerer_id: int, capacity: int, *args: Any, **options: Any) -> None:
         asking.update(id=triggerer_id, capacity=capacity)
@@ -329,16 +331,22 @@ def _leave_room(trigger_models: Any) -> None:
         finally:
             asking.clear()
 
+    def count(session: Session) -> None:
+        is_training = trigger.classpath.in_(_TRAINING)
+        own = select(is_training, func.count(trigger.id)).where(trigger.triggerer_id == asking["id"])
+        taken = {bool(kind): number for kind, number in session.execute(own.group_by(is_training))}
+        asking["training"] = int(TRAINING_SHARE * asking["capacity"]) - taken.get(True, 0)
+        asking["all"] = asking["capacity"] - sum(taken.values())
+
     def with_row_locks(query: Any, session: Session, **options: Any) -> Any:
         if asking:
-            taken = select(func.count(trigger.id)).where(trigger.triggerer_id == asking["id"])
-            of_training: int = session.scalar(taken.where(trigger.classpath.in_(_TRAINING))) or 0
-            room = int(TRAINING_SHARE * asking["capacity"]) - of_training
-            if room <= 0:
+            if "training" not in asking:
+                count(session)
+            if asking["training"] <= 0:
                 query = query.where(trigger.classpath.not_in(_TRAINING))
-            elif room < trigger.max_trigger_to_select_per_loop:
+            elif asking["training"] < trigger.max_trigger_to_select_per_loop:
                 # The others follow at the next poll.
-                query = query.limit(min(room, asking["capacity"] - (session.scalar(taken) or 0)))
+                query = query.limit(min(asking["training"], asking["all"]))
         return lock_rows(query, session, **options)
 
     with_row_locks.of_trainyard = True  # type: ignore[attr-defined]

@@ -47,7 +47,7 @@ class TaskIdentity:
 
     def selector(self) -> str:
         """The label selector for all pods of this task instance."""
-        return ",".join(f"{key}={value}" for key, value in self.labels().items())
+        return selector(self.labels())
 
     def try_labels(self) -> dict[str, str]:
         """The labels of all pods of this try."""
@@ -56,7 +56,7 @@ class TaskIdentity:
 
     def try_selector(self) -> str:
         """The label selector for all pods of this try."""
-        return ",".join(f"{key}={value}" for key, value in self.try_labels().items())
+        return selector(self.try_labels())
 
     def has_made(self, labels: Mapping[str, str]) -> bool:
         """Whether an object of this task instance, with these labels, is of this try."""
@@ -79,6 +79,11 @@ class TaskIdentity:
         tail = f"-{_digest(identity)}-{attempt}"
         head = re.sub(r"[^a-z0-9]+", "-", f"{self.dag_id}-{self.task_id}".lower()).strip("-") or "task"
         return head[: MAX_LABEL - len(tail)].rstrip("-") + tail
+
+
+def selector(labels: Mapping[str, str]) -> str:
+    """Return the label selector for what has all of these labels."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
 def run_key(dag_id: str, run_id: str) -> str:

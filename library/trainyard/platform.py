@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from trainyard_contract import DEVICES
 
+from trainyard.naming import RELEASE, label_safe
 from trainyard.pod_settings import PodSettings
 
 DEFAULT_PATH = "/opt/airflow/platform/platform.json"
@@ -65,6 +66,13 @@ class GpuPool:
     pod: PodSettings = field(default_factory=PodSettings)
     max_nodes: int = 1
 
+    def refusal(self, gpus: int) -> str:
+        """Why no pod can have so many GPUs; "" if a node has them."""
+        is_number = isinstance(gpus, int) and not isinstance(gpus, bool)
+        if is_number and 1 <= gpus <= self.gpus_per_node:
+            return ""
+        return f"gpus={gpus!r}: a node of pool {self.name} has {self.gpus_per_node}"
+
 
 @dataclass(frozen=True)
 class Training:
@@ -90,6 +98,10 @@ class Training:
     keep_failed_pods: bool
     more_volumes: Mapping[str, Volume] = field(default_factory=dict)
     pod: PodSettings = field(default_factory=PodSettings)
+
+    def priority_class(self, pool: GpuPool | None) -> str:
+        """The PriorityClass of a pod on this pool, or without GPUs."""
+        return self.spot_priority_class_name if pool and pool.spot else self.priority_class_name
 
 
 @dataclass(frozen=True)
@@ -143,8 +155,8 @@ class Platform:
     `release` is the release's namespace and name, and "" where an older chart wrote the file.
     `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
     empty, `maintenance` where the chart makes none of its CronJobs, `stock_operators` where its
-    `stockOperators.enabled` is false. `local` is the directory of trainings on
-    this machine, without a cluster.
+    `stockOperators.enabled` is false. `local` is the directory of trainings on this machine, without a
+    cluster.
     """
 
     training: Training
@@ -157,6 +169,11 @@ class Platform:
     local: Path | None = None
     release: str = ""
     stock_operators: StockOperators | None = None
+
+    @property
+    def release_labels(self) -> dict[str, str]:
+        """The labels of what the release's Airflow makes; none where the file does not say whose it is."""
+        return {RELEASE: label_safe(self.release)} if self.release else {}
 
     def pool(self, name: str) -> GpuPool:
         """Return the GPU pool `name`.

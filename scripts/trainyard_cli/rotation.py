@@ -220,7 +220,7 @@ def _rotate(stages: Stages, release: Release, known: Recipes, values: dict[str, 
     with stages("secrets") as stage:
         for place in list(leftovers(release, known, values)):
             stage.update("/".join(place))
-            release.kube.delete(f"/api/v1/namespaces/{place[0]}/secrets/{place[1]}")
+            release.kube.delete(release.secret_path("/".join(place)))
         for name, each in values.items():
             stage.update(name)
             release.write(name, each)

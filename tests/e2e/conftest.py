@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -207,6 +208,13 @@ def up(*options: str | Path, checkout: Path = ROOT, succeeds: bool = True) -> st
     printed = done.stdout + done.stderr
     assert (done.returncode == 0) is succeeds, printed
     return printed
+
+
+def copy_of_checkout(directory: Path) -> Path:
+    """A copy of the checkout, in which a test may change files."""
+    checkout = directory / "trainyard"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+    return checkout
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NAMESPACE, ROOT, up
+from conftest import NAMESPACE, copy_of_checkout, up
 from git_server import GitServer, git_server, new_key
 from kubernetes import client
 from pods import PodRecorder, component_of, if_there, log_of, wait_until
@@ -65,9 +64,7 @@ class Checkout:
     """A copy of the checkout with one DAG more, and values that take a git bundle as well."""
 
     def __init__(self, directory: Path, values: dict[str, Any]) -> None:
-        self.path = directory / "trainyard"
-        ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
-        shutil.copytree(ROOT, self.path, ignore=ignored)
+        self.path = copy_of_checkout(directory)
         self.values = directory / "values.yaml"
         self.values.write_text(json.dumps(values))
 

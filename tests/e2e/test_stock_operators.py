@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NAMESPACE, ROOT, Run, up
+from conftest import NAMESPACE, Run, copy_of_checkout, up
 from kubernetes import client
 from pods import PodRecorder, wait_until
 from trainyard_cli.airflow_api import Airflow
@@ -26,8 +26,7 @@ GI = 1 << 30
 def release(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The release with the switch on and one DAG more; afterwards it is the checkout's again."""
     directory = tmp_path_factory.mktemp("checkout")
-    checkout, values = directory / "trainyard", directory / "values.json"
-    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+    checkout, values = copy_of_checkout(directory), directory / "values.json"
     shutil.copy(FILE, checkout / "dags")
     values.write_text(json.dumps({"stockOperators": {"enabled": True}}))
     try:

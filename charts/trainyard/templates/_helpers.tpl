@@ -69,7 +69,7 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
 {{- $_ := set $platform "serving" $serving }}
 {{- end }}
 {{- if .Values.stockOperators.enabled }}
-{{- $stock := dict "launcher" (include "trainyard.podLauncher" . | trim) }}
+{{- $stock := dict "launcher" (include "trainyard.podLauncher" .) }}
 {{- $_ := set $platform "stockOperators" (merge $stock (pick .Values.stockOperators "namespace" "serviceAccountName")) }}
 {{- end }}
 {{- with include "trainyard.maintenance" . }}

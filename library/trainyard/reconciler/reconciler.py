@@ -16,10 +16,10 @@ from uuid import UUID
 
 from trainyard.kube.jobs import JobKube
 from trainyard.kube.status import has_owner
-from trainyard.naming import LABEL_PREFIX, RELEASE, TASK_INSTANCE, label_safe
+from trainyard.naming import LABEL_PREFIX, TASK_INSTANCE, selector
 from trainyard.platform import Platform, PlatformError
 from trainyard.training import outcomes
-from trainyard.training.leftovers import has_ended
+from trainyard.training.leftovers import delete, has_ended, is_pod
 
 # States of a try whose pods somebody follows, or will.
 WAITING = frozenset({"scheduled", "queued", "running", "restarting", "deferred"})
@@ -60,33 +60,27 @@ class Reconciler:
             raise PlatformError("the platform file has no `release`; the chart and the library do not match")
         # What is another release's, another database knows. This one is read last: whatever was made before
         # has its try in it.
-        selector = f"{RELEASE}={label_safe(platform.release)},{TASK_INSTANCE}"
-        jobs, pods = await kube.jobs(selector), await kube.find(selector)
-        found = [*jobs, *pods]
-        tries = {each["metadata"]["uid"]: _try(each) for each in found}
-        states = await asyncio.to_thread(self._states, set(tries.values())) if tries else {}
-        left = [each for each in found if states.get(tries[each["metadata"]["uid"]]) not in WAITING]
+        of_tries = f"{selector(platform.release_labels)},{TASK_INSTANCE}"
+        found = [*await kube.jobs(of_tries), *await kube.find(of_tries)]
+        states = await asyncio.to_thread(self._states, set(map(_try, found))) if found else {}
+        left = {each["metadata"]["uid"]: each for each in found if states.get(_try(each)) not in WAITING}
         now = time.monotonic()
-        self._since = {uid: self._since.get(uid, now) for uid in (each["metadata"]["uid"] for each in left)}
-        for each in left:
-            if now - self._since[each["metadata"]["uid"]] >= self._patience:
-                keep_failed = platform.training.keep_failed_pods
-                await self._end(kube, each, states.get(tries[each["metadata"]["uid"]]), keep_failed)
+        self._since = {uid: self._since.get(uid, now) for uid in left}
+        for uid, each in left.items():
+            if now - self._since[uid] >= self._patience:
+                await self._end(kube, each, states.get(_try(each)), platform.training.keep_failed_pods)
 
     async def _end(self, kube: JobKube, found: Found, state: str | None, keep_failed: bool) -> None:
         """Delete a Job or a pod, and say so in the log and in an event."""
-        name, is_pod = found["metadata"]["name"], "containers" in found["spec"]
-        if is_pod and outcomes.is_lost(found, datetime.now(UTC)):
+        name, kind = found["metadata"]["name"], "Pod" if is_pod(found) else "Job"
+        if kind == "Pod" and outcomes.is_lost(found, datetime.now(UTC)):
             # Its node will never say that it has gone.
             await kube.delete(name, force=True)
         elif _goes_alone(found) or (keep_failed and has_ended(found) and state not in ENDED_WELL):
             return
-        elif is_pod:
-            await kube.delete(name)
         else:
-            await kube.delete_job(name)
+            await delete(kube, found)
         told = f"{_task(found)} {_described(state)}: nobody waits for it"
-        kind = "Pod" if is_pod else "Job"
         log.warning("deleted %s %s/%s: %s", kind, kube.namespace, name, told)
         await kube.tell(kind, found, "NobodyWaits", told)
 

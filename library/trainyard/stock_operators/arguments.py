@@ -27,20 +27,10 @@ def gpu_arguments(gpu_pool: str | None = None, gpus: int = 1) -> dict[str, Any]:
     if name is None:
         raise ValueError("there is no GPU pool; add one to `gpuPools` of the chart's values")
     pool = platform.pool(name)
-    if isinstance(gpus, bool) or not isinstance(gpus, int) or not 1 <= gpus <= pool.gpus_per_node:
-        raise ValueError(f"gpus={gpus!r}: a node of pool {pool.name} has {pool.gpus_per_node}")
-    tolerations = [
-        k8s.V1Toleration(
-            key=each.get("key"),
-            operator=each.get("operator"),
-            value=each.get("value"),
-            effect=each.get("effect"),
-            toleration_seconds=each.get("tolerationSeconds"),
-        )
-        for each in pool.tolerations
-    ]
+    if refusal := pool.refusal(gpus):
+        raise ValueError(refusal)
     return {
         "node_selector": dict(pool.node_selector),
-        "tolerations": tolerations,
+        "tolerations": [dict(each) for each in pool.tolerations],
         "container_resources": k8s.V1ResourceRequirements(limits={pool.resource_name: str(gpus)}),
     }

@@ -36,13 +36,9 @@ def complete(pod: Any) -> None:
         pod.spec.automount_service_account_token = False
     pool = _place(pod, platform)
     if pool and not _mounts(pod.spec.containers[0], SHARED_MEMORY):
-        _mount_shared_memory(pod, (pool.pod.shared_memory_size or platform.training.pod.shared_memory_size))
+        _mount_shared_memory(pod, platform.training.pod.merged(pool.pod).shared_memory_size)
     if not pod.spec.priority_class_name:
-        training = platform.training
-        is_spot = bool(pool and pool.spot)
-        pod.spec.priority_class_name = (
-            training.spot_priority_class_name if is_spot else training.priority_class_name
-        )
+        pod.spec.priority_class_name = platform.training.priority_class(pool)
     for container in pod.spec.containers:
         if container.name == SIDECAR:  # a shell that waits; its own image may not be there
             container.image = platform.training.image
@@ -114,7 +110,7 @@ def _mounts(container: Any, path: str) -> bool:
     return any(path_of(mount) == path for mount in container.volume_mounts or [])
 
 
-def _mount_shared_memory(pod: Any, size: str | None) -> None:
+def _mount_shared_memory(pod: Any, size: str) -> None:
     """A /dev/shm for the first container: the runtime's 64 MiB end data loaders with exit code 135."""
     if not size:
         return

@@ -24,7 +24,7 @@ from trainyard_contract import (
     Env,
 )
 
-from trainyard.naming import CONTAINER, LABEL_PREFIX, RELEASE, TaskIdentity, label_safe
+from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
 from trainyard.platform import GpuPool, Platform, Training, Volume
 from trainyard.pod_settings import PodSettings
 from trainyard.training import gang
@@ -108,15 +108,15 @@ def build_pod(
     training = platform.training
     attempt = attempt or Attempt(gpu_pool=request.gpu_pool)
     pool = platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
-    if pool and not 1 <= request.gpus <= pool.gpus_per_node:
-        raise RequestError(f"gpus={request.gpus}: a node of pool {pool.name} has {pool.gpus_per_node}")
+    if pool and (refusal := pool.refusal(request.gpus)):
+        raise RequestError(refusal)
     settings = _settings(platform, pool, request)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": _metadata(platform, settings, request, task, attempt),
         "spec": {
-            "priorityClassName": _priority_class(training, pool),
+            "priorityClassName": training.priority_class(pool),
             **_placement(settings, pool, attempt),
             "restartPolicy": "Never",
             "activeDeadlineSeconds": request.deadline_seconds,
@@ -207,7 +207,7 @@ def _metadata(
         "labels": {
             **settings.labels,
             **task.try_labels(),
-            **({RELEASE: label_safe(platform.release)} if platform.release else {}),
+            **platform.release_labels,
             "app.kubernetes.io/name": "trainer",
             "app.kubernetes.io/component": request.step,
             f"{LABEL_PREFIX}/attempt": str(attempt.number),
@@ -225,10 +225,6 @@ def _metadata(
             ANNOTATION: attempt.annotation(),
         },
     }
-
-
-def _priority_class(training: Training, pool: GpuPool | None) -> str:
-    return training.spot_priority_class_name if pool and pool.spot else training.priority_class_name
 
 
 def _container(

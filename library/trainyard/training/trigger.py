@@ -66,7 +66,7 @@ class TrainingPodTrigger(TriggererTask):
         try:
             return await super().run_here()
         finally:
-            await self._tidy()
+            await self._tidy(keep=self._keeps_pods)
 
     def reads(self) -> list[Any]:
         """The URIs that the step reads."""
@@ -113,20 +113,19 @@ class TrainingPodTrigger(TriggererTask):
 
     async def abandon(self) -> None:
         """Delete this try's pods."""
-        async with _pods(load_platform()) as kube:
-            await delete_leftovers(kube, self.identity.try_selector())
+        await self._tidy(keep=False)
 
     async def _tidy_when_stored(self) -> None:
         try:
             if await self.stored():
-                await self._tidy()
+                await self._tidy(keep=self._keeps_pods)
         except Exception:  # the reconciler does it then
             log.exception("what %s has made is left", self.identity)
 
-    async def _tidy(self) -> None:
-        """Delete this try's pods, but for those that are kept for inspection."""
+    async def _tidy(self, *, keep: bool) -> None:
+        """Delete this try's pods; `keep` those that have ended, for inspection."""
         async with _pods(load_platform()) as kube:
-            await delete_leftovers(kube, self.identity.try_selector(), keep=self._keeps_pods)
+            await delete_leftovers(kube, self.identity.try_selector(), keep=keep)
 
     def _origin_env(self) -> dict[str, str]:
         """Environment variables for the tags of the MLflow run: the DAG run's URL and the user.
