@@ -12,6 +12,7 @@ from trainyard_contract import RUN_KEY_SEPARATOR
 LABEL_PREFIX = "trainyard.dev"
 TASK_INSTANCE = f"{LABEL_PREFIX}/task-instance"  # label: Airflow's UUID of the try that waits for the pod
 TRY_NUMBER = f"{LABEL_PREFIX}/try-number"
+ATTEMPT = f"{LABEL_PREFIX}/attempt"
 RELEASE = f"{LABEL_PREFIX}/release"  # label: whose Airflow that is
 MLFLOW_LINK_XCOM = "_link_mlflow_run"  # the link of a training task to its MLflow run
 CONTAINER = "trainer"  # the one container of a training pod

@@ -33,11 +33,6 @@ def airflow_pools(objects: list[Object]) -> dict[str, Object]:
     return {pool["name"]: pool for pool in json.loads(environment(containers(job)[0])["POOLS"])}
 
 
-def gpu_quota(objects: list[Object]) -> Object:
-    hard = find(objects, "ResourceQuota", "trainyard-training")["spec"]["hard"]
-    return {key: amount for key, amount in hard.items() if key != "pods"}
-
-
 def test_default_pools() -> None:
     objects = render_chart()
     spot = platform(objects)["pools"]["spot"]
@@ -46,7 +41,6 @@ def test_default_pools() -> None:
         "nvidia.com/gpu",
         "trainyard.dev/spot",
     ]
-    assert gpu_quota(objects) == {"requests.nvidia.com/gpu": "2"}
     assert {name: pool["slots"] for name, pool in airflow_pools(objects).items()} == {
         "gpu-ondemand": 1,
         "gpu-spot": 1,
@@ -74,7 +68,6 @@ def test_a_new_pool_is_everywhere() -> None:
         "tolerations": [{**taint, "operator": "Equal"} for taint in (GPU_TAINT, SPOT_TAINT, *A100["taints"])],
         "kindNodes": 1,
     }
-    assert gpu_quota(objects) == {"requests.nvidia.com/gpu": str(2 + 1 + 24)}
     pool = airflow_pools(objects)["gpu-a100"]
     assert (pool["slots"], pool["include_deferred"]) == (24, True)
     simulator = find(objects, "DaemonSet", "trainyard-nvidia-device-plugin-a100")
@@ -88,13 +81,18 @@ def test_a_removed_pool_is_nowhere(files: tuple[str, ...]) -> None:
         files=files, values={"gpuPools": {"spot": None, "ondemand": {"kindNodes": 1, "nodes": {"max": 1}}}}
     )
     assert list(platform(objects)["pools"]) == ["ondemand"]
-    assert gpu_quota(objects) == {"requests.nvidia.com/gpu": "1"}
     assert list(airflow_pools(objects)) == ["gpu-ondemand"]
 
 
-def test_resources_of_different_names_have_quotas_of_their_own() -> None:
-    objects = render_chart(values={"gpuPools": {"amd": {**A100, "resourceName": "amd.com/gpu"}}})
-    assert gpu_quota(objects) == {"requests.nvidia.com/gpu": "2", "requests.amd.com/gpu": "24"}
+def test_gpus_have_no_quota_but_one_of_the_values() -> None:
+    """A pod that exceeds a quota is tried again after up to a minute; one that waits for a node starts at once."""
+
+    def quota(**training: Object) -> Object:
+        objects = render_chart(values={"training": training})
+        return find(objects, "ResourceQuota", "trainyard-training")["spec"]["hard"]
+
+    assert quota() == {"pods": "200"}
+    assert quota(quota={"requests.nvidia.com/gpu": 2}) == {"pods": "200", "requests.nvidia.com/gpu": "2"}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,6 @@ def test_the_default_pools_are_named_or_derived(values: Object, default: object,
 def test_a_cluster_may_have_no_gpu_pool(files: tuple[str, ...]) -> None:
     objects = render_chart(files=files, values={"gpuPools": None})
     assert platform(objects)["pools"] == {}
-    assert gpu_quota(objects) == {}
     names = {one["metadata"]["name"] for one in objects}
     assert not [name for name in names if name.startswith("trainyard-airflow-pools")]
 

@@ -45,7 +45,7 @@ def test_the_namespace_is_closed_and_bounded() -> None:
     labels = find(objects, "Namespace", "ml-jobs")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     (quota,) = (one for one in objects if one["kind"] == "ResourceQuota" and named(one))
-    assert quota["spec"]["hard"] == {"pods": "100", "requests.nvidia.com/gpu": "2"}
+    assert quota["spec"]["hard"] == {"pods": "100"}
     assert [one for one in objects if one["kind"] == "LimitRange" and named(one)]
     assert not [one for one in objects if one["kind"] == "Secret" and named(one)]
 

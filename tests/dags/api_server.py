@@ -1,6 +1,6 @@
 """A Kubernetes API server for the pods and Jobs of one namespace, over HTTP.
 
-A `Fate` stands for scheduler and kubelet: it gets every pod that is created and changes it.
+A `Fate` stands for scheduler and kubelet: it gets every pod that a Job has made and changes it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiohttp import web
@@ -35,7 +35,7 @@ class LocalKube(JobKube):
 
 
 class ApiServer:
-    """`fate(server, pod)` runs once for every pod that is created; `refusals` answers creations first."""
+    """`fate(server, pod)` runs once for every pod; `refusals` are what the Job controller is told first."""
 
     def __init__(self, fate: Callable[[ApiServer, Pod], Any]) -> None:
         self.pods: dict[str, Pod] = {}
@@ -45,6 +45,7 @@ class ApiServer:
         self.refusals: list[str] = []
         self.errors: list[int] = []  # of the next requests, whatever they are
         self.alive_at_once = 0
+        self.refused: dict[str, str] = {}  # by Job: why it cannot make its pod
         self.before_deletion: Callable[[], Any] | None = None  # called once, before the next deletion
         self.unanswered = 0.0  # how often a node gives no answer, from now on
         self._fate = fate
@@ -81,16 +82,17 @@ class ApiServer:
         app = web.Application(middlewares=[self._errors])
         pods, events = f"/api/v1/namespaces/{NAMESPACE}/pods", f"/api/v1/namespaces/{NAMESPACE}/events"
         jobs = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
-        app.router.add_post(pods, self._create)
         app.router.add_get(pods, self._list)
         app.router.add_get(f"{pods}/{{name}}", self._get)
         app.router.add_delete(f"{pods}/{{name}}", self._delete)
         app.router.add_get(f"{pods}/{{name}}/log", self._log)
+        app.router.add_post(jobs, self._create_job)
         app.router.add_get(jobs, self._list_jobs)
+        app.router.add_get(f"{jobs}/{{name}}", self._get_job)
         app.router.add_delete(f"{jobs}/{{name}}", self._delete_job)
+        app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services", self._create_service)
         app.router.add_get(events, self._events)
         app.router.add_post(events, self._create_event)
-        app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/resourcequotas", self._quota)
         runner = web.AppRunner(app, shutdown_timeout=0)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -112,46 +114,81 @@ class ApiServer:
         answer: web.StreamResponse = await handler(request)
         return answer
 
-    async def _create(self, request: web.Request) -> web.Response:
-        pod = await request.json()
-        if self.refusals:
-            return status(403, "Forbidden", self.refusals.pop(0))
-        name = pod["metadata"]["name"]
-        if name in self.pods:
+    async def _create_job(self, request: web.Request) -> web.Response:
+        job = await request.json()
+        name = job["metadata"]["name"]
+        if name in self.jobs:
             return status(409, "AlreadyExists", f"{name} exists")
-        version = str(next(self._versions))
-        pod["metadata"] |= {"uid": version, "resourceVersion": version, "creationTimestamp": CREATED}
-        pod["status"] = {"phase": "Pending"}
+        job["metadata"] |= {"uid": str(next(self._versions)), "creationTimestamp": CREATED}
+        job["status"] = {}
+        self.jobs[name] = job
+        await self._make_pods(job)
+        return web.json_response(job, status=201)
+
+    async def _make_pods(self, job: Pod) -> None:
+        """As the Job controller does, which tries again what was refused."""
+        name = job["metadata"]["name"]
+        self.refused.pop(name, None)
+        if self.refusals:
+            self.refused[name] = self.refusals.pop(0)
+            return
+        for rank in range(job["spec"]["completions"]):
+            await self._make_pod(job, rank)
+
+    async def _make_pod(self, job: Pod, rank: int) -> None:
+        job_name, template = job["metadata"]["name"], job["spec"]["template"]
+        name, version = f"{job_name}-{rank}-abcde", str(next(self._versions))
+        index = {"batch.kubernetes.io/job-completion-index": str(rank)}
+        pod = {
+            "metadata": {
+                "name": name,
+                "uid": version,
+                "resourceVersion": version,
+                "creationTimestamp": CREATED,
+                "ownerReferences": [{"kind": "Job", "name": job_name}],
+                "labels": {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": job_name},
+                "annotations": {**template["metadata"]["annotations"], **index},
+            },
+            "spec": copy.deepcopy(template["spec"]),
+            "status": {"phase": "Pending"},
+        }
         self.pods[name] = pod
         self.created.append(copy.deepcopy(pod))
         writers = [each for each in self.pods.values() if each["status"]["phase"] in ("Pending", "Running")]
         self.alive_at_once = max(self.alive_at_once, len(writers))
         await self._fate(self, pod)
-        return web.json_response(self.pods.get(name, pod), status=201)
 
     async def _get(self, request: web.Request) -> web.Response:
         pod = self.pods.get(request.match_info["name"])
         return web.json_response(pod) if pod else status(404, "NotFound", "no such pod")
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
+        selected, version = _selected(self.pods, request), str(next(self._versions))
         if "watch" not in request.query:
-            return web.json_response({"items": _selected(self.pods, request)})
-        name = request.query["fieldSelector"].removeprefix("metadata.name=")
+            return web.json_response({"items": selected, "metadata": {"resourceVersion": version}})
         response = web.StreamResponse()
         await response.prepare(request)
-        async with self._changed:
-            since = request.query["resourceVersion"]
-            await self._changed.wait_for(
-                lambda: (
-                    self._ends
-                    or name not in self.pods
-                    or self.pods[name]["metadata"]["resourceVersion"] != since
-                )
-            )
-            if self._ends:
-                return response
-        change = {"type": "MODIFIED", "object": self.pods[name]} if name in self.pods else {"type": "DELETED"}
-        await response.write(json.dumps(change).encode() + b"\n")
+        seen = {pod["metadata"]["uid"]: pod for pod in copy.deepcopy(selected)}
+        since = int(request.query["resourceVersion"])
+
+        def changes() -> list[dict[str, Any]]:
+            now = {pod["metadata"]["uid"]: pod for pod in _selected(self.pods, request)}
+            news = [pod for pod in now.values() if int(pod["metadata"]["resourceVersion"]) > since]
+            gone = [seen[uid] for uid in seen.keys() - now.keys()]
+            return [
+                *({"type": "MODIFIED", "object": pod} for pod in news),
+                *({"type": "DELETED", "object": pod} for pod in gone),
+            ]
+
+        while not self._ends:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._ends or changes())
+                news = changes()
+                since = next(self._versions)
+                seen = {pod["metadata"]["uid"]: pod for pod in copy.deepcopy(_selected(self.pods, request))}
+            with suppress(ConnectionError):  # who watched has seen enough
+                for change in news:
+                    await response.write(json.dumps(change).encode() + b"\n")
         return response
 
     async def _delete(self, request: web.Request) -> web.Response:
@@ -175,6 +212,10 @@ class ApiServer:
             return status(502, "BadGateway", "dial tcp 10.0.0.9:10250: connect: no route to host")
         return web.Response(text=f"{CREATED} log of {request.match_info['name']}\n")
 
+    async def _get_job(self, request: web.Request) -> web.Response:
+        job = self.jobs.get(request.match_info["name"])
+        return web.json_response(job) if job else status(404, "NotFound", "no such Job")
+
     async def _list_jobs(self, request: web.Request) -> web.Response:
         return web.json_response({"items": _selected(self.jobs, request)})
 
@@ -187,15 +228,27 @@ class ApiServer:
         job = self.jobs.pop(name, None)
         return web.json_response(job) if job else status(404, "NotFound", "no such Job")
 
+    async def _create_service(self, request: web.Request) -> web.Response:
+        return web.json_response(await request.json(), status=201)
+
     async def _create_event(self, request: web.Request) -> web.Response:
         self.events.append(await request.json())
         return web.json_response(self.events[-1], status=201)
 
     async def _events(self, request: web.Request) -> web.Response:
-        return web.json_response({"items": []})
-
-    async def _quota(self, request: web.Request) -> web.Response:
-        return web.Response(text='{"type": "MODIFIED", "object": {}}\n')
+        name = request.query["fieldSelector"].rpartition("=")[2]
+        if name not in self.refused:
+            return web.json_response({"items": []})
+        job = self.jobs[name]
+        event = {
+            "metadata": {"creationTimestamp": CREATED},
+            "involvedObject": {"uid": job["metadata"]["uid"]},
+            "reason": "FailedCreate",
+            "message": f'Error creating: pods "{name}-0-abcde" is forbidden: {self.refused[name]}',
+        }
+        if "exceeded quota" in event["message"]:  # another refusal would come again each time
+            await self._make_pods(job)
+        return web.json_response({"items": [event]})
 
 
 def _selected(objects: dict[str, dict[str, Any]], request: web.Request) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
 from trainyard.platform import load_platform
 from trainyard.training.attempt import RetryPlan
-from trainyard.training.gang_run import GangRun
+from trainyard.training.job_run import JobRun
 from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.outcomes import Outcome
 from trainyard.training.pod import TrainingRequest
@@ -107,7 +107,7 @@ async def _run_gang(platform_file: Path, task: TaskIdentity, dataset: str, nodes
     async def ignore(*_: Any) -> None: ...
 
     async with JobKube(platform.training.namespace) as kube:
-        run = GangRun(
+        run = JobRun(
             kube,
             platform,
             request,

@@ -72,6 +72,10 @@ def of_run(core: client.CoreV1Api, pod: Pod) -> dict[str, list[Any]]:
     return {kind: each(meta["namespace"], label_selector=selector).items for kind, each in lists.items()}
 
 
+def job_of(pod: Pod) -> str:
+    return pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+
+
 def delete(airflow: Airflow, run_id: str) -> None:
     """End a run, whose clean-up no triggerer does, and delete it."""
     run = f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}"
@@ -95,13 +99,13 @@ def test_nothing_is_left_of_what_is_ended_while_there_is_no_triggerer(
         words = "was cleared, tried again or deleted with its run: nobody waits for it"
         assert f"task train of run {run_id} of DAG {DAG} {words}" in told
         delete(airflow, run_id)
-        # The same run once more, whose pods have the names of the deleted one's, and its checkpoint.
+        # The same run once more, whose Job has the name of the deleted one's, and its checkpoint.
         assert trigger("ended-alone", **SLOW) == run_id
 
     again = finish(run_id)
     assert (again.state, again.tasks["train"]["try_number"]) == ("success", 1)
     first, second = recorder.of_task(run_id, "train")
-    assert first["metadata"]["name"] == second["metadata"]["name"]
+    assert job_of(first) == job_of(second)
     assert first["metadata"]["uid"] != second["metadata"]["uid"]
     assert len(versions(run_id)) == 1
     wait_until("nothing to be left", lambda: not any(of_run(core, pod).values()), seconds=SECONDS)
@@ -120,6 +124,6 @@ def test_nothing_is_left_where_the_api_server_refuses_the_triggerer(
     (event,) = (
         each
         for each in core.list_namespaced_event(pod["metadata"]["namespace"]).items
-        if each.reason == "NobodyWaits" and each.involved_object.uid == pod["metadata"]["uid"]
+        if each.reason == "NobodyWaits" and each.involved_object.name == job_of(pod)
     )
     assert event.message == f"task train of run {run_id} of DAG {DAG} is failed: nobody waits for it"

@@ -1,7 +1,7 @@
 {{/* A namespace of the platform beside the release's: its level of Pod Security, ServiceAccount and limits.
      Params: root, component, values (createNamespace, namespace, serviceAccountName, serviceAccountAnnotations,
      limitRange, quota), keep (annotations that keep it when the release goes; optional), accountKeep (the same of the
-     ServiceAccount), gpus (its quota has those of the pools) */}}
+     ServiceAccount) */}}
 {{- define "trainyard.namespace" -}}
 {{- $values := .values }}
 {{- $labels := include "common.labels" (dict "root" .root "component" .component) }}
@@ -39,9 +39,7 @@ spec:
       defaultRequest: {{- toYaml .defaultRequest | nindent 8 }}
       default: {{- toYaml .default | nindent 8 }}
 {{- end }}
-{{- $quota := deepCopy ($values.quota | default dict) }}
-{{- if .gpus }}{{ $quota = merge $quota (include "trainyard.gpuQuota" .root | fromJson) }}{{ end }}
-{{- with $quota }}
+{{- with $values.quota }}
 ---
 apiVersion: v1
 kind: ResourceQuota
@@ -55,14 +53,4 @@ spec:
     {{ $resource | include "common.scalar" }}: {{ include "common.text" $amount | quote }}
     {{- end }}
 {{- end }}
-{{- end }}
-
-{{/* As many GPUs as the pools can have: lines of a ResourceQuota. JSON. Params: the root context */}}
-{{- define "trainyard.gpuQuota" -}}
-{{- $gpus := dict }}
-{{- range .Values.gpuPools }}
-{{- $key := printf "requests.%s" .resourceName }}
-{{- $_ := set $gpus $key (add (get $gpus $key | default 0) (mul .gpusPerNode .nodes.max)) }}
-{{- end }}
-{{- toJson $gpus }}
 {{- end }}

@@ -78,10 +78,6 @@ class Kube:
         """Disconnect."""
         await self._api.close()
 
-    async def create(self, pod: dict[str, Any]) -> dict[str, Any]:
-        """Create a pod. If a pod of that name exists, return it unchanged."""
-        return await self._create_or_get(self._pods, pod)
-
     async def get(self, name: str) -> dict[str, Any] | None:
         """The pod, or None if it does not exist."""
         return await self._get_or_none(f"{self._pods}/{name}")
@@ -95,7 +91,7 @@ class Kube:
         query = {"gracePeriodSeconds": "0"} if force else {}
         await self._delete_if_exists(f"{self._pods}/{name}", query)
 
-    async def delete_if_unchanged(self, pod: dict[str, Any]) -> bool:
+    async def delete_if_unchanged(self, pod: Mapping[str, Any]) -> bool:
         """Delete the pod unless it has changed since it was read; return whether it was deleted."""
         meta = pod["metadata"]
         only_if = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
@@ -109,20 +105,6 @@ class Kube:
             if error.status != 404:
                 raise
         return True
-
-    async def wait_for_quota_change(self, seconds: float) -> None:
-        """Wait for at most `seconds` until a quota of the namespace changes, such as when a pod ends."""
-        query = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds)))}
-        path = f"/api/v1/namespaces/{self.namespace}/resourcequotas"
-        try:
-            async with asyncio.timeout(seconds), aclosing(self._stream(path, query)) as lines:
-                async for line in lines:
-                    if json.loads(line)["type"] == "MODIFIED":  # ADDED lists what exists already
-                        return
-        except TimeoutError:
-            return
-        except (*_CONNECTION_ERRORS, KubeError):
-            await asyncio.sleep(seconds)
 
     async def events(self, name: str, kind: str = "Pod") -> list[dict[str, Any]]:
         """The events of a pod (or of another kind of object), oldest first."""
@@ -157,17 +139,27 @@ class Kube:
         }
         await self._call("POST", f"/api/v1/namespaces/{self.namespace}/events", body=event)
 
-    async def wait(
-        self, name: str, until: Callable[[dict[str, Any]], bool], seconds: float
-    ) -> dict[str, Any] | None:
-        """The pod as soon as `until` is true, or after `seconds`; None if the pod does not exist any more."""
+    async def watch(self, selector: str, until: Callable[[list[Any]], bool], seconds: float) -> None:
+        """Show `until` the pods that match the label selector, now and after every change.
+
+        Ends when it returns true, or after `seconds`. A pod that is deleted is shown as it was at the end,
+        and then no more.
+        """
         end = time.monotonic() + seconds
         while True:
-            pod = await self.get(name)
+            answer = await self._call("GET", self._pods, {"labelSelector": selector})
+            pods = {pod["metadata"]["uid"]: pod for pod in answer["items"]}
             left = end - time.monotonic()
-            if pod is None or until(pod) or left <= 0:
-                return pod
-            await self._watch_until(pod, until, left)
+            if until(list(pods.values())) or left <= 0:
+                return
+            query = {
+                "watch": "true",
+                "labelSelector": selector,
+                "resourceVersion": answer["metadata"]["resourceVersion"],
+                "timeoutSeconds": str(max(1, round(left))),
+            }
+            if await self._show_changes(pods, until, query, left):
+                return
 
     async def log_lines(
         self, name: str, position: LogPosition, container: str = CONTAINER
@@ -227,28 +219,35 @@ class Kube:
             async for piece in pieces(chunks):
                 yield piece
 
-    async def _watch_until(
-        self, pod: dict[str, Any], until: Callable[[dict[str, Any]], bool], seconds: float
-    ) -> None:
-        """Return when `until` is true, when the pod is deleted, or when the watch ends."""
-        query = {
-            "watch": "true",
-            "fieldSelector": f"metadata.name={pod['metadata']['name']}",
-            "resourceVersion": pod["metadata"]["resourceVersion"],
-            "timeoutSeconds": str(max(1, round(seconds))),
-        }
+    async def _show_changes(
+        self,
+        pods: dict[str, Any],
+        until: Callable[[list[Any]], bool],
+        query: dict[str, str],
+        seconds: float,
+    ) -> bool:
+        """Show `until` the pods, by UID, after every change; return whether it became true."""
         try:
             async with asyncio.timeout(seconds), aclosing(self._stream(self._pods, query)) as lines:
                 async for line in lines:
                     change = json.loads(line)
-                    if change["type"] in ("DELETED", "ERROR") or until(change["object"]):
-                        return
-        except _CONNECTION_ERRORS:
-            await asyncio.sleep(min(1, seconds))
-        except KubeError as error:
-            if not error.temporary and error.status != 410:  # 410: the resource version has expired
+                    if change["type"] == "ERROR":  # such as that the version has expired
+                        break
+                    uid = change["object"]["metadata"]["uid"]
+                    pods[uid] = change["object"]
+                    if until(list(pods.values())):
+                        return True
+                    if change["type"] == "DELETED":
+                        del pods[uid]
+                        if until(list(pods.values())):
+                            return True
+        except TimeoutError:
+            return False
+        except (*_CONNECTION_ERRORS, KubeError) as error:
+            if isinstance(error, KubeError) and not error.temporary and error.status != 410:
                 raise
-            await asyncio.sleep(min(1, seconds))
+        await asyncio.sleep(min(1, seconds))  # the API server ended it, and may be busy
+        return False
 
     async def _stream(self, path: str, query: dict[str, str]) -> AsyncGenerator[str, None]:
         """Lines of any length: each is an object in JSON."""

@@ -1,6 +1,6 @@
 """Training steps as Docker containers on this machine, in place of pods.
 
-`Containers` has those calls of `kube.client.Kube` that a training makes. A container has the pod's image,
+`Containers` has those calls of `kube.jobs.JobKube` that a training makes. A container has the pod's image,
 arguments, variables and volumes; claims are directories. It has neither GPUs nor the pod's limits.
 """
 
@@ -47,17 +47,17 @@ class Containers:
     async def __aexit__(self, *error: object) -> None:
         """Nothing: containers go on."""
 
-    async def create(self, pod: Pod) -> Pod:
-        """Start a pod's container. If there is one of that name, return it as it is."""
-        name = pod["metadata"]["name"]
+    async def create_job(self, job: Pod) -> Pod:
+        """Start the container of a Job's one pod, which has its name. One that is there stays as it is."""
+        name, template = job["metadata"]["name"], job["spec"]["template"]
         if existing := await self.get(name):
             return existing
         place = self._pods / name
         place.mkdir(exist_ok=True)
         now = datetime.now(UTC).isoformat()
-        told = {**pod, "metadata": {**pod["metadata"], "uid": name, "creationTimestamp": now}}
-        (place / "pod.json").write_text(json.dumps(told))
-        await _docker("run", "--detach", "--name", name, *self._arguments(pod, place))
+        meta = {**template["metadata"], "name": name, "uid": name, "creationTimestamp": now}
+        (place / "pod.json").write_text(json.dumps({"metadata": meta, "spec": template["spec"]}))
+        await _docker("run", "--detach", "--name", name, *self._arguments(template, place))
         found = await self.get(name)
         assert found is not None
         return found
@@ -100,27 +100,30 @@ class Containers:
         await self.delete(pod["metadata"]["name"])
         return True
 
-    async def wait_for_quota_change(self, seconds: float) -> None:
-        """Nothing: there is no quota."""
-
     async def events(self, name: str, kind: str = "Pod") -> list[dict[str, Any]]:
         """None: the container's state says all."""
         return []
 
     async def jobs(self, selector: str) -> list[dict[str, Any]]:
-        """None: a gang needs a cluster."""
+        """None: there are only pods."""
         return []
+
+    async def job(self, name: str) -> None:
+        """None, as there are only pods."""
+
+    async def delete_job(self, name: str) -> None:
+        """Delete a Job's pod."""
+        await self.delete(name)
 
     async def node_answers(self, name: str, container: str = CONTAINER) -> bool:
         """It does: it is this machine."""
         return True
 
-    async def wait(self, name: str, until: Callable[[Pod], bool], seconds: float) -> Pod | None:
-        """The pod as soon as `until` is true, or after `seconds`; None if it does not exist any more."""
+    async def watch(self, selector: str, until: Callable[[list[Any]], bool], seconds: float) -> None:
+        """Show `until` the pods with these labels until it returns true, or for that many seconds."""
         end = time.monotonic() + seconds
-        while (pod := await self.get(name)) and not until(pod) and time.monotonic() < end:
+        while not until(await self.find(selector)) and time.monotonic() < end:
             await asyncio.sleep(POLL_SECONDS)
-        return pod
 
     async def log_lines(
         self, name: str, position: LogPosition, container: str = CONTAINER

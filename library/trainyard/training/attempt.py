@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from trainyard.failures import Cause
-from trainyard.naming import LABEL_PREFIX
+from trainyard.naming import ATTEMPT, LABEL_PREFIX
 from trainyard.training.outcomes import Action, Outcome
 
 ANNOTATION = f"{LABEL_PREFIX}/attempt-state"
@@ -81,7 +81,7 @@ class Attempt:
         labels, annotations = pod["metadata"]["labels"], pod["metadata"].get("annotations", {})
         pool = labels.get(f"{LABEL_PREFIX}/gpu-pool", "none")
         from_labels = {
-            "number": int(labels[f"{LABEL_PREFIX}/attempt"]),
+            "number": int(labels[ATTEMPT]),
             "gpu_pool": None if pool == "none" else pool,
         }
         known = {each.name for each in fields(cls)}  # a newer release may have told more

@@ -164,18 +164,13 @@ def is_lost(pod: Pod, now: datetime) -> bool:
     return bool(deleted) and (now - _time(deleted)).total_seconds() > LOST_AFTER_SECONDS
 
 
-def left_by_taint(pod: Pod) -> bool:
-    """Whether Kubernetes deleted the pod for a taint of its node, which is unreachable or was tainted."""
-    return condition(pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager"
-
-
 def may_be_lost(pod: Pod, now: datetime) -> bool:
     """Whether the pod's node has had the time to hear of the deletion, and may be asked whether it is there.
 
     Nobody on an unreachable node hears of a grace period, so its end is not waited for.
     """
     metadata = pod["metadata"]
-    if not (deleted := metadata.get("deletionTimestamp")) or not left_by_taint(pod):
+    if not (deleted := metadata.get("deletionTimestamp")) or not _left_by_taint(pod):
         return False
     since = (now - _time(deleted)).total_seconds() + metadata.get("deletionGracePeriodSeconds", 0)
     return bool(since > LOST_WITH_NODE_SECONDS)
@@ -204,6 +199,11 @@ def is_unexplained(pod: Pod) -> bool:
 def classify(pod: Pod) -> Outcome:
     """Return the outcome of a pod that has ended."""
     return replace(_classify(pod), node=pod.get("spec", {}).get("nodeName", ""))
+
+
+def taken_away(pod: Pod | None) -> Outcome:
+    """Return the outcome of a pod that was deleted before it ended; None stands for one that never was."""
+    return Outcome(Cause.PREEMPTED, (_disruption(pod) if pod else "") or "the pod was deleted")
 
 
 def _classify(pod: Pod) -> Outcome:
@@ -332,6 +332,11 @@ def _disruption(pod: Pod) -> str:
     if pod["metadata"].get("deletionTimestamp"):
         return "the pod was deleted"
     return ""
+
+
+def _left_by_taint(pod: Pod) -> bool:
+    """Whether Kubernetes deleted the pod for a taint of its node, which is unreachable or was tainted."""
+    return condition(pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager"
 
 
 def _time(text: str) -> datetime:

@@ -23,6 +23,8 @@ _REASON = re.compile(r"(\d+) ([^,{]*(?:\{[^}]*\})?[^,]*)")
 _TAINT = re.compile(r"\{([^:}]*)")
 _QUOTA = re.compile(r"exceeded quota: ([^,]+), requested: (.*?), used: (.*?), limited: (.*)$", re.DOTALL)
 
+_REFUSED = (" is forbidden: ", " is invalid: ", " denied the request")
+
 
 class WaitKind(StrEnum):
     """What a pod waits for."""
@@ -115,6 +117,11 @@ def from_quota(message: str, resource: str = "") -> Pending:
     lack = "no GPU left" if lacks_gpu else "no room"
     original = message[match.start() :]
     return Pending(WaitKind.QUOTA, f"{lack} in quota {name}: {', '.join(texts)} ({original})", lacks_gpu)
+
+
+def is_refusal(message: str) -> bool:
+    """Whether the API server refuses a pod for what it is, and would do so again."""
+    return any(words in message for words in _REFUSED)
 
 
 def from_scheduler(message: str, pool: str | None = None, resource: str = "") -> Pending:

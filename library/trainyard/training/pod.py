@@ -24,10 +24,10 @@ from trainyard_contract import (
     Env,
 )
 
-from trainyard.naming import CONTAINER, LABEL_PREFIX, TaskIdentity
+from trainyard.naming import ATTEMPT, CONTAINER, LABEL_PREFIX, TaskIdentity
 from trainyard.platform import GpuPool, Platform, Training, Volume
 from trainyard.pod_settings import PodSettings
-from trainyard.training import gang
+from trainyard.training import job
 from trainyard.training.attempt import ANNOTATION, Attempt
 from trainyard.training.outcomes import UNREACHABLE_SECONDS
 
@@ -210,7 +210,7 @@ def _metadata(
             **platform.release_labels,
             "app.kubernetes.io/name": "trainer",
             "app.kubernetes.io/component": request.step,
-            f"{LABEL_PREFIX}/attempt": str(attempt.number),
+            ATTEMPT: str(attempt.number),
             f"{LABEL_PREFIX}/gpu-pool": attempt.gpu_pool or "none",
         },
         "annotations": {
@@ -278,7 +278,7 @@ def _environment(
     if pool:
         env[Env.GPU_POOL] = pool.name
         if request.step == "train" and request.gpus > 1:
-            env |= gang.torchrun_environment("127.0.0.1", 1, request.gpus)
+            env |= job.torchrun_environment("127.0.0.1", 1, request.gpus)
     if request.parent_run_key:
         env[Env.PARENT_RUN_KEY] = request.parent_run_key
     # The commit of the DAGs, which the airflow image sets.

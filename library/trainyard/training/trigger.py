@@ -1,4 +1,4 @@
-"""`TrainingPodTrigger`: runs a training task in the triggerer, by means of `pod_run`."""
+"""`TrainingPodTrigger`: runs a training task in the triggerer, by means of `job_run`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from trainyard.kube.jobs import JobKube
 from trainyard.platform import Platform, load_platform
 from trainyard.training import links
 from trainyard.training.attempt import RetryPlan
-from trainyard.training.gang_run import GangRun
+from trainyard.training.job_run import JobRun
 from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.outcomes import Action
 from trainyard.training.pod import TrainingRequest, run_key_of
-from trainyard.training.pod_run import PodRun
 from trainyard.triggerer.base import TriggererTask
 from trainyard.triggerer.mapping import resolve_mapped
 from trainyard.urls import run_url, task_url
@@ -81,7 +80,7 @@ class TrainingPodTrigger(TriggererTask):
         self.log.info("step %s of %s: params %s", request.step, request.dataset, params)
         platform = load_platform()
         async with _pods(platform, request.nodes) as kube:
-            run = (GangRun if request.nodes > 1 else PodRun)(
+            run = JobRun(
                 kube,
                 platform,
                 request,

@@ -25,7 +25,7 @@ from trainyard.platform import Platform
 from trainyard.reconciler import database
 from trainyard.reconciler.database import Database
 from trainyard.reconciler.reconciler import WAITING, Reconciler
-from trainyard.training import gang
+from trainyard.training.job import build_job
 from trainyard.training.pod import TrainingRequest, build_pod
 
 OTHER = UUID("0198f5c6-0000-7000-8000-000000000001")
@@ -59,7 +59,7 @@ def looks(
         async def look() -> ApiServer:
             server = ApiServer(fate=nothing)
             pod = build_pod(platform, request_for_train, identity)
-            job = gang.build_job(pod, "gang", nodes=2, gpus=1, waiting_seconds=60)
+            job = build_job(pod, "gang", nodes=2, gpus=1, waiting_seconds=60)
             server.jobs["gang"] = {**job, "metadata": {**job["metadata"], "uid": "job"}, "status": {}}
             server.pods = {"alone": made(pod, "alone")}
             for rank in (0, 1):

@@ -1,46 +1,16 @@
-"""Gangs: the Job and its Service against the Kubernetes schema, and the common state of the pods."""
+"""The common state of the pods of one attempt."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import kubernetes_validate
 import pytest
 from trainyard.failures import Cause
-from trainyard.naming import MAX_LABEL, TaskIdentity
-from trainyard.platform import Platform
 from trainyard.training import gang
 from trainyard.training.gang import GangStatus
-from trainyard.training.pod import TrainingRequest, build_pod
-from trainyard_cli.versions import VERSIONS
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 DELETED = "2026-11-21T07:00:00Z"
-
-
-@pytest.fixture
-def job(platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity) -> dict[str, Any]:
-    pod = build_pod(platform, request_for_train, identity)
-    name = gang.job_name(identity, 1, 2)
-    return gang.build_job(pod, name, nodes=2, gpus=4, waiting_seconds=600)
-
-
-def test_an_affinity_of_the_values_stays(
-    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
-) -> None:
-    training = build_pod(platform, request_for_train, identity)
-    node = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
-    training["spec"]["affinity"] = {
-        "nodeAffinity": node,
-        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": ["own"]},
-    }
-    job = gang.build_job(training, "job", nodes=2, gpus=4, waiting_seconds=600)
-    affinity = job["spec"]["template"]["spec"]["affinity"]
-    assert affinity["nodeAffinity"] == node
-    assert affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] == ["own"]
-    (ours,) = affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
-    assert ours["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
 
 
 def pod(
@@ -73,51 +43,6 @@ def seen(*looks: list[dict[str, Any]], nodes: int = 2) -> GangStatus:
     for pods in looks:
         found.update(pods)
     return found
-
-
-def test_job_and_service_are_valid(job: dict[str, Any]) -> None:
-    kubernetes_validate.validate(job, VERSIONS.kubernetes_minor, strict=True)
-    created = {**job, "metadata": {**job["metadata"], "uid": "u"}}
-    kubernetes_validate.validate(gang.build_service(created), VERSIONS.kubernetes_minor, strict=True)
-
-
-def test_one_failed_pod_ends_the_job(job: dict[str, Any]) -> None:
-    spec = job["spec"]
-    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 2, 2)
-    assert spec["backoffLimit"] == 0
-    assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert spec["activeDeadlineSeconds"] == 600 + spec["template"]["spec"]["activeDeadlineSeconds"]
-
-
-def test_the_pods_are_the_pod_of_one_node_and_know_each_other(
-    job: dict[str, Any], platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
-) -> None:
-    alone = build_pod(platform, request_for_train, identity)
-    template, name = job["spec"]["template"], job["metadata"]["name"]
-    assert template["metadata"]["labels"] == alone["metadata"]["labels"]
-    assert template["metadata"]["annotations"] == alone["metadata"]["annotations"]
-    kept = {key: template["spec"][key] for key in alone["spec"] if key != "containers"}
-    assert kept == {key: value for key, value in alone["spec"].items() if key != "containers"}
-    env = {entry["name"]: entry for entry in template["spec"]["containers"][0]["env"]}
-    assert env["MASTER_ADDR"]["value"] == f"{name}-0.{name}"
-    assert (env["WORLD_SIZE"]["value"], env["LOCAL_WORLD_SIZE"]["value"]) == ("8", "4")
-    assert env["NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"] == f"metadata.annotations['{INDEX}']"
-
-
-def test_the_service_names_pods_that_are_not_ready_and_goes_with_the_job(job: dict[str, Any]) -> None:
-    service = gang.build_service({**job, "metadata": {**job["metadata"], "uid": "u"}})
-    assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["publishNotReadyAddresses"] is True
-    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
-    (owner,) = service["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["uid"], owner["blockOwnerDeletion"]) == ("Job", "u", True)
-
-
-@pytest.mark.parametrize("nodes", [2, 8, 128])
-def test_a_pods_hostname_is_a_dns_label(identity: TaskIdentity, nodes: int) -> None:
-    task = replace(identity, dag_id="d" * 200)
-    assert len(f"{gang.job_name(task, 12, nodes)}-{nodes - 1}") <= MAX_LABEL
-    assert gang.job_name(task, 1, nodes) != gang.job_name(task, 2, nodes)
 
 
 def test_it_holds_in_vain_while_some_pods_have_a_node_and_others_none() -> None:
@@ -190,7 +115,7 @@ def test_a_pod_that_vanished_ended_as_it_was_seen_last() -> None:
     assert (outcome.cause, rank) == (Cause.BAD_DATA, 1)
     outcome, _ = seen([pod(0, runs=True), pod(1, runs=True)], []).conclude()
     assert outcome.cause is Cause.PREEMPTED
-    assert outcome.message == "rank 0 of 2: its pod was deleted"
+    assert outcome.message == "rank 0 of 2: the pod was deleted"
 
 
 def test_a_gang_that_was_never_whole_counts_as_taken_away() -> None:

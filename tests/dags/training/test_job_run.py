@@ -1,4 +1,4 @@
-"""`PodRun` against an API server over HTTP: the outcome of a try for each way in which its pods can end."""
+"""`JobRun` against an API server over HTTP: the outcome of a try for each way in which its pods can end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from api_server import ApiServer, Pod
 from trainyard.failures import Cause
 from trainyard.naming import LABEL_PREFIX, TaskIdentity
 from trainyard.platform import Platform
-from trainyard.training import pod_run
+from trainyard.training import job_run
 from trainyard.training.attempt import Attempt, RetryPlan
+from trainyard.training.job import build_job, job_name
+from trainyard.training.job_run import JobRun
 from trainyard.training.outcomes import Outcome
 from trainyard.training.pod import TrainingRequest, build_pod
-from trainyard.training.pod_run import PodRun
 
 GPU = "nvidia.com/gpu"
 NO_GPU = (
@@ -39,7 +40,7 @@ class Story:
 
     outcome: Outcome
     server: ApiServer
-    run: PodRun
+    run: JobRun
     xcoms: list[dict[str, Any]] = field(default_factory=list)
     alerts: list[str] = field(default_factory=list)
 
@@ -54,9 +55,9 @@ class Story:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between attempts."""
-    monkeypatch.setattr(pod_run, "RELAUNCH_SECONDS", 0)
-    monkeypatch.setattr(pod_run, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(pod_run, "EXPLAIN_SECONDS", 1)
+    monkeypatch.setattr(job_run, "RELAUNCH_SECONDS", 0)
+    monkeypatch.setattr(job_run, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(job_run, "EXPLAIN_SECONDS", 1)
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def play(
         when_told: Callable[..., Any] | None = None,
         queue_seconds: int = 10**9,
         startup_seconds: int = 10**9,
+        nodes: int = 1,
         **plan: Any,
     ) -> Story:
         turns = iter(fates)
@@ -96,10 +98,10 @@ def play(
                 alerts.append(f"{title}: {text}")
 
             async with server.serve() as kube:
-                run = PodRun(
+                run = JobRun(
                     kube,
                     platform,
-                    replace(request_for_train, gpu_pool="spot"),
+                    replace(request_for_train, gpu_pool="spot", nodes=nodes),
                     identity,
                     logging.getLogger("test"),
                     plan=RetryPlan(**plan),
@@ -168,12 +170,13 @@ def test_memory_that_runs_out_again_fails_and_says_what_was_tried(play: Callable
 
 def test_a_bigger_pod_that_is_refused_ends_as_out_of_memory(play: Callable[..., Story]) -> None:
     async def ends_and_fills(server: ApiServer, name: str) -> None:
-        server.refusals = ["maximum memory usage per Container is 3Gi, but limit is 4Gi"]
+        server.refusals = ["maximum memory usage per Container is 3Gi"]
         await out_of_memory(server, name)
 
     story = play(ends_and_fills)
     assert story.outcome.cause is Cause.OOM
-    assert "more was refused: maximum memory" in story.outcome.message
+    assert "a pod with more was refused: pods " in story.outcome.message
+    assert "is forbidden: maximum memory usage per Container is 3Gi" in story.outcome.message
 
 
 def test_a_bigger_pod_that_fits_no_node_ends_as_out_of_memory(
@@ -183,7 +186,7 @@ def test_a_bigger_pod_that_fits_no_node_ends_as_out_of_memory(
         message = "0/1 nodes are available: 1 Insufficient memory. preemption: 1 Preemption is not helpful"
         await server.change(name, conditions=[{**UNSCHEDULABLE[0], "message": message}])
 
-    monkeypatch.setattr(pod_run, "TOO_LARGE_SECONDS", 0)
+    monkeypatch.setattr(job_run, "TOO_LARGE_SECONDS", 0)
     story = play(out_of_memory, fits_nowhere)
     assert (story.outcome.cause, len(story.attempts)) == (Cause.OOM, 2)
     assert "no node has the 1024Mi that the next attempt requests" in story.outcome.message
@@ -248,6 +251,32 @@ def test_reclaims_have_an_end(play: Callable[..., Story]) -> None:
     story = play(reclaimed, reclaimed, max_preemptions=1)
     assert story.outcome.cause is Cause.PREEMPTED
     assert len(story.attempts) == 2
+
+
+def test_a_job_that_somebody_deletes_is_made_anew(play: Callable[..., Story]) -> None:
+    async def is_deleted(server: ApiServer, name: str) -> None:
+        server.jobs.clear()
+        await server.vanish(name)
+
+    story = play(is_deleted, succeeds)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.reclaims for attempt in story.attempts] == [0, 1]
+
+
+def test_one_node_of_several_that_fails_ends_the_others_and_tells_why(play: Callable[..., Story]) -> None:
+    async def runs(server: ApiServer, name: str) -> None:
+        running = [{"name": "trainer", "state": {"running": {}}}]
+        await server.change(name, node="node-0", phase="Running", containerStatuses=running)
+
+    async def has_bad_data(server: ApiServer, name: str) -> None:
+        await server.run(name, exit_code=65, message='{"error": "no rows"}')
+
+    story = play(runs, has_bad_data, nodes=2)
+    assert (story.outcome.cause, len(story.attempts)) == (Cause.BAD_DATA, 2)
+    assert story.outcome.message.startswith("rank 1 of 2: ") and "no rows" in story.outcome.message
+    failure = story.run.failure(story.outcome)
+    assert (failure["pod"], failure["node"]) == (story.server.created[1]["metadata"]["name"], "node-1")
+    assert len(story.server.pods) == 1, "rank 0 was ended"
 
 
 def test_without_a_gpu_the_cpu_takes_over_and_people_hear_of_it(play: Callable[..., Story]) -> None:
@@ -347,9 +376,12 @@ def test_a_refused_pod_fails_the_task(play: Callable[..., Story]) -> None:
 def left_behind(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> Callable[..., Callable[[ApiServer], None]]:
-    """Prepares a server with a pod of an attempt that ran out of memory, with these labels instead."""
+    """Prepares a server with what an attempt has left that ran out of memory, with these labels instead.
 
-    def _left(attempt: Attempt, **labels: str | None) -> Callable[[ApiServer], None]:
+    That is a Job with its pod, or as of older releases a pod `alone`.
+    """
+
+    def _left(attempt: Attempt, *, alone: bool = False, **labels: str | None) -> Callable[[ApiServer], None]:
         def prepare(server: ApiServer) -> None:
             pod = build_pod(platform, request_for_train, identity, attempt)
             meta = {"uid": "u", "resourceVersion": "u", "creationTimestamp": "2026-11-21T07:00:00Z"}
@@ -361,31 +393,43 @@ def left_behind(
                 "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
             }
             server.pods[pod["metadata"]["name"]] = pod
+            if alone:
+                return
+            name = job_name(identity, attempt.number, 1)
+            job = build_job(pod, name, nodes=1, gpus=1, waiting_seconds=60)
+            failed = {"conditions": [{"type": "Failed", "status": "True"}]}
+            server.jobs[name] = {**job, "status": failed}
+            pod["metadata"]["ownerReferences"] = [{"kind": "Job", "name": name}]
 
         return prepare
 
     return _left
 
 
-@pytest.mark.parametrize("labels", [{}, {"task-instance": None}], ids=["this", "an older release's"])
+@pytest.mark.parametrize(
+    "what",
+    [{}, {"alone": True}, {"alone": True, "task-instance": None}],
+    ids=["a Job", "an older release's pod", "a still older release's"],
+)
 def test_a_restarted_triggerer_goes_on_with_the_newest_attempt(
-    play: Callable[..., Story], left_behind: Callable[..., Any], labels: dict[str, Any]
+    play: Callable[..., Story], left_behind: Callable[..., Any], what: dict[str, Any]
 ) -> None:
     adapted = Attempt(3, "ondemand", memory_factor=2, reclaims=1, ooms=1)
-    story = play(before=left_behind(adapted, **labels))
+    story = play(before=left_behind(adapted, **what))
     assert story.outcome.cause is Cause.OOM, "the retry with more memory has been used"
     assert story.attempts == []
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["a Job", "an older release's pod"])
 @pytest.mark.parametrize(
     "labels",
     [{"task-instance": "0198f5c6-0000-7000-8000-00000000dead"}, {"try-number": "7"}],
     ids=["a run of the same id that was deleted", "an earlier try"],
 )
 def test_the_pod_of_another_try_and_its_error_are_not_taken_over(
-    play: Callable[..., Story], left_behind: Callable[..., Any], labels: dict[str, Any]
+    play: Callable[..., Story], left_behind: Callable[..., Any], labels: dict[str, Any], alone: bool
 ) -> None:
-    story = play(succeeds, before=left_behind(Attempt(1, "spot"), **labels))
+    story = play(succeeds, before=left_behind(Attempt(1, "spot"), alone=alone, **labels))
     assert story.outcome.cause is Cause.SUCCESS
     assert [attempt.number for attempt in story.attempts] == [1]
     (pod,) = story.server.pods.values()
