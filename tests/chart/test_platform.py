@@ -85,7 +85,7 @@ def test_a_removed_pool_is_nowhere(files: tuple[str, ...]) -> None:
 
 
 def test_gpus_have_no_quota_but_one_of_the_values() -> None:
-    """A pod that exceeds a quota is tried again after up to a minute; one that waits for a node starts at once."""
+    """What exceeds a quota is tried again after up to a minute; what waits for a node starts at once."""
 
     def quota(**training: Object) -> Object:
         objects = render_chart(values={"training": training})

@@ -52,6 +52,7 @@ class ApiServer:
         self._versions = itertools.count(1)
         self._changed = asyncio.Condition()
         self._ends = False
+        self._gone: dict[str, Pod] = {}
 
     async def change(self, name: str, **status: Any) -> None:
         """Merge into a pod's status; `node` also assigns it."""
@@ -73,7 +74,8 @@ class ApiServer:
     async def vanish(self, name: str) -> None:
         """Delete a pod, as a drained node does."""
         async with self._changed:
-            self.pods.pop(name, None)
+            if pod := self.pods.pop(name, None):
+                self._gone[pod["metadata"]["uid"]] = pod
             self._changed.notify_all()
 
     @asynccontextmanager
@@ -174,7 +176,7 @@ class ApiServer:
         def changes() -> list[dict[str, Any]]:
             now = {pod["metadata"]["uid"]: pod for pod in _selected(self.pods, request)}
             news = [pod for pod in now.values() if int(pod["metadata"]["resourceVersion"]) > since]
-            gone = [seen[uid] for uid in seen.keys() - now.keys()]
+            gone = [self._gone[uid] for uid in seen.keys() - now.keys()]
             return [
                 *({"type": "MODIFIED", "object": pod} for pod in news),
                 *({"type": "DELETED", "object": pod} for pod in gone),

@@ -9,28 +9,36 @@ import pytest
 from api_server import NAMESPACE, ApiServer, LocalKube, Pod
 from trainyard.kube import client
 
+JOB: dict[str, Any] = {
+    "metadata": {"name": "p"},
+    "spec": {
+        "completions": 1,
+        "template": {"metadata": {"labels": {"a": "b"}, "annotations": {}}, "spec": {}},
+    },
+}
+POD = "p-0-abcde"  # its pod
+
 
 async def runs(server: ApiServer, pod: Pod) -> None:
     await server.change(pod["metadata"]["name"], phase="Running")
 
 
 def with_pod(use: Any) -> Any:
-    """What `use` returns, which is called with a client and the name of a pod that exists."""
+    """What `use` returns, which is called with a client and the name of a Job's pod that exists."""
 
     async def serve() -> Any:
         async with ApiServer(runs).serve() as kube:
-            await kube.create({"metadata": {"name": "p"}, "spec": {}})
-            return await use(kube, "p")
+            await kube.create_job(JOB)
+            return await use(kube, POD)
 
     return asyncio.run(asyncio.wait_for(serve(), 20))
 
 
-def test_creating_a_pod_again_returns_the_one_that_exists() -> None:
+def test_creating_a_job_again_returns_the_one_that_exists() -> None:
     async def create_again(kube: LocalKube, name: str) -> Pod:
-        return await kube.create({"metadata": {"name": name}, "spec": {"nodeName": "other"}})
+        return await kube.create_job({**JOB, "spec": {"completions": 5}})
 
-    pod = with_pod(create_again)
-    assert "nodeName" not in pod["spec"] and pod["status"] == {"phase": "Running"}
+    assert with_pod(create_again)["spec"] == JOB["spec"]
 
 
 def test_a_pod_that_does_not_exist_is_none_and_its_deletion_no_error() -> None:
@@ -61,14 +69,14 @@ def test_a_call_is_made_again_while_the_server_is_away_or_knows_nobody(
     async def read() -> Pod | None:
         server = ApiServer(runs)
         async with server.serve() as kube:
-            await kube.create({"metadata": {"name": "p"}, "spec": {}})
+            await kube.create_job(JOB)
             server.errors = [code] * 3
             with monkeypatch.context() as patch:
                 patch.setattr(client.asyncio, "sleep", sleep)
-                return await kube.get("p")
+                return await kube.get(POD)
 
     pod = asyncio.run(asyncio.wait_for(read(), 20))
-    assert pod and pod["metadata"]["name"] == "p"
+    assert pod and pod["metadata"]["name"] == POD
     told = [record.message for record in caplog.records if record.levelname == "WARNING"]
     seconds = client.RIGHTS_SECONDS if code < 429 else client.RETRY_SECONDS
     assert [f"is tried again for {seconds} s: Kubernetes API: {code}" in each for each in told] == [True]
@@ -92,7 +100,7 @@ def test_what_may_not_be_created_is_an_error_at_once() -> None:
         server = ApiServer(runs)
         server.errors = [403]
         async with server.serve() as kube:
-            await kube.create({"metadata": {"name": "p"}, "spec": {}})
+            await kube.create_job(JOB)
 
     with pytest.raises(client.KubeError, match="403"):
         asyncio.run(asyncio.wait_for(create(), 5))
@@ -105,4 +113,36 @@ def test_a_log_that_cannot_be_read_has_no_lines() -> None:
         return [known, await kube.tail(name, 20)]
 
     (line,), nothing = with_pod(tails)
-    assert line.endswith("log of p") and nothing == []
+    assert line.endswith(f"log of {POD}") and nothing == []
+
+
+def test_a_watch_shows_what_there_is_and_every_change() -> None:
+    """A pod that is deleted is shown as it was at the end: how it ended counts."""
+    shown: list[list[str]] = []
+
+    async def watch() -> None:
+        server = ApiServer(runs)
+
+        async def ends() -> None:
+            await server.change(POD, phase="Failed")
+            await server.vanish(POD)
+
+        def until(pods: list[Pod]) -> bool:
+            shown.append([pod["status"]["phase"] for pod in pods])
+            return len(shown) > 1 and not pods
+
+        async with server.serve() as kube:
+            await kube.create_job(JOB)
+            asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(ends()))
+            await kube.watch("a=b", until, 10)
+            await kube.watch("a=c", until, 10)  # which it is at once: there are none
+
+    asyncio.run(asyncio.wait_for(watch(), 5))
+    assert shown[0] == ["Running"] and ["Failed"] in shown and shown[-2:] == [[], []]
+
+
+def test_a_watch_has_an_end() -> None:
+    async def watch(kube: LocalKube, name: str) -> None:
+        await kube.watch("a=b", lambda pods: False, 0.3)
+
+    with_pod(watch)
