@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import argocd_build, host, image_archive, node_image, paths, program_context
+from . import argocd_build, host, image_archive, kueue_build, node_image, paths, program_context
 from .cluster import Cluster
 from .errors import CliError
 from .git import checked_out
@@ -19,6 +19,8 @@ from .stages import Reporter
 
 CPU = "cpu"
 GPU = "gpu"
+ARGOCD = "argocd"
+KUEUE = "kueue"
 KEPT_TAGS = 2
 """How many tags of most images stay, in Docker and in the nodes: the current one and the one before."""
 
@@ -53,9 +55,9 @@ class Image:
     """What an image is built from (paths below the repository's root), and the kinds of nodes that run it.
 
     ``directory`` below images/ has the Dockerfile, where it is not the image's name.
-    ``gitops`` images are no part of the release. ``kept_tags`` stay on a node, the current one included.
-    A ``released`` image takes the place of a build where it can be pulled. ``context`` lays out a build
-    context that is not the repository.
+    ``beside`` names what it belongs to beside the release. ``kept_tags`` stay on a node, the current one
+    included. A ``released`` image takes the place of a build where it can be pulled. ``context`` lays out a
+    build context that is not the repository.
     """
 
     inputs: tuple[str, ...]
@@ -63,7 +65,7 @@ class Image:
     directory: str = ""
     target: str = "final"
     kept_tags: int = KEPT_TAGS
-    gitops: bool = False
+    beside: str = ""
     released: str = ""
     context: Callable[[Reporter], Path] | None = None
 
@@ -93,22 +95,29 @@ IMAGES = {
     "dag-publisher": Image(_inputs("dag-publisher", "src"), (CPU,)),
     # Runs that wait for a GPU or a person go on with the DAGs that they started with.
     "dags": Image((*_inputs("dags"), "dags"), (CPU,), kept_tags=20),
+    "kueue": Image(
+        _inputs("kueue", "go"),
+        (CPU,),
+        beside=KUEUE,
+        released=kueue_build.RELEASED,
+        context=kueue_build.context,
+    ),
     "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
-    "redis": Image(_inputs("redis"), (CPU,), gitops=True),
+    "redis": Image(_inputs("redis"), (CPU,), beside=ARGOCD),
     "git-server": Image(
         _inputs("git-server", "gitconfig", "lighttpd.conf", "post-receive", "serve", "sshd_config"),
         (CPU,),
-        gitops=True,
+        beside=ARGOCD,
     ),
     "argocd": Image(
         (*_inputs("argocd", "go"), argocd_build.HELM),
         (CPU,),
-        gitops=True,
+        beside=ARGOCD,
         released=argocd_build.RELEASED,
         context=argocd_build.context,
     ),
 }
-"""The images in the order in which they are built: the release's with the slowest first, then Argo CD's."""
+"""The images in the order in which they are built: the slowest first, those beside the release last."""
 
 
 VARIANTS = {
@@ -131,14 +140,14 @@ FOR_TESTS = {
 """Images that only nightly tests run, which build them themselves."""
 
 
-def wanted(*, gitops: bool) -> list[str]:
-    """Return the names of the release's images, with ``gitops`` of those beside it as well."""
-    return [name for name, image in IMAGES.items() if gitops or not image.gitops]
+def wanted(*beside: str) -> list[str]:
+    """Return the names of the release's images, and of those of ARGOCD and KUEUE if they are given."""
+    return [name for name, image in IMAGES.items() if image.beside in ("", *beside)]
 
 
-def check_names(names: Iterable[str], *, gitops: bool) -> None:
-    """Refuse names that no image has, and without ``gitops`` those of images beside the release."""
-    known = [*wanted(gitops=gitops), *VARIANTS]
+def check_names(names: Iterable[str], *beside: str) -> None:
+    """Refuse names that none of the images has which ``wanted`` returns, and no variant."""
+    known = [*wanted(*beside), *VARIANTS]
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise CliError(f"there is no image {unknown}", f"the images: {', '.join(known)}")

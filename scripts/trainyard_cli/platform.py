@@ -12,7 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import argocd_build, cluster, gitops, host, images, node_image, parallel, paths, release, toolchain
+from . import (
+    argocd_build,
+    cluster,
+    gitops,
+    host,
+    images,
+    kueue,
+    kueue_build,
+    node_image,
+    parallel,
+    paths,
+    release,
+    toolchain,
+)
 from .airflow_api import Airflow
 from .errors import CliError
 from .kube import Kube, secret
@@ -71,7 +84,7 @@ def bring_up(
                 f"Airflow and MLflow cannot both have port {ports.mlflow}", "give one another port"
             )
     with stages("values") as stage:
-        release.check_renders(toolchain.helm(stage), values)
+        queued = kueue.is_wanted(release.checked_pools(toolchain.helm(stage), values).values())
     with stages("docker") as stage:
         host.ensure_docker(stage)
         if not _has_nodes():
@@ -80,7 +93,9 @@ def bring_up(
             host.check_port(ports.mlflow)
         host.check_disk(DISK_GIB)
     with stages("build") as stage:
-        tools, built = _build(stage, with_argocd=way.gitops or way.with_argocd)
+        argocd = [images.ARGOCD] if way.gitops or way.with_argocd else []
+        beside = [*argocd, images.KUEUE] if queued else argocd
+        tools, built = _build(stage, beside)
     with stages("cluster") as stage:
         made = cluster.ensure(stage, ports, values, remake=remake)
         toolchain.forget_sources()
@@ -88,9 +103,12 @@ def bring_up(
             gitops.check_owner(Kube(made.kubeconfig), take_ownership=way.take_ownership)
     with stages("images") as stage:
         load = images.ensure_loaded
-        loaded = images.wanted(gitops=way.gitops)
+        loaded = images.wanted(*(each for each in beside if way.gitops or each != images.ARGOCD))
         loads = [functools.partial(load, name=name, image=built[name], cluster=made) for name in loaded]
         parallel.run_all(stage, loads, at_once=2)
+    if queued:
+        with stages("kueue") as stage:
+            kueue.install(stage, made, tools, built["kueue"])
     if way.gitops:
         with stages("argo cd") as stage:
             gitops.start(stage, made, tools, built)
@@ -103,20 +121,22 @@ def bring_up(
     return connect()
 
 
-def _build(stage: Stage, *, with_argocd: bool) -> tuple[toolchain.Tools, dict[str, str]]:
-    """Make the tools, the node image and the release's images; return the tools, and name -> image.
+def _build(stage: Stage, beside: list[str]) -> tuple[toolchain.Tools, dict[str, str]]:
+    """Make the tools, the node image and all images; return the tools, and name -> image.
+
+    ``beside`` names what is wanted beside the release.
 
     From nothing, this is most of what bringing up the platform takes. Compilers keep the processors busy, an
     image's build mostly waits for downloads: two of each at a time. Argo CD comes last, and leaves the
     processors to the others.
     """
-    names = images.wanted(gitops=with_argocd)
+    names = images.wanted(*beside)
     image_builds = [functools.partial(images.ensure_built, name=name) for name in names]
     work: list[parallel.Work] = [toolchain.ensure, node_image.ensure, *image_builds]
-    if with_argocd:
-        work.append(argocd_build.crds)
+    definitions = {images.ARGOCD: argocd_build.crds, images.KUEUE: kueue_build.definitions}
+    work += [definitions[each] for each in beside]
     tools, _, *references = parallel.run_all(stage, work, at_once=4)
-    # Behind the images' references may be the file of Argo CD's CRDs.
+    # Behind the images' references are the files of Kueue's and Argo CD's definitions.
     return tools, dict(zip(names, references[: len(names)], strict=True))
 
 

@@ -53,7 +53,7 @@ def default_images() -> list[str]:
 
 def check(registry: str, names: Sequence[str], *, push: bool, environment: str) -> None:
     """Raise CliError for what cannot be published."""
-    images.check_names(names, gitops=False)
+    images.check_names(names)
     places = [_stands_for(name) for name in names]
     twice = next((place for place in places if places.count(place) > 1), None)
     if twice:

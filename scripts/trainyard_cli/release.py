@@ -87,10 +87,12 @@ def check_values(files: list[Path]) -> None:
     chart.read_values((*chart.VALUES, *files))
 
 
-def check_renders(helm: Path, files: list[Path]) -> None:
-    """Render the chart with these values, so that a wrong key is reported before anything slow."""
+def checked_pools(helm: Path, files: list[Path]) -> dict[str, Json]:
+    """Return the GPU pools of these values. A wrong key is told now, before anything slow."""
     names = dict.fromkeys(IMAGE_KEYS, "checked/values:only")
-    cluster.check_names(chart.gpu_pools(helm, _with_generated(names, cluster.Ports(), files)))
+    pools = chart.gpu_pools(helm, _with_generated(names, cluster.Ports(), files))
+    cluster.check_names(pools)
+    return pools
 
 
 def rendered(tools: Tools, images: dict[str, str], files: list[Path]) -> str:

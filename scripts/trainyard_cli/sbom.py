@@ -23,8 +23,8 @@ def write_all(stages: Stages, names: Sequence[str] = (), directory: Path = paths
 
     Without ``names`` these are the images of the release on kind.
     """
-    names = names or images.wanted(gitops=False)
-    images.check_names(names, gitops=True)
+    names = names or images.wanted()
+    images.check_names(names, images.ARGOCD, images.KUEUE)
     with stages("syft") as stage:
         syft = toolchain.syft(stage)
     with stages("docker") as stage:

@@ -146,8 +146,8 @@ def _build(stage: Reporter, module: str, directory: Path) -> None:
     new.rename(directory)
 
 
-def run_tool(stage: Reporter, module: str, program: str, *arguments: str) -> None:
-    """Run one of the module's programs, one that reads Go sources, in the module."""
+def run_tool(stage: Reporter, module: str, program: str, *arguments: str, sources: str = "") -> None:
+    """Run one of the module's programs, which reads Go sources: its own module's, or another one's."""
     built = build(stage, module) / program
     with _sources_kept():
         with _finding_go:
@@ -155,7 +155,7 @@ def run_tool(stage: Reporter, module: str, program: str, *arguments: str) -> Non
         stage.update(f"running {program}")
         path = os.pathsep.join([str(Path(go).parent), os.environ["PATH"]])
         command: list[str | Path] = [*NICE, built, *arguments]
-        run(command, cwd=source(module), env={**environment, "PATH": path}, log=f"go-{module}")
+        run(command, cwd=source(sources or module), env={**environment, "PATH": path}, log=f"go-{module}")
 
 
 def sources(stage: Reporter, module: str, version: str) -> Path:

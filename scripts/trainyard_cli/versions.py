@@ -22,6 +22,7 @@ class Versions:
     statsd_exporter: str
     versitygw: str
     argocd: str
+    kueue: str
     nvidia_device_plugin: str
     python: str
     base_image: str

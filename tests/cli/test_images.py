@@ -42,6 +42,7 @@ def changed(before: dict[str, str]) -> set[str]:
         ("images/postgres/entrypoint", {"postgres"}),
         ("images/versitygw/go/go.sum", {"versitygw"}),
         ("images/argocd/go/go.mod", {"argocd"}),
+        ("images/kueue/go/go.sum", {"kueue"}),
         ("images/kind-node/go/helm/go.sum", {"argocd"}),
         ("images/git-server/serve", {"git-server"}),
         ("images/python/uv.txt", set(images.IMAGES)),
@@ -113,7 +114,7 @@ def test_hash_covers_everything_that_the_dockerfile_reads(name: str) -> None:
     other_targets = {"requirements-test.txt", "requirements-cuda.txt"}
     mounts = {f"images/{name}", "images/python"}
     # What is built of Go modules, which are hashed, and laid out in a build context of its own.
-    programs = {"bin/argocd", "bin/helm", "bin/statsd_exporter"}
+    programs = {"bin/argocd", "bin/helm", "bin/kueue", "bin/statsd_exporter"}
     for copied, mounted in COPY.findall(dockerfile):
         for source in set((copied or mounted).split()) - programs:
             path = paths.ROOT / source
@@ -136,16 +137,15 @@ def test_images_go_only_to_nodes_that_run_them() -> None:
         "gpu-simulator": gpu,
         "redis": ["worker"],
         "argocd": ["worker"],
+        "kueue": ["worker"],
     }
     assert {name: images.target_nodes(name, NODES) for name in images.IMAGES} == expected
 
 
-def test_images_of_argo_cd_are_made_only_where_it_is_wanted() -> None:
-    assert set(images.wanted(gitops=True)) - set(images.wanted(gitops=False)) == {
-        "argocd",
-        "git-server",
-        "redis",
-    }
+def test_images_beside_the_release_are_made_only_where_they_are_wanted() -> None:
+    release = set(images.wanted())
+    assert set(images.wanted(images.ARGOCD)) - release == {"argocd", "git-server", "redis"}
+    assert set(images.wanted(images.KUEUE)) - release == {"kueue"}
 
 
 @pytest.mark.parametrize(

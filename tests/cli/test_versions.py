@@ -114,6 +114,7 @@ def test_lock_files_agree(package: str, version: str) -> None:
             VERSIONS.statsd_exporter,
         ),
         ("images/argocd/go/go.mod", r"argoproj/argo-cd/v3 v(\S+)", VERSIONS.argocd),
+        ("images/kueue/go/go.mod", r"sigs.k8s.io/kueue v(\S+)", VERSIONS.kueue),
         ("pyproject.toml", r'^version = "(.+)"', VERSIONS.trainyard),
         ("pyproject.toml", r'^requires-python = ">=(.+),', VERSIONS.python),
         ("pyproject.toml", r'^python_version = "(.+)"', VERSIONS.python),
@@ -194,7 +195,14 @@ def test_go_modules_share_the_versions_of_what_they_share() -> None:
     """
     versions: dict[str, set[str]] = {}
     for file in toolchain.GO_MODULES.glob("*/go.mod"):
-        if file.parent.name not in ("kubernetes", "kind", "actionlint", "syft", "kube-score"):
+        if file.parent.name not in (
+            "kubernetes",
+            "kind",
+            "actionlint",
+            "syft",
+            "kube-score",
+            "controller-gen",
+        ):
             for module, version in re.findall(r"^\s*(?:require )?(\S+) (v\S+)", file.read_text(), re.M):
                 versions.setdefault(module, set()).add(version)
     assert {module: found for module, found in versions.items() if len(found) > 1} == {}
