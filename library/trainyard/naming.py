@@ -11,7 +11,10 @@ from trainyard_contract import RUN_KEY_SEPARATOR
 
 LABEL_PREFIX = "trainyard.dev"
 TASK_INSTANCE = f"{LABEL_PREFIX}/task-instance"  # label: Airflow's UUID of the try that waits for the pod
-TRY_NUMBER = f"{LABEL_PREFIX}/try-number"
+TRY = f"{LABEL_PREFIX}/try"  # label: its number
+# The same of pods that older releases made without a Job. After a rollback they end what has another label,
+# and go on from the checkpoint: with this one they would start a second pod beside it.
+OLDER_TRY = f"{LABEL_PREFIX}/try-number"
 ATTEMPT = f"{LABEL_PREFIX}/attempt"
 RELEASE = f"{LABEL_PREFIX}/release"  # label: whose Airflow that is
 MLFLOW_LINK_XCOM = "_link_mlflow_run"  # the link of a training task to its MLflow run
@@ -53,16 +56,18 @@ class TaskIdentity:
     def try_labels(self) -> dict[str, str]:
         """The labels of all pods of this try."""
         uid = {TASK_INSTANCE: self.uid} if self.uid else {}
-        return {**self.labels(), TRY_NUMBER: str(self.try_number), **uid}
+        return {**self.labels(), TRY: str(self.try_number), **uid}
 
     def try_selector(self) -> str:
         """The label selector for all pods of this try."""
-        return selector(self.try_labels())
+        which = {TASK_INSTANCE: self.uid} if self.uid else {TRY: str(self.try_number)}
+        return selector({**self.labels(), **which})
 
     def has_made(self, labels: Mapping[str, str]) -> bool:
         """Whether an object of this task instance, with these labels, is of this try."""
-        # What an older release made has no UUID.
-        return {TASK_INSTANCE: self.uid, **labels}.items() >= self.try_labels().items()
+        number = labels.get(TRY, labels.get(OLDER_TRY))
+        # What an older release made may have no UUID.
+        return number == str(self.try_number) and labels.get(TASK_INSTANCE, self.uid) == self.uid
 
     def run_key(self) -> str:
         """The key of the MLflow run and of the checkpoints.

@@ -65,6 +65,7 @@ class GpuPool:
     resources: Mapping[str, Any] = field(default_factory=dict)
     pod: PodSettings = field(default_factory=PodSettings)
     max_nodes: int = 1
+    queue: str = ""  # the LocalQueue of the training namespace that admits its Jobs; "" without Kueue
 
     def refusal(self, gpus: int) -> str:
         """Why no pod can have so many GPUs; "" if a node has them."""
@@ -358,6 +359,7 @@ def _pool(name: str, pool: _Section) -> GpuPool:
         resources=pool.get("resources", dict, {}),
         pod=_pod_settings(pool),
         max_nodes=pool.get("maxNodes", int, 1),
+        queue=pool.get("queue", str, ""),
     )
 
 

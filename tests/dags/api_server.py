@@ -45,6 +45,7 @@ class ApiServer:
         self.refusals: list[str] = []
         self.errors: list[int] = []  # of the next requests, whatever they are
         self.alive_at_once = 0
+        self.workloads: list[dict[str, Any]] = []
         self.refused: dict[str, str] = {}  # by Job: why it cannot make its pod
         self.before_deletion: Callable[[], Any] | None = None  # called once, before the next deletion
         self.unanswered = 0.0  # how often a node gives no answer, from now on
@@ -52,6 +53,7 @@ class ApiServer:
         self._versions = itertools.count(1)
         self._changed = asyncio.Condition()
         self._ends = False
+        self._made: list[str] = []
         self._gone: dict[str, Pod] = {}
 
     async def change(self, name: str, **status: Any) -> None:
@@ -70,6 +72,9 @@ class ApiServer:
         status = [{"name": "trainer", "state": {"terminated": ended}}]
         phase = "Succeeded" if exit_code == 0 else "Failed"
         await self.change(name, node="node-1", phase=phase, containerStatuses=status)
+        for job in self.jobs.values() if exit_code else ():
+            if _is_owned_by(self.pods[name], job["metadata"]["name"]):
+                job["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
 
     async def vanish(self, name: str) -> None:
         """Delete a pod, as a drained node does."""
@@ -92,6 +97,8 @@ class ApiServer:
         app.router.add_get(jobs, self._list_jobs)
         app.router.add_get(f"{jobs}/{{name}}", self._get_job)
         app.router.add_delete(f"{jobs}/{{name}}", self._delete_job)
+        workloads = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/workloads"
+        app.router.add_get(workloads, self._list_workloads)
         app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services", self._create_service)
         app.router.add_get(events, self._events)
         app.router.add_post(events, self._create_event)
@@ -121,11 +128,25 @@ class ApiServer:
         name = job["metadata"]["name"]
         if name in self.jobs:
             return status(409, "AlreadyExists", f"{name} exists")
-        job["metadata"] |= {"uid": str(next(self._versions)), "creationTimestamp": CREATED}
+        version = str(next(self._versions))
+        job["metadata"] |= {"uid": version, "resourceVersion": version, "creationTimestamp": CREATED}
         job["status"] = {}
         self.jobs[name] = job
-        await self._make_pods(job)
+        if not job["spec"].get("suspend"):
+            await self._make_pods(job)
         return web.json_response(job, status=201)
+
+    async def suspend(self, name: str, suspend: bool) -> None:
+        """Preempt or admit a Job, as Kueue does: its pods go, or are made."""
+        job = self.jobs[name]
+        job["spec"]["suspend"] = suspend
+        job["metadata"]["resourceVersion"] = str(next(self._versions))
+        async with self._changed:
+            self._changed.notify_all()
+        if not suspend:
+            return await self._make_pods(job)
+        for pod in [key for key, pod in self.pods.items() if _is_owned_by(pod, name)]:
+            await self.vanish(pod)
 
     async def _make_pods(self, job: Pod) -> None:
         """As the Job controller does, which tries again what was refused."""
@@ -139,7 +160,9 @@ class ApiServer:
 
     async def _make_pod(self, job: Pod, rank: int) -> None:
         job_name, template = job["metadata"]["name"], job["spec"]["template"]
-        name, version = f"{job_name}-{rank}-abcde", str(next(self._versions))
+        end = "abcde" if rank or f"{job_name}-0-abcde" not in self._made else f"again{len(self._made)}"
+        name, version = f"{job_name}-{rank}-{end}", str(next(self._versions))
+        self._made.append(name)
         index = {"batch.kubernetes.io/job-completion-index": str(rank)}
         pod = {
             "metadata": {
@@ -165,7 +188,13 @@ class ApiServer:
         return web.json_response(pod) if pod else status(404, "NotFound", "no such pod")
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        selected, version = _selected(self.pods, request), str(next(self._versions))
+        return await self._answer_list(self.pods, request)
+
+    async def _answer_list(
+        self, objects: dict[str, dict[str, Any]], request: web.Request
+    ) -> web.StreamResponse:
+        """List objects, or watch them."""
+        selected, version = _selected(objects, request), str(next(self._versions))
         if "watch" not in request.query:
             return web.json_response({"items": selected, "metadata": {"resourceVersion": version}})
         response = web.StreamResponse()
@@ -174,7 +203,7 @@ class ApiServer:
         since = int(request.query["resourceVersion"])
 
         def changes() -> list[dict[str, Any]]:
-            now = {pod["metadata"]["uid"]: pod for pod in _selected(self.pods, request)}
+            now = {pod["metadata"]["uid"]: pod for pod in _selected(objects, request)}
             news = [pod for pod in now.values() if int(pod["metadata"]["resourceVersion"]) > since]
             gone = [self._gone[uid] for uid in seen.keys() - now.keys()]
             return [
@@ -187,7 +216,7 @@ class ApiServer:
                 await self._changed.wait_for(lambda: self._ends or changes())
                 news = changes()
                 since = next(self._versions)
-                seen = {pod["metadata"]["uid"]: pod for pod in copy.deepcopy(_selected(self.pods, request))}
+                seen = {pod["metadata"]["uid"]: pod for pod in copy.deepcopy(_selected(objects, request))}
             with suppress(ConnectionError):  # who watched has seen enough
                 for change in news:
                     await response.write(json.dumps(change).encode() + b"\n")
@@ -218,16 +247,28 @@ class ApiServer:
         job = self.jobs.get(request.match_info["name"])
         return web.json_response(job) if job else status(404, "NotFound", "no such Job")
 
-    async def _list_jobs(self, request: web.Request) -> web.Response:
-        return web.json_response({"items": _selected(self.jobs, request)})
+    async def _list_jobs(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer_list(self.jobs, request)
+
+    async def _list_workloads(self, request: web.Request) -> web.Response:
+        return web.json_response({"items": self.workloads})
 
     async def _delete_job(self, request: web.Request) -> web.Response:
         """Delete a Job with its pods."""
         name = request.match_info["name"]
+        if self.before_deletion:
+            before_deletion, self.before_deletion = self.before_deletion, None
+            await before_deletion()
+        body = json.loads(await request.text() or "{}")
+        wanted = body.get("preconditions", {}).get("resourceVersion")
+        if wanted and name in self.jobs and wanted != self.jobs[name]["metadata"]["resourceVersion"]:
+            return status(409, "Conflict", "the Job has changed")
         owned = [key for key, pod in self.pods.items() if _is_owned_by(pod, name)]
         for pod in owned:
             await self.vanish(pod)
         job = self.jobs.pop(name, None)
+        if job:
+            self._gone[job["metadata"]["uid"]] = job
         return web.json_response(job) if job else status(404, "NotFound", "no such Job")
 
     async def _create_service(self, request: web.Request) -> web.Response:
@@ -261,7 +302,8 @@ def _selected(objects: dict[str, dict[str, Any]], request: web.Request) -> list[
         labels = found["metadata"].get("labels", {})
         return all(key in labels and (not equals or labels[key] == value) for key, equals, value in wanted)
 
-    return [each for each in objects.values() if matches(each)]
+    _, _, name = request.query.get("fieldSelector", "").partition("metadata.name=")
+    return [each for each in objects.values() if matches(each) and name in ("", each["metadata"]["name"])]
 
 
 def _is_owned_by(pod: Pod, job: str) -> bool:

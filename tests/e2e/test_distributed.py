@@ -21,6 +21,7 @@ from trainyard.training.job_run import JobRun
 from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.outcomes import Outcome
 from trainyard.training.pod import TrainingRequest
+from trainyard.training.shared import Shared
 
 pytestmark = pytest.mark.alone
 
@@ -107,7 +108,7 @@ async def _run_gang(platform_file: Path, task: TaskIdentity, dataset: str, nodes
     async def ignore(*_: Any) -> None: ...
 
     async with JobKube(platform.training.namespace) as kube:
-        run = JobRun(
+        shared = Shared(
             kube,
             platform,
             request,
@@ -117,9 +118,8 @@ async def _run_gang(platform_file: Path, task: TaskIdentity, dataset: str, nodes
             queue_seconds=STARTUP_SECONDS,
             startup_seconds=STARTUP_SECONDS,
             announce=ignore,
-            alert=ignore,
         )
-        outcome = await run.run()
+        outcome = await JobRun(shared, ignore).run()
         await delete_leftovers(kube, task.try_selector())  # as its trigger does
         return outcome
 

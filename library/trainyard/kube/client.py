@@ -93,12 +93,14 @@ class Kube:
 
     async def delete_if_unchanged(self, pod: Mapping[str, Any]) -> bool:
         """Delete the pod unless it has changed since it was read; return whether it was deleted."""
-        meta = pod["metadata"]
+        return await self._delete_if_unchanged(self._pods, pod)
+
+    async def _delete_if_unchanged(self, path: str, found: Mapping[str, Any]) -> bool:
+        meta = found["metadata"]
         only_if = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+        body = {"preconditions": only_if, "propagationPolicy": "Background"}
         try:
-            await self._call(
-                "DELETE", f"{self._pods}/{meta['name']}", body={"preconditions": only_if}, final=("Conflict",)
-            )
+            await self._call("DELETE", f"{path}/{meta['name']}", body=body, final=("Conflict",))
         except KubeError as error:
             if error.reason == "Conflict":
                 return False
@@ -145,20 +147,22 @@ class Kube:
         Ends when it returns true, or after `seconds`. A pod that is deleted is shown as it was at the end,
         and then no more.
         """
+        await self._watch(self._pods, {"labelSelector": selector}, until, seconds)
+
+    async def _watch(
+        self, path: str, which: Mapping[str, str], until: Callable[[list[Any]], bool], seconds: float
+    ) -> None:
+        """Show `until` the objects of a collection, now and after every change."""
         end = time.monotonic() + seconds
         while True:
-            answer = await self._call("GET", self._pods, {"labelSelector": selector})
-            pods = {pod["metadata"]["uid"]: pod for pod in answer["items"]}
+            answer = await self._call("GET", path, dict(which))
+            found = {each["metadata"]["uid"]: each for each in answer["items"]}
             left = end - time.monotonic()
-            if until(list(pods.values())) or left <= 0:
+            if until(list(found.values())) or left <= 0:
                 return
-            query = {
-                "watch": "true",
-                "labelSelector": selector,
-                "resourceVersion": answer["metadata"]["resourceVersion"],
-                "timeoutSeconds": str(max(1, round(left))),
-            }
-            if await self._show_changes(pods, until, query, left):
+            since = {"watch": "true", "resourceVersion": answer["metadata"]["resourceVersion"]}
+            query = {**which, **since, "timeoutSeconds": str(max(1, round(left)))}
+            if await self._show_changes(path, query, found, until, left):
                 return
 
     async def log_lines(
@@ -221,25 +225,26 @@ class Kube:
 
     async def _show_changes(
         self,
-        pods: dict[str, Any],
-        until: Callable[[list[Any]], bool],
+        path: str,
         query: dict[str, str],
+        found: dict[str, Any],
+        until: Callable[[list[Any]], bool],
         seconds: float,
     ) -> bool:
-        """Show `until` the pods, by UID, after every change; return whether it became true."""
+        """Show `until` the objects, by UID, after every change; return whether it became true."""
         try:
-            async with asyncio.timeout(seconds), aclosing(self._stream(self._pods, query)) as lines:
+            async with asyncio.timeout(seconds), aclosing(self._stream(path, query)) as lines:
                 async for line in lines:
                     change = json.loads(line)
                     if change["type"] == "ERROR":  # such as that the version has expired
                         break
                     uid = change["object"]["metadata"]["uid"]
-                    pods[uid] = change["object"]
-                    if until(list(pods.values())):
+                    found[uid] = change["object"]
+                    if until(list(found.values())):
                         return True
                     if change["type"] == "DELETED":
-                        del pods[uid]
-                        if until(list(pods.values())):
+                        del found[uid]
+                        if until(list(found.values())):
                             return True
         except TimeoutError:
             return False

@@ -8,6 +8,7 @@ from typing import Any
 from trainyard_contract import Env
 
 from trainyard.naming import MAX_LABEL, TaskIdentity
+from trainyard.training.kueue import QUEUE
 
 PORT = 29500  # the rendezvous port of rank 0; torchrun's own default
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -32,18 +33,20 @@ def torchrun_environment(address: str, nodes: int, gpus: int) -> dict[str, str]:
 
 
 def build_job(
-    pod: Mapping[str, Any], name: str, *, nodes: int, gpus: int, waiting_seconds: int
+    pod: Mapping[str, Any], name: str, *, nodes: int, gpus: int, waiting_seconds: int, queue: str = ""
 ) -> dict[str, Any]:
     """Return the Job that runs `pod`, a training pod's manifest, on `nodes` nodes with `gpus` GPUs each.
 
-    Its pods may wait for `waiting_seconds` before they run.
+    Its pods may wait for `waiting_seconds` before they run. With a `queue`, Kueue decides when it makes them.
     """
     meta, spec = pod["metadata"], pod["spec"]
+    labels = {**meta["labels"], **({QUEUE: queue} if queue else {})}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {**meta, "name": name},
+        "metadata": {**meta, "name": name, "labels": labels},
         "spec": {
+            "suspend": bool(queue),
             "completionMode": "Indexed",
             "completions": nodes,
             "parallelism": nodes,

@@ -31,6 +31,7 @@ class WaitKind(StrEnum):
 
     START = "start"  # its node is starting it
     GPU = "gpu"
+    QUEUE = "queue"  # Kueue lets others run first
     QUOTA = "quota"
     ROOM = "room"  # CPU, memory or the number of pods on a node
     TAINT = "taint"

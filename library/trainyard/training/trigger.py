@@ -23,6 +23,7 @@ from trainyard.training.job_run import JobRun
 from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.outcomes import Action
 from trainyard.training.pod import TrainingRequest, run_key_of
+from trainyard.training.shared import Shared
 from trainyard.triggerer.base import TriggererTask
 from trainyard.triggerer.mapping import resolve_mapped
 from trainyard.urls import run_url, task_url
@@ -80,7 +81,7 @@ class TrainingPodTrigger(TriggererTask):
         self.log.info("step %s of %s: params %s", request.step, request.dataset, params)
         platform = load_platform()
         async with _pods(platform, request.nodes) as kube:
-            run = JobRun(
+            shared = Shared(
                 kube,
                 platform,
                 request,
@@ -90,8 +91,8 @@ class TrainingPodTrigger(TriggererTask):
                 queue_seconds=timeouts["queue"],
                 startup_seconds=timeouts["startup"],
                 announce=lambda xcoms: self._announce(platform, request, xcoms),
-                alert=self._alert,
             )
+            run = JobRun(shared, self._alert)
             outcome = await run.run()
         self._keeps_pods = platform.training.keep_failed_pods and outcome.action is not Action.SUCCEED
         await self._link_mlflow(platform, request)

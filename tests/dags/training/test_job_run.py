@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from api_server import ApiServer, Pod
 from trainyard.failures import Cause
-from trainyard.naming import LABEL_PREFIX, TaskIdentity
+from trainyard.naming import LABEL_PREFIX, OLDER_TRY, TRY, TaskIdentity
 from trainyard.platform import Platform
-from trainyard.training import job_run
+from trainyard.training import attempt_pods, attempt_run, job_run, start
 from trainyard.training.attempt import Attempt, RetryPlan
 from trainyard.training.job import build_job, job_name
 from trainyard.training.job_run import JobRun
 from trainyard.training.outcomes import Outcome
 from trainyard.training.pod import TrainingRequest, build_pod
+from trainyard.training.shared import Shared
 
 GPU = "nvidia.com/gpu"
 NO_GPU = (
@@ -56,8 +57,9 @@ class Story:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between attempts."""
     monkeypatch.setattr(job_run, "RELAUNCH_SECONDS", 0)
-    monkeypatch.setattr(job_run, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(job_run, "EXPLAIN_SECONDS", 1)
+    monkeypatch.setattr(attempt_run, "EXPLAIN_SECONDS", 1)
+    for module in (attempt_pods, attempt_run, start):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -76,6 +78,7 @@ def play(
         queue_seconds: int = 10**9,
         startup_seconds: int = 10**9,
         nodes: int = 1,
+        queue: str = "",
         **plan: Any,
     ) -> Story:
         turns = iter(fates)
@@ -98,9 +101,10 @@ def play(
                 alerts.append(f"{title}: {text}")
 
             async with server.serve() as kube:
-                run = JobRun(
+                queued = {name: replace(pool, queue=queue) for name, pool in platform.pools.items()}
+                shared = Shared(
                     kube,
-                    platform,
+                    replace(platform, pools=queued),
                     replace(request_for_train, gpu_pool="spot", nodes=nodes),
                     identity,
                     logging.getLogger("test"),
@@ -108,8 +112,8 @@ def play(
                     queue_seconds=queue_seconds,
                     startup_seconds=startup_seconds,
                     announce=announce,
-                    alert=alert,
                 )
+                run = JobRun(shared, alert)
                 return Story(await run.run(), server, run, xcoms, alerts)
 
         return asyncio.run(asyncio.wait_for(tell(), 20))
@@ -186,7 +190,7 @@ def test_a_bigger_pod_that_fits_no_node_ends_as_out_of_memory(
         message = "0/1 nodes are available: 1 Insufficient memory. preemption: 1 Preemption is not helpful"
         await server.change(name, conditions=[{**UNSCHEDULABLE[0], "message": message}])
 
-    monkeypatch.setattr(job_run, "TOO_LARGE_SECONDS", 0)
+    monkeypatch.setattr(start, "TOO_LARGE_SECONDS", 0)
     story = play(out_of_memory, fits_nowhere)
     assert (story.outcome.cause, len(story.attempts)) == (Cause.OOM, 2)
     assert "no node has the 1024Mi that the next attempt requests" in story.outcome.message
@@ -331,6 +335,109 @@ def test_an_image_that_is_not_there_is_told_once(play: Callable[..., Story]) -> 
     assert told.count("image") == 1
 
 
+def queued(server: ApiServer, name: str, message: str, **conditions: dict[str, str]) -> None:
+    """Has Kueue say why a Job waits."""
+    told = {"QuotaReserved": {"status": "False", "reason": "Pending", "message": message}, **conditions}
+    limits = {"resources": {"limits": {GPU: "1"}}}
+    server.workloads = [
+        {
+            "metadata": {
+                "name": "w",
+                "labels": {"kueue.x-k8s.io/job-uid": server.jobs[name]["metadata"]["uid"]},
+                "creationTimestamp": "2026-11-21T07:00:00Z",
+            },
+            "spec": {
+                "queueName": "spot",
+                "podSets": [{"count": 1, "template": {"spec": {"containers": [limits]}}}],
+            },
+            "status": {"conditions": [{"type": kind, **each} for kind, each in told.items()]},
+        }
+    ]
+
+
+WAITS = "insufficient unused quota for nvidia.com/gpu in flavor spot, 1 more needed"
+
+
+async def is_admitted(server: ApiServer, job: str) -> None:
+    await server.suspend(job, False)
+
+
+def test_a_queued_job_tells_its_place_and_starts_when_it_is_admitted(play: Callable[..., Story]) -> None:
+    story = play(succeeds, queue="spot", when_told=is_admitted, startup_seconds=-1)
+    assert story.outcome.cause is Cause.SUCCESS
+    (job,) = story.server.jobs.values()
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "spot"
+    waiting, resolved = story.pushed("pending")
+    assert (waiting["kind"], waiting["pod"]) == ("queue", job["metadata"]["name"])
+    assert resolved["resolved"]
+
+
+def test_a_preempted_job_comes_back_and_is_no_attempt(play: Callable[..., Story]) -> None:
+    told: list[str] = []
+
+    async def runs_and_is_preempted(server: ApiServer, name: str) -> None:
+        running = [{"name": "trainer", "state": {"running": {}}}]
+        await server.change(name, node="node-1", phase="Running", containerStatuses=running)
+        (job,) = server.jobs
+        evicted = {"status": "True", "reason": "Preempted"}
+        queued(server, job, WAITS, Evicted=evicted, Preempted={"status": "True", "reason": "InClusterQueue"})
+        asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(server.suspend(job, True)))
+
+    async def admitted(server: ApiServer, job: str) -> None:
+        told.append(job)
+        await server.suspend(job, False)
+
+    story = play(runs_and_is_preempted, succeeds, queue="spot", when_told=admitted, max_preemptions=0)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.number for attempt in story.attempts] == [1, 1]
+    assert len(told) == 2 and told[0] == told[1], "the same Job waited twice"
+    assert story.run.failure(story.outcome)["preemptions"] == 1
+    reasons = [pending["reason"] for pending in story.pushed("pending") if not pending["resolved"]]
+    told_why = "0 of 1 GPUs free in pool spot; position 1 of 1; a Job of higher priority took its GPUs"
+    assert reasons[1].startswith(told_why)
+
+
+def test_a_job_of_a_queue_that_is_no_more_is_made_anew(
+    play: Callable[..., Story], left_behind: Callable[..., Any]
+) -> None:
+    def before(server: ApiServer) -> None:
+        left_behind(Attempt(1, "spot"))(server)
+        server.pods.clear()
+        (job,) = server.jobs.values()
+        job["spec"]["suspend"], job["status"] = True, {}
+
+    story = play(succeeds, before=before)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert len(story.attempts) == 1
+
+
+def test_what_no_queue_can_ever_admit_is_not_queued(play: Callable[..., Story]) -> None:
+    """It would be the head of the queue for ever."""
+    story = play(queue="spot", nodes=3)
+    assert (story.outcome.cause, story.server.jobs) == (Cause.BAD_CONFIG, {})
+    assert "it asks for 3 GPUs of pool spot, which has 1 (gpuPools.spot.nodes.max)" in story.outcome.message
+
+
+def test_a_cpu_takes_over_from_the_queue(play: Callable[..., Story]) -> None:
+    story = play(succeeds, queue="spot", fallback="cpu")
+    assert story.outcome.cause is Cause.SUCCESS
+    assert [attempt.fallback for attempt in story.attempts] == ["cpu"]
+    (job,) = story.server.jobs.values()
+    assert "kueue.x-k8s.io/queue-name" not in job["metadata"]["labels"]
+
+
+def test_a_job_that_is_admitted_while_it_is_given_up_runs(play: Callable[..., Story]) -> None:
+    async def is_admitted_at_the_last_moment(server: ApiServer) -> None:
+        await server.suspend(next(iter(server.jobs)), False)
+
+    def before(server: ApiServer) -> None:
+        server.before_deletion = lambda: is_admitted_at_the_last_moment(server)
+
+    story = play(succeeds, queue="spot", fallback="cpu", before=before)
+    assert [attempt.fallback for attempt in story.attempts] == [""]
+    assert story.outcome.cause is Cause.SUCCESS
+
+
 def test_a_quota_that_is_full_is_told_and_tried_again(play: Callable[..., Story]) -> None:
     story = play(succeeds, before=lambda server: server.refusals.extend([QUOTA] * 2))
     assert story.outcome.cause is Cause.SUCCESS
@@ -385,7 +492,10 @@ def left_behind(
         def prepare(server: ApiServer) -> None:
             pod = build_pod(platform, request_for_train, identity, attempt)
             meta = {"uid": "u", "resourceVersion": "u", "creationTimestamp": "2026-11-21T07:00:00Z"}
-            told = {**pod["metadata"]["labels"], **{f"{LABEL_PREFIX}/{key}": labels[key] for key in labels}}
+            told = dict(pod["metadata"]["labels"])
+            if alone:
+                told[OLDER_TRY] = told.pop(TRY)
+            told |= {f"{LABEL_PREFIX}/{key}": labels[key] for key in labels}
             pod["metadata"] |= {**meta, "labels": {key: value for key, value in told.items() if value}}
             ended = {"exitCode": 137, "reason": "OOMKilled"}
             pod["status"] = {
@@ -423,7 +533,7 @@ def test_a_restarted_triggerer_goes_on_with_the_newest_attempt(
 @pytest.mark.parametrize("alone", [False, True], ids=["a Job", "an older release's pod"])
 @pytest.mark.parametrize(
     "labels",
-    [{"task-instance": "0198f5c6-0000-7000-8000-00000000dead"}, {"try-number": "7"}],
+    [{"task-instance": "0198f5c6-0000-7000-8000-00000000dead"}, {"try": "7"}],
     ids=["a run of the same id that was deleted", "an earlier try"],
 )
 def test_the_pod_of_another_try_and_its_error_are_not_taken_over(

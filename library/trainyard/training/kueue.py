@@ -1,0 +1,122 @@
+"""What Kueue does with a Job, as text: pure functions over the Job and the Workloads of its namespace.
+
+The messages are Kueue 0.17's. A Workload has no condition about the quota while it is not at the head of its
+queue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from trainyard.kube.status import condition
+from trainyard.training.pending import Pending, WaitKind
+
+QUEUE = "kueue.x-k8s.io/queue-name"  # label of a Job: the LocalQueue that admits it
+JOB_UID = "kueue.x-k8s.io/job-uid"  # label of a Workload
+Object = Mapping[str, Any]
+_LACKS = re.compile(r"insufficient unused quota for \S+ in flavor \S+, (\d+) more needed")
+_PREEMPTS = re.compile(r"Pending the preemption of (\d+) workload")
+_EVICTED = {
+    "InClusterQueue": "a Job of higher priority took its GPUs",
+    "InCohortReclamation": "who had lent its GPUs took them back",
+    "PodsReadyTimeout": "its pods did not all start in time, and gave their GPUs back",
+}
+
+
+def is_suspended(job: Object) -> bool:
+    """Whether the Job has no pods, as it waits for its turn or was preempted."""
+    return bool(job["spec"].get("suspend"))
+
+
+def workload_of(job: Object, workloads: Iterable[Object]) -> Object | None:
+    """The Workload that Kueue has made for a Job; None before it has seen the Job."""
+    uid = job["metadata"]["uid"]
+    return next((each for each in workloads if each["metadata"].get("labels", {}).get(JOB_UID) == uid), None)
+
+
+def why_queued(job: Object, workloads: Iterable[Object], pool: str) -> Pending:
+    """Why a suspended Job waits in the queue of a GPU pool: free GPUs and its place, in one sentence."""
+    workloads = list(workloads)
+    workload = workload_of(job, workloads)
+    if workload is None:
+        return Pending(WaitKind.QUEUE, f"Kueue has not looked at it yet; queue {_queue(job)}", lacks_gpu=True)
+    reserved = condition(workload, "QuotaReserved")
+    message = reserved.get("message", "")
+    if reserved.get("reason") == "Inadmissible":
+        return Pending(WaitKind.OTHER, f"queue {_queue(job)} admits nothing: {message}")
+    position, waiting = _position(workload, workloads)
+    place = f"position {position} of {waiting}"
+    free = _free(message, workload, pool)
+    texts = [free, place] if free else [f"{place} in the queue for pool {pool}"]
+    if found := _PREEMPTS.search(message):
+        texts.append(f"{found[1]} of lower priority {'makes' if found[1] == '1' else 'make'} room for it")
+    if preempted := why_evicted(workload):
+        texts.append(preempted)
+    original = f" ({message})" if message else ""
+    return Pending(WaitKind.QUEUE, "; ".join(texts) + original, lacks_gpu=True)
+
+
+def but_admitted(pending: Pending, pool: str) -> Pending:
+    """What keeps the pods of an admitted Job: GPUs that Kueue takes for free may not be there."""
+    if pending.kind is not WaitKind.GPU:
+        return pending
+    _, bracket, original = pending.reason.partition(" (")
+    explained = (
+        f"Kueue has admitted it, and no node of pool {pool} offers a GPU; if that stays, look at the nodes "
+        "and their device plugin"
+    )
+    return replace(pending, reason=f"{explained}{bracket}{original}")
+
+
+def why_evicted(workload: Object) -> str:
+    """Why Kueue took the Job's GPUs away last, as a sentence; "" if it did not."""
+    evicted, preempted = condition(workload, "Evicted"), condition(workload, "Preempted")
+    if evicted.get("status") != "True":
+        return ""
+    reason = preempted.get("reason") if evicted.get("reason") == "Preempted" else evicted.get("reason")
+    return _EVICTED.get(str(reason), f"Kueue ended its pods: {evicted.get('message', reason)}")
+
+
+def _queue(job: Object) -> str:
+    return str(job["metadata"].get("labels", {}).get(QUEUE, "?"))
+
+
+def _free(message: str, workload: Object, pool: str) -> str:
+    """How many of the GPUs that it asks for are free; "" if Kueue has not said."""
+    found = _LACKS.search(message)
+    if not found:
+        return ""
+    asked = _gpus(workload)
+    return f"{max(0, asked - int(found[1]))} of {asked} GPUs free in pool {pool}"
+
+
+def _gpus(workload: Object) -> int:
+    """The GPUs that all pods of a Workload ask for, which are all that a queue counts."""
+    total = 0
+    for pods in workload["spec"].get("podSets", []):
+        for container in pods["template"]["spec"]["containers"]:
+            limits = container.get("resources", {}).get("limits", {})
+            total += pods["count"] * sum(int(number) for name, number in limits.items() if "/" in name)
+    return total
+
+
+def _position(workload: Object, workloads: Iterable[Object]) -> tuple[int, int]:
+    """Its place among those that wait in its queue, and how many they are: by priority, then by age."""
+    queue = workload["spec"].get("queueName")
+    waiting = [each for each in workloads if each["spec"].get("queueName") == queue and _waits(each)]
+    places = sorted(waiting, key=_place)
+    names = [each["metadata"]["name"] for each in places]
+    name = workload["metadata"]["name"]
+    return (names.index(name) + 1 if name in names else 1), max(1, len(names))
+
+
+def _waits(workload: Object) -> bool:
+    return all(condition(workload, kind).get("status") != "True" for kind in ("QuotaReserved", "Finished"))
+
+
+def _place(workload: Object) -> tuple[int, str, str]:
+    meta = workload["metadata"]
+    return -int(workload["spec"].get("priority") or 0), meta["creationTimestamp"], meta["name"]

@@ -1,0 +1,304 @@
+"""The start of one attempt: its Job is made, admitted to a GPU, and all its pods run.
+
+All pods run or none does: where some hold GPUs while others find none, and no queue sees to it, the Job is
+deleted and made again later, so that two of them never wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from trainyard.failures import Cause
+from trainyard.kube.client import KubeError
+from trainyard.kube.status import Pod, condition, scheduled_at
+from trainyard.training import gang, job, kueue, outcomes
+from trainyard.training.attempt import Attempt
+from trainyard.training.attempt_pods import POLL_SECONDS, AttemptPods
+from trainyard.training.gang import GangStatus
+from trainyard.training.leftovers import has_ended
+from trainyard.training.outcomes import Outcome
+from trainyard.training.pending import Pending, WaitKind, fits_no_node, from_quota, is_refusal, why_pending
+from trainyard.training.pod import build_pod
+from trainyard.training.shared import Shared
+from trainyard.training.waiting import StartFailures, WaitingTime
+
+PENDING_POLL_SECONDS = 10  # how often waiting pods are read, in addition to the watch
+QUEUE_POLL_SECONDS = 180  # how often the place in Kueue's queue is told again, in addition to the watch
+TOO_LARGE_SECONDS = 120  # how long an autoscaler may think about a pod that no node has the memory for
+
+
+class AttemptEnded(Exception):
+    """The attempt has ended although its pods have not."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
+        self.outcome = Outcome(cause, message)
+
+
+class GpuTimeout(Exception):
+    """No GPU was free in time; what waited for one is deleted."""
+
+
+class _PartlyScheduled(Exception):
+    """Some pods held GPUs for too long while others found none."""
+
+
+class Start:
+    """Starts `attempt`, whose are `pods`. `is_alone`: an older release has made its pod, without a Job."""
+
+    def __init__(self, shared: Shared, attempt: Attempt, pods: AttemptPods, *, is_alone: bool) -> None:
+        self.waiting_time = WaitingTime()
+        self._shared, self._kube, self._log = shared, shared.kube, shared.log
+        self._attempt = attempt
+        self._pods = pods
+        self._is_alone = is_alone
+        self._job_uid = ""
+
+    async def run(self) -> None:
+        """Make the Job, and make it again until all its pods run at once."""
+        while True:
+            await self._launch()
+            await self._await_admission()
+            try:
+                return await self._await_start()
+            except _PartlyScheduled as reason:
+                pause = random.uniform(0.2, 1) * gang.hold_seconds(self._shared.startup_seconds)
+                self._log.warning("%s: the gang releases its GPUs, next try in %.0f s", reason, pause)
+                await self._pods.remove()
+                await asyncio.sleep(pause)
+
+    async def _launch(self) -> None:
+        """Make the Job, and a Service for several nodes, unless they exist."""
+        if self._is_alone:
+            return
+        shared, request, name = self._shared, self._shared.request, self._pods.name
+        self._fail_if_never_admitted()
+        pod = build_pod(shared.platform, request, shared.task, self._attempt)
+        nodes, gpus = request.nodes, request.gpus if self._attempt.gpu_pool else 1
+        waiting_seconds = shared.queue_seconds + shared.startup_seconds
+        manifest = job.build_job(
+            pod, name, nodes=nodes, gpus=gpus, waiting_seconds=waiting_seconds, queue=self.queue
+        )
+        try:
+            made = await self._kube.create_job(manifest)
+            if self._is_of_no_use(made):
+                await self._pods.remove()
+                made = await self._kube.create_job(manifest)
+            if nodes > 1:
+                await self._kube.create_service(job.build_service(made))
+        except KubeError as error:
+            if error.temporary:
+                raise
+            raise _refusal(self._attempt, error.message) from error
+        self._job_uid = made["metadata"]["uid"]
+        self.waiting_time.created(datetime.fromisoformat(made["metadata"]["creationTimestamp"]))
+        self._log.info(
+            "job %s/%s: step %s, %s%s, image %s",
+            *(self._kube.namespace, name, request.step, self._attempt),
+            f", {nodes} nodes" if nodes > 1 else "",
+            pod["spec"]["containers"][0]["image"],
+        )
+
+    def _is_of_no_use(self, made: dict[str, Any]) -> bool:
+        """Whether it was being deleted when a triggerer restarted, or waits for a queue that is no more."""
+        is_stranded = kueue.is_suspended(made) and not self.queue
+        return is_stranded or bool(made["metadata"].get("deletionTimestamp"))
+
+    def _fail_if_never_admitted(self) -> None:
+        """End the attempt if its queue never has so many GPUs: it would stop all who wait behind it."""
+        name, request = self._attempt.gpu_pool, self._shared.request
+        if not self.queue or not name:
+            return
+        pool = self._shared.platform.pool(name)
+        asked, has = request.nodes * request.gpus, pool.max_nodes * pool.gpus_per_node
+        if asked > has:
+            raise AttemptEnded(
+                Cause.BAD_CONFIG,
+                f"it asks for {asked} GPUs of pool {name}, which has {has} (gpuPools.{name}.nodes.max): use "
+                "fewer nodes or gpus, or another pool",
+            )
+
+    async def _await_admission(self) -> None:
+        """Wait until Kueue lets the Job make its pods; report meanwhile its place in the queue."""
+        if not self.queue or self._is_alone:
+            return
+        pool, _ = self._gpu()
+        seconds: float = POLL_SECONDS
+        while True:
+            made = await self._kube.watch_job(
+                self._pods.name, lambda each: not kueue.is_suspended(each), seconds
+            )
+            if made is None or not kueue.is_suspended(made):
+                break
+            workloads = await self._kube.workloads()
+            await self._check_waiting(kueue.why_queued(made, workloads, str(pool)))
+            seconds = self._until_fallback(QUEUE_POLL_SECONDS)
+        if started := (made or {}).get("status", {}).get("startTime"):
+            self.waiting_time.has_nodes([datetime.fromisoformat(started)])
+
+    async def _await_start(self) -> None:
+        """Wait until all pods run, or have run; report meanwhile what they wait for."""
+        status, start_failures = self._pods.status, StartFailures()
+        hold = random.uniform(0.5, 1) * gang.hold_seconds(self._shared.startup_seconds)
+        held_since: float | None = None
+        seconds: float = POLL_SECONDS
+        told: list[str] = []
+        while True:
+            await self._pods.look(partial(_has_news, status, told), seconds)
+            if status.all_started or status.has_ended:
+                break
+            told = status.waiting_messages()
+            waiting = [pod for _, pod in status.not_started()]
+            if failure := start_failures.check(waiting):
+                raise AttemptEnded(failure.cause, failure.message)
+            if status.scheduled == status.nodes:
+                self.waiting_time.has_nodes(map(scheduled_at, status.pods.values()))
+            pending = await self._why_pending()
+            await self._check_waiting(pending)
+            # Kueue itself takes the GPUs of such a gang back.
+            is_held = status.partly_scheduled and not self.queue
+            held_since = (held_since or time.monotonic()) if is_held else None
+            if held_since and time.monotonic() - held_since > hold:
+                raise _PartlyScheduled(pending.reason)
+            seconds = self._until_fallback(PENDING_POLL_SECONDS)
+        if status.all_started:
+            await self._announce_start()
+
+    async def _announce_start(self) -> None:
+        pods = [pod for _, pod in sorted(self._pods.status.pods.items())]
+        nodes = ", ".join(pod["spec"].get("nodeName", "") for pod in pods)
+        what = f"all {len(pods)} pods run" if len(pods) > 1 else f"pod {self._pods.leader} runs"
+        self._log.info("%s, on %s, after %.0f s", what, nodes, self.waiting_time.seconds())
+        place = {
+            "pod_name": self._pods.leader,
+            "pod_namespace": self._kube.namespace,
+            "node_name": nodes,
+        }
+        await self._shared.announce({**place, "pending": self.waiting_time.resolved_xcom(self._pods.leader)})
+
+    async def _why_pending(self) -> Pending:
+        """Why the attempt waits: the reason of its first pod without a node, or why pods are missing."""
+        status, (pool, resource) = self._pods.status, self._gpu()
+        if len(status.pods) < status.nodes:
+            pending = await self._why_not_created(resource)
+        else:
+            rank, pod = status.not_started()[0]
+            events = await self._kube.events(pod["metadata"]["name"])
+            self._fail_if_too_large(pod, events)
+            pending = why_pending(pod, events, pool=pool, resource=resource)
+            if self.queue:
+                pending = kueue.but_admitted(pending, str(pool))
+            if status.nodes > 1:
+                pending = replace(pending, reason=f"rank {rank}: {pending.reason}")
+        if status.nodes == 1:
+            return pending
+        scheduled = f"{status.scheduled} of {status.nodes} pods have a node"
+        return replace(pending, reason=f"{scheduled}; {pending.reason}")
+
+    async def _why_not_created(self, resource: str) -> Pending:
+        """Why the Job has not made all its pods. Ends the attempt if it never will."""
+        made = await self._kube.job(self._pods.name)
+        if made is None or has_ended(made):
+            told = condition(made or {}, "Failed").get("message", "")
+            raise AttemptEnded(Cause.PREEMPTED, f"the Job was ended before its pods ran: {told}".strip(": "))
+        events = await self._kube.events(self._pods.name, kind="Job")
+        # The events of an earlier Job of the same name are listed as well.
+        own = [event for event in events if event["involvedObject"].get("uid") == self._job_uid]
+        failed = [event.get("message", "") for event in own if event.get("reason") == "FailedCreate"]
+        refusals = [message.removeprefix("Error creating: ") for message in failed]
+        if not refusals:
+            return Pending(WaitKind.OTHER, "Kubernetes is creating the pods")
+        if "exceeded quota" in refusals[-1]:
+            return from_quota(refusals[-1], resource)
+        if is_refusal(refusals[-1]):
+            raise _refusal(self._attempt, refusals[-1])
+        return Pending(WaitKind.OTHER, refusals[-1])
+
+    def _fail_if_too_large(self, pod: Pod, events: list[dict[str, Any]]) -> None:
+        """End the attempt after an out-of-memory error if no node has twice the memory."""
+        if self._attempt.memory_factor == 1 or self.waiting_time.seconds_since_created() < TOO_LARGE_SECONDS:
+            return
+        if fits_no_node(pod, events):
+            memory = pod["spec"]["containers"][0]["resources"]["requests"].get("memory")
+            raise AttemptEnded(
+                Cause.OOM,
+                f"out of memory, and no node has the {memory} that the next attempt requests: use smaller "
+                'batches (on_oom="batch"), less memory in `container_resources.requests`, or larger nodes',
+            )
+
+    async def _check_waiting(self, pending: Pending) -> None:
+        """Report why the attempt waits; end it if it has waited for too long."""
+        queues = pending.lacks_gpu or pending.kind is WaitKind.QUOTA
+        if queues:
+            self.waiting_time.queues()
+            waited, max_seconds = self.waiting_time.seconds(), self._shared.queue_seconds
+        else:
+            waited, max_seconds = self.waiting_time.seconds_starting(), self._shared.startup_seconds
+        if self.waiting_time.should_report(pending):
+            self._log.info("waiting: %s", pending.reason)
+            await self._shared.announce({"pending": self.waiting_time.pending_xcom(self._pods.leader)})
+        falls_back = self._shared.plan.fallback and self._attempt.gpu_pool and pending.lacks_gpu
+        if falls_back and self.waiting_time.seconds() >= self._shared.plan.fallback_after_seconds:
+            if await self._give_up_gpu():
+                raise GpuTimeout
+        elif waited > max_seconds:
+            cause = Cause.UNSCHEDULABLE
+            if pending.kind is WaitKind.IMAGE:
+                image = self._shared.request.image or self._shared.platform.training.image
+                cause = Cause.TEMPORARY if outcomes.is_transient(pending.reason, image) else Cause.IMAGE
+            raise AttemptEnded(cause, f"not started within {max_seconds:.0f} s: {pending.reason}")
+
+    async def _give_up_gpu(self) -> bool:
+        """Delete the Job, unless its pod has got a node at this moment; return whether that was done."""
+        pod = self._pods.status.pods.get(0)
+        if pod and not await self._kube.delete_if_unchanged(pod):
+            return False
+        if self.queue and not pod and not await self._leave_queue():
+            return False
+        await self._pods.remove()
+        return True
+
+    async def _leave_queue(self) -> bool:
+        """Delete the Job, unless Kueue has admitted it at this moment; return whether that was done."""
+        made = await self._kube.job(self._pods.name)
+        if made is None:
+            return True
+        return kueue.is_suspended(made) and await self._kube.delete_job_if_unchanged(made)
+
+    def _until_fallback(self, seconds: float) -> float:
+        """So many seconds, or fewer if a CPU takes over before."""
+        return min(seconds, max(1, self._shared.plan.fallback_after_seconds - self.waiting_time.seconds()))
+
+    def begin_again(self) -> None:
+        """Make ready for another start of the same Job, which has been preempted."""
+        if self._pods.status.all_started:
+            self.waiting_time = WaitingTime()
+
+    @property
+    def queue(self) -> str:
+        """The LocalQueue that admits the attempt; "" if none does."""
+        pool = self._attempt.gpu_pool
+        return self._shared.platform.pool(pool).queue if pool else ""
+
+    def _gpu(self) -> tuple[str | None, str]:
+        """The attempt's GPU pool and the resource name of its GPUs."""
+        pool = self._attempt.gpu_pool
+        return pool, self._shared.platform.pool(pool).resource_name if pool else ""
+
+
+def _has_news(status: GangStatus, told: list[str]) -> bool:
+    """Whether the pods have started or ended, or wait for something else than was told."""
+    return status.all_started or status.has_ended or bool(told and status.waiting_messages() != told)
+
+
+def _refusal(attempt: Attempt, message: str) -> AttemptEnded:
+    """The end of an attempt whose pod the API server refused."""
+    if attempt.memory_factor > 1:
+        return AttemptEnded(Cause.OOM, f"out of memory, and a pod with more was refused: {message}")
+    return AttemptEnded(Cause.BAD_CONFIG, f"the pod was refused: {message}")
