@@ -20,7 +20,7 @@ CHART = ROOT / "charts/trainyard"
 HELM = os.environ.get("HELM", "helm")
 DOCUMENT_START = re.compile("^---$", re.MULTILINE)
 # Not part of Kubernetes, so they have no schema here: Karpenter's NodePools and the Gateway API.
-CUSTOM = {"karpenter.sh/v1", "gateway.networking.k8s.io/v1"}
+CUSTOM = {"karpenter.sh/v1", "gateway.networking.k8s.io/v1", "kueue.x-k8s.io/v1beta2"}
 CLUSTER_KINDS = {
     "Namespace",
     "PriorityClass",

@@ -1,12 +1,17 @@
 {{/* Rights by RBAC end at the kind: who may create pods in a namespace may run them as any ServiceAccount of it, and mount
      any of its Secrets. A ValidatingAdmissionPolicy and its binding say which.
-     Params: root, component, users (ServiceAccounts as NAMESPACE:NAME), namespaces, group, resource, operations,
-     variables, validations (a list of each; those of pods are made by trainyard.podRules) */}}
+     Params: root, component, users (ServiceAccounts as NAMESPACE:NAME; none stands for everybody), namespaces, group,
+     resource, operations, conditions (more of them; optional), variables, validations (a list of each; those of pods are
+     made by trainyard.podRules) */}}
 {{- define "trainyard.admissionPolicy" -}}
 {{- $labels := include "common.labels" (dict "root" .root "component" .component) }}
-{{- $name := include "trainyard.admissionPolicyName" . }}
+{{- $name := include "trainyard.clusterScopedName" . }}
+{{- $conditions := .conditions | default list }}
+{{- with .users }}
 {{- $users := list }}
-{{- range .users }}{{ $users = append $users (printf "system:serviceaccount:%s" .) }}{{ end }}
+{{- range . }}{{ $users = append $users (printf "system:serviceaccount:%s" .) }}{{ end }}
+{{- $conditions = append $conditions (dict "name" "of-this-release" "expression" (printf "request.userInfo.username in %s" (toJson $users))) }}
+{{- end }}
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata:
@@ -26,9 +31,7 @@ spec:
         operations: {{ toJson .operations }}
         resources: [{{ .resource }}]
         scope: "*"
-  matchConditions:
-    - name: of-this-release
-      expression: request.userInfo.username in {{ toJson $users }}
+  matchConditions: {{- toYaml $conditions | nindent 4 }}
   {{- with .variables }}
   variables: {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -44,8 +47,8 @@ spec:
   validationActions: [Deny]
 {{- end }}
 
-{{/* Releases of one name may be in several namespaces, and a policy is in none. Params: root, component */}}
-{{- define "trainyard.admissionPolicyName" -}}
+{{/* Releases of one name may be in several namespaces, and such an object is in none. Params: root, component */}}
+{{- define "trainyard.clusterScopedName" -}}
 {{ include "common.cut" (dict "name" (printf "%s-%s-%s" (include "trainyard.fullname" .root) .root.Release.Namespace .component) "max" 63) }}
 {{- end }}
 
@@ -119,4 +122,12 @@ variables.volumes.filter(v,
 {{- end }}
 {{- end }}
 {{- toJson $programs }}
+{{- end }}
+
+{{/* CEL: whether a pod asks for a GPU of a pool. Params: path (of the pod's spec), pools */}}
+{{- define "trainyard.celAsksForGpus" -}}
+{{- $resources := list }}
+{{- range .pools }}{{ $resources = append $resources .resourceName }}{{ end -}}
+({{ .path }}.containers + {{ .path }}.?initContainers.orValue([])).exists(c,
+  {{ uniq $resources | sortAlpha | toJson }}.exists(r, r in c.?resources.?limits.orValue({})))
 {{- end }}

@@ -56,7 +56,9 @@ gpu-{{ .name }}
 {{- define "trainyard.pools" -}}
 {{- $pools := dict }}
 {{- range $name, $pool := .Values.gpuPools }}
-{{- $_ := set $pools $name (include "trainyard.pool" (dict "name" $name "pool" $pool) | fromJson) }}
+{{- $made := include "trainyard.pool" (dict "name" $name "pool" $pool) | fromJson }}
+{{- if $.Values.queues.kueue.enabled }}{{ $_ := set $made "queue" $name }}{{ end }}
+{{- $_ := set $pools $name $made }}
 {{- end }}
 {{- toJson $pools }}
 {{- end }}

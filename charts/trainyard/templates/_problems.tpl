@@ -47,6 +47,16 @@
 {{- $problems | join "\n" }}
 {{- end }}
 
+{{/* Queues that nobody would serve. One line each. Params: the root context */}}
+{{- define "trainyard.queueProblems" -}}
+{{- if .Values.queues.kueue.enabled }}
+{{- /* Without a cluster, as in helm template, there is nothing to look into. */}}
+{{- if and (lookup "v1" "Namespace" "" "kube-system") (not (.Capabilities.APIVersions.Has "kueue.x-k8s.io/v1beta2")) }}
+queues.kueue.enabled: the cluster does not serve kueue.x-k8s.io/v1beta2; install Kueue 0.15 or later first, or set it to false
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* TLS of the databases: what does not go together, or leaves nobody who could connect. One line each.
      Params: the root context */}}
 {{- define "trainyard.databaseTlsProblems" -}}
