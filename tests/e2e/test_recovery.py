@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
 import pytest
 from conftest import DAG, NAMESPACE, give_up, metric_steps, run_tags
 from kubernetes import client
+from kubernetes.client.exceptions import ApiException
 from pods import PodRecorder, epochs_done, node_of, wait_until
+from urllib3.exceptions import HTTPError
 
 pytestmark = pytest.mark.alone
 
+CONTROL_PLANE = "trainyard-control-plane"
+OUTAGE_SECONDS = 120  # longer than the training takes
 EPOCHS = 14
 SLOW = {"epochs": EPOCHS, "epoch_seconds": 1}
 
@@ -81,6 +86,32 @@ def test_a_triggerer_restart_reattaches_to_the_same_pod(
     assert len(versions(run_id)) == 1
 
 
+@pytest.mark.nightly
+def test_training_outlives_an_api_server_that_is_away(
+    trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, docker
+) -> None:
+    run_id = trigger("no-api", epochs=EPOCHS, epoch_seconds=2)
+    recorder.wait_for_running(run_id)
+    # The kubelet of the control plane ends a static pod whose manifest is gone, and makes it again.
+    here, away = "/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/kube-apiserver.yaml"
+
+    def move(source: str, target: str) -> None:
+        subprocess.run([docker, "exec", CONTROL_PLANE, "mv", source, target], check=True, capture_output=True)
+
+    move(here, away)
+    try:
+        wait_until("the API server to be away", lambda: not _answers(core), seconds=120)
+        time.sleep(OUTAGE_SECONDS)
+    finally:
+        move(away, here)
+        wait_until("the API server to be back", lambda: _answers(core), seconds=240)
+    run = finish(run_id)
+
+    assert (run.state, run.tasks["train"]["try_number"]) == ("success", 1)
+    assert len(recorder.of_task(run_id, "train")) == 1
+    assert len(versions(run_id)) == 1
+
+
 def test_a_run_that_a_person_ends_takes_its_pod_along_and_ends_as_it_was_told(
     trigger, finish, recorder: PodRecorder, airflow
 ) -> None:
@@ -92,6 +123,14 @@ def test_a_run_that_a_person_ends_takes_its_pod_along_and_ends_as_it_was_told(
     run = finish(run_id)
     # The clean-up runs after it, and does not make a success of it.
     assert (run.state, run.tasks["clean_up"]["state"]) == ("failed", "success")
+
+
+def _answers(core: client.CoreV1Api) -> bool:
+    try:
+        core.list_namespaced_pod(NAMESPACE, limit=1, _request_timeout=5)
+    except (ApiException, HTTPError):
+        return False
+    return True
 
 
 def _has_gpus(core: client.CoreV1Api, node: str) -> bool:

@@ -1,0 +1,269 @@
+"""Kueue in front of the GPUs: the order, gangs whole or not at all, preemption, and a Kueue that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import DAG, metric_steps, released_with, run_tags
+from kubernetes import client
+from pods import Pod, PodRecorder, epochs_done, if_there, scratch_pod, wait_until
+from trainyard.kube.jobs import JobKube
+from trainyard.naming import TaskIdentity
+from trainyard.platform import load_platform
+from trainyard.training.attempt import RetryPlan
+from trainyard.training.job_run import JobRun
+from trainyard.training.leftovers import delete_leftovers
+from trainyard.training.pod import TrainingRequest
+from trainyard.training.shared import Shared
+from trainyard_cli import cluster, kueue, kueue_build, paths, toolchain
+from trainyard_cli.airflow_api import Airflow
+
+pytestmark = [pytest.mark.alone, pytest.mark.nightly]
+
+KUEUE = "kueue-system"
+SELECTOR = "app.kubernetes.io/name=kueue"
+QUEUE, INDEX = "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/job-completion-index"
+QUIET: Any = SimpleNamespace(update=lambda text: None)
+EPOCHS = 14
+WAITERS, LOOK_SECONDS = 40, 60
+Make = Callable[..., str]
+log = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def queues(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    values = {"queues": {"kueue": {"enabled": True}}}
+    with released_with(values, airflow, tmp_path_factory.mktemp("queues")):
+        yield
+    # Nothing of the release needs it any more. It takes the finalizers off what is left, so it goes last.
+    kubectl = cluster.Cluster(cluster.NAME, paths.KUBECONFIG).kubectl(toolchain.ensure(QUIET))
+    for what in (kueue_build.definitions(QUIET), kueue.MANIFESTS):
+        subprocess.run([*kubectl, "delete", "--ignore-not-found", "-f", what], check=True, timeout=300)
+
+
+@pytest.fixture
+def make(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Make]:
+    """Makes a Job that waits in a pool's queue and holds GPUs for some seconds; deletes it at the end."""
+    batch, namespace = client.BatchV1Api(core.api_client), platform["training"]["namespace"]
+    made: list[str] = []
+
+    def _make(name: str, pool: str, *, nodes: int = 1, seconds: int = 900, **spec: Any) -> str:
+        batch.create_namespaced_job(namespace, gpu_job(platform, name, pool, nodes, seconds, **spec))
+        made.append(name)
+        return name
+
+    yield _make
+    for name in made:
+        if_there(batch.delete_namespaced_job, name, namespace, propagation_policy="Foreground")
+    for name in made:
+        wait_until(f"Job {name} to go", lambda name=name: not _pods(core, platform, name))
+
+
+def gpu_job(
+    platform: dict[str, Any], name: str, pool: str, nodes: int, seconds: int, **spec: Any
+) -> dict[str, Any]:
+    training, placement = platform["training"], platform["pools"][pool]
+    resources = {"cpu": "10m", "memory": "16Mi", placement["resourceName"]: "1"}
+    pod = scratch_pod(
+        training,
+        name,
+        {
+            "command": ["sleep", str(seconds)],
+            "resources": {"requests": resources, "limits": resources},
+        },
+        restartPolicy="Never",
+        nodeSelector=placement["nodeSelector"],
+        tolerations=placement["tolerations"],
+        **{"priorityClassName": training["priorityClassName"], **spec},
+    )
+    return {
+        "metadata": {"name": name, "labels": {QUEUE: placement["queue"]}},
+        "spec": {
+            "suspend": True,
+            "backoffLimit": 0,
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            "template": {"spec": pod["spec"]},
+        },
+    }
+
+
+def _pods(core: client.CoreV1Api, platform: dict[str, Any], job: str) -> list[Any]:
+    selector = f"batch.kubernetes.io/job-name={job}"
+    return core.list_namespaced_pod(platform["training"]["namespace"], label_selector=selector).items
+
+
+def _running(core: client.CoreV1Api, platform: dict[str, Any], job: str) -> int:
+    return sum(pod.status.phase == "Running" for pod in _pods(core, platform, job))
+
+
+def test_a_preempted_run_goes_on_from_its_checkpoint_though_kueue_is_killed(
+    make: Make,
+    trigger,
+    finish,
+    versions,
+    recorder: PodRecorder,
+    core: client.CoreV1Api,
+    airflow,
+    mlflow,
+    platform,
+) -> None:
+    run_id = trigger("preempted", nodes=2, epochs=EPOCHS, epoch_seconds=1)
+
+    def both() -> list[Pod] | None:
+        pods = recorder.running(run_id)
+        return pods if len(pods) == 2 else None
+
+    wait_until("both pods to run", both, seconds=240)
+    leader = next(pod for pod in recorder.running(run_id) if pod["metadata"]["annotations"][INDEX] == "0")
+    frequency = platform["training"]["checkpointFreq"]
+    wait_until("a checkpoint", lambda: epochs_done(core, leader) > frequency, seconds=180)
+    make("e2e-urgent", "ondemand", seconds=30, priorityClassName="trainyard-interactive")
+    wait_until("the urgent Job to run", lambda: _running(core, platform, "e2e-urgent"), seconds=120)
+    # Kueue itself is killed while one Job runs and another one waits.
+    core.delete_collection_namespaced_pod(KUEUE, label_selector=SELECTOR, grace_period_seconds=0)
+
+    def told() -> str:
+        pending = airflow.xcom(DAG, run_id, "train", "pending")
+        return pending["reason"] if not pending["resolved"] else ""
+
+    reason = wait_until("the reason", told, seconds=60)
+    assert reason.startswith("1 of 2 GPUs free in pool ondemand; position 1 of 1; a Job of higher priority")
+    run = finish(run_id)
+
+    assert (run.state, run.tasks["train"]["try_number"]) == ("success", 1)
+    pods = recorder.of_task(run_id, "train")
+    assert sorted(pod["metadata"]["annotations"][INDEX] for pod in pods) == ["0", "0", "1", "1"]
+    assert len({pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] for pod in pods}) == 1, (
+        "no other attempt"
+    )
+    (version,) = versions(run_id)
+    assert int(run_tags(mlflow, version.run_id)["trainyard.resumed_from_epoch"]) >= frequency
+    assert metric_steps(mlflow, version.run_id, "val_f1_macro") == list(range(1, EPOCHS + 1))
+
+
+def test_gangs_never_hold_a_part_and_nobody_passes_them(
+    make: Make, core: client.CoreV1Api, platform: dict[str, Any]
+) -> None:
+    gangs = [make(f"e2e-gang-{number}", "ondemand", nodes=2, seconds=8) for number in range(2)]
+    single = make("e2e-single", "ondemand", seconds=1)
+    started: list[str] = []
+    held: set[tuple[int, ...]] = set()
+
+    def all_done() -> bool:
+        numbers = tuple(_running(core, platform, name) for name in gangs)
+        held.add(numbers)
+        for name in (*gangs, single):
+            if name not in started and any(pod.spec.node_name for pod in _pods(core, platform, name)):
+                started.append(name)
+        return any(pod.status.phase == "Succeeded" for pod in _pods(core, platform, single))
+
+    wait_until("all to have run", all_done, seconds=180, every=0.2)
+    assert started == [*gangs, single]
+    assert (1, 1) not in held, "each would wait for the other one's GPU"
+    assert not [numbers for numbers in held if min(numbers) > 0]
+
+
+def test_who_waits_for_one_pool_stops_nobody_who_waits_for_another(
+    make: Make, core: client.CoreV1Api, platform: dict[str, Any]
+) -> None:
+    make("e2e-holds", "ondemand", nodes=2)
+    wait_until("the pool to be full", lambda: _running(core, platform, "e2e-holds") == 2)
+    make("e2e-waits", "ondemand")
+    make("e2e-spot", "spot")
+    wait_until("the Job for spot to run", lambda: _running(core, platform, "e2e-spot"))
+    (pod,) = _pods(core, platform, "e2e-spot")
+    assert core.read_node(pod.spec.node_name).metadata.labels["trainyard.dev/pool"] == "spot"
+    assert _pods(core, platform, "e2e-waits") == []
+
+
+def test_gpus_are_not_had_past_the_queue(core: client.CoreV1Api, platform: dict[str, Any]) -> None:
+    namespace, job = platform["training"]["namespace"], gpu_job(platform, "e2e-past", "ondemand", 1, 1)
+    pod = {"metadata": {"name": "e2e-past"}, "spec": job["spec"]["template"]["spec"]}
+    with pytest.raises(client.ApiException, match="run the pod as a Job with the label"):
+        core.create_namespaced_pod(namespace, pod, dry_run="All")
+    del job["metadata"]["labels"]
+    batch = client.BatchV1Api(core.api_client)
+    with pytest.raises(client.ApiException, match=r"set the label kueue\.x-k8s\.io/queue-name"):
+        batch.create_namespaced_job(namespace, job, dry_run="All")
+
+
+def test_who_waits_asks_the_api_server_seldom(
+    make: Make, core: client.CoreV1Api, platform: dict[str, Any], tmp_path: Path
+) -> None:
+    make("e2e-holds", "ondemand", nodes=2)
+    wait_until("the pool to be full", lambda: _running(core, platform, "e2e-holds") == 2)
+    file = tmp_path / "platform.json"
+    file.write_text(json.dumps(platform))
+    requests = asyncio.run(_requests_of_waiters(file))
+    assert requests <= LOOK_SECONDS, f"{requests} requests of {WAITERS} waiters in {LOOK_SECONDS} s"
+
+
+class CountingKube(JobKube):
+    """Counts its requests."""
+
+    requests = 0
+
+    async def _request(self, *args: Any, **kwargs: Any) -> Any:
+        self.requests += 1
+        return await super()._request(*args, **kwargs)
+
+
+async def _requests_of_waiters(platform_file: Path) -> int:
+    """How many requests trials that wait for a GPU make in a minute, after they have told their place."""
+    platform, told = load_platform(platform_file), set()
+    async with CountingKube(platform.training.namespace) as kube:
+
+        def waiter(number: int) -> JobRun:
+            async def announce(xcoms: Any) -> None:
+                assert xcoms["pending"]["kind"] == "queue"
+                told.add(number)
+
+            async def alert(*_: Any) -> None: ...
+
+            request = TrainingRequest(
+                step="train",
+                dataset="file:///data/none",
+                output_uri="file:///checkpoints/none",
+                deadline_seconds=600,
+                gpu_pool="ondemand",
+            )
+            task = TaskIdentity("e2e", f"waits-{os.getpid()}", "train", number, 1)
+            shared = Shared(
+                kube,
+                platform,
+                request,
+                task,
+                log,
+                plan=RetryPlan(),
+                queue_seconds=3600,
+                startup_seconds=3600,
+                announce=announce,
+            )
+            return JobRun(shared, alert)
+
+        runs = [asyncio.create_task(waiter(number).run()) for number in range(WAITERS)]
+        try:
+            deadline = time.monotonic() + 120
+            while len(told) < WAITERS:
+                assert time.monotonic() < deadline, f"{len(told)} have told their place"
+                await asyncio.sleep(1)
+            before = kube.requests
+            await asyncio.sleep(LOOK_SECONDS)
+            return kube.requests - before
+        finally:
+            for run in runs:
+                run.cancel()
+            await asyncio.gather(*runs, return_exceptions=True)
+            await delete_leftovers(kube, f"trainyard.dev/run-id=waits-{os.getpid()}")
