@@ -34,6 +34,7 @@ def manifests() -> dict[str, dict[str, Any]]:
 # What is off in all of them.
 MORE_KINDS = {
     "karpenter": {"enabled": True},
+    "queues": {"kueue": {"enabled": True}},
     "airflow": {
         "apiServer": {"hpa": {"enabled": True}},
         "extraSecrets": {"a": {"stringData": {"k": "v"}}},
@@ -60,7 +61,7 @@ def allowed(project: dict[str, Any], key: str) -> set[tuple[str, str]]:
 def test_the_project_allows_exactly_the_kinds_that_the_chart_renders(manifests, rendered) -> None:
     project = manifests["AppProject"]
     kinds = {kind_of(one) for one in rendered}
-    of_cluster = {each for each in kinds if each[1] in {*CLUSTER_KINDS, "NodePool"}}
+    of_cluster = {each for each in kinds if each[1] in {*CLUSTER_KINDS, "NodePool", "ClusterQueue", "ResourceFlavor"}}
     assert allowed(project, "clusterResourceWhitelist") == of_cluster
     assert allowed(project, "namespaceResourceWhitelist") == kinds - of_cluster
 

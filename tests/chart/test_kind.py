@@ -51,7 +51,7 @@ def test_the_nodes_are_those_of_the_rendered_pools(helm: Path) -> None:
 
 def test_another_files_pools_are_merged_as_helm_merges_them(helm: Path, tmp_path: Path) -> None:
     files = write(tmp_path, ONE_POOL)
-    release.check_renders(helm, files)
+    release.checked_pools(helm, files)
     pools = chart.gpu_pools(helm, files)
     assert list(pools) == ["4090"]
     *_, node = cluster.kind_config(pools, "node:tag", cluster.Ports())["nodes"]
@@ -76,6 +76,6 @@ def test_another_files_pools_are_merged_as_helm_merges_them(helm: Path, tmp_path
 def test_the_error_names_a_wrong_key(helm: Path, tmp_path: Path, text: str, key: str) -> None:
     files = write(tmp_path, text)
     with pytest.raises(CliError, match=key) as error:
-        release.check_renders(helm, files)
+        release.checked_pools(helm, files)
     assert "is no pool name" in str(error.value) or str(files[0]) in error.value.cure
     assert "state/values.yaml" not in error.value.cure
