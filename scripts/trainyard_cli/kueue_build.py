@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def context(stage: Reporter) -> Path:
 
 def definitions(stage: Reporter) -> Path:
     """Return the file of Kueue's CRDs, webhooks and ClusterRole, made from its Go types where missing."""
-    version = f"{toolchain.content_hash(MODULE)}-{toolchain.content_hash(GENERATOR)}"
-    directory = paths.HOME / "bin" / f"{MODULE}-definitions-{version}"
+    made_by = "".join(map(toolchain.content_hash, (MODULE, GENERATOR))).encode() + Path(__file__).read_bytes()
+    directory = paths.HOME / "bin" / f"{MODULE}-definitions-{hashlib.sha256(made_by).hexdigest()[:12]}"
     if not directory.is_dir():
         new = directory.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)

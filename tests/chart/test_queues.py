@@ -77,6 +77,9 @@ def test_gpus_of_all_pools_are_asked_for_through_a_queue(name: str) -> None:
     assert '["amd.com/gpu","nvidia.com/gpu"]' in condition["expression"]
     (rule,) = spec["validations"]
     assert "set the label" in rule["message"] or "run the pod as a Job" in rule["message"]
+    # It names a queue itself, as soon as it has read of it.
+    is_let = "system:serviceaccount:trainyard:trainyard-triggerer" in rule["expression"]
+    assert is_let is (name == "jobs")
 
 
 def test_without_admission_policies_or_pools_there_are_none() -> None:

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import DAG, metric_steps, released_with, run_tags
+from conftest import DAG, NAMESPACE, metric_steps, released_with, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, if_there, scratch_pod, wait_until
+from pods import Pod, PodRecorder, epochs_done, if_there, scratch_pod, sync_mounts, wait_until
 from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
 from trainyard.platform import load_platform
@@ -40,11 +40,16 @@ Make = Callable[..., str]
 log = logging.getLogger(__name__)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def queues(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def queued(
+    airflow: Airflow, core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    """The release with queues, as its platform file tells; afterwards Kueue is gone."""
     values = {"queues": {"kueue": {"enabled": True}}}
     with released_with(values, airflow, tmp_path_factory.mktemp("queues")):
-        yield
+        sync_mounts(core, "triggerer", NAMESPACE)
+        told = core.read_namespaced_config_map("trainyard-platform", NAMESPACE).data["platform.json"]
+        yield json.loads(told)
     # Nothing of the release needs it any more. It takes the finalizers off what is left, so it goes last.
     kubectl = cluster.Cluster(cluster.NAME, paths.KUBECONFIG).kubectl(toolchain.ensure(QUIET))
     for what in (kueue_build.definitions(QUIET), kueue.MANIFESTS):
@@ -52,13 +57,13 @@ def queues(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def make(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Make]:
+def make(core: client.CoreV1Api, queued: dict[str, Any]) -> Iterator[Make]:
     """Makes a Job that waits in a pool's queue and holds GPUs for some seconds; deletes it at the end."""
-    batch, namespace = client.BatchV1Api(core.api_client), platform["training"]["namespace"]
+    batch, namespace = client.BatchV1Api(core.api_client), queued["training"]["namespace"]
     made: list[str] = []
 
     def _make(name: str, pool: str, *, nodes: int = 1, seconds: int = 900, **spec: Any) -> str:
-        batch.create_namespaced_job(namespace, gpu_job(platform, name, pool, nodes, seconds, **spec))
+        batch.create_namespaced_job(namespace, gpu_job(queued, name, pool, nodes, seconds, **spec))
         made.append(name)
         return name
 
@@ -66,7 +71,7 @@ def make(core: client.CoreV1Api, platform: dict[str, Any]) -> Iterator[Make]:
     for name in made:
         if_there(batch.delete_namespaced_job, name, namespace, propagation_policy="Foreground")
     for name in made:
-        wait_until(f"Job {name} to go", lambda name=name: not _pods(core, platform, name))
+        wait_until(f"Job {name} to go", lambda name=name: not _pods(core, queued, name))
 
 
 def gpu_job(
@@ -117,7 +122,7 @@ def test_a_preempted_run_goes_on_from_its_checkpoint_though_kueue_is_killed(
     core: client.CoreV1Api,
     airflow,
     mlflow,
-    platform,
+    queued,
 ) -> None:
     run_id = trigger("preempted", nodes=2, epochs=EPOCHS, epoch_seconds=1)
 
@@ -127,10 +132,10 @@ def test_a_preempted_run_goes_on_from_its_checkpoint_though_kueue_is_killed(
 
     wait_until("both pods to run", both, seconds=240)
     leader = next(pod for pod in recorder.running(run_id) if pod["metadata"]["annotations"][INDEX] == "0")
-    frequency = platform["training"]["checkpointFreq"]
+    frequency = queued["training"]["checkpointFreq"]
     wait_until("a checkpoint", lambda: epochs_done(core, leader) > frequency, seconds=180)
     make("e2e-urgent", "ondemand", seconds=30, priorityClassName="trainyard-interactive")
-    wait_until("the urgent Job to run", lambda: _running(core, platform, "e2e-urgent"), seconds=120)
+    wait_until("the urgent Job to run", lambda: _running(core, queued, "e2e-urgent"), seconds=120)
     # Kueue itself is killed while one Job runs and another one waits.
     core.delete_collection_namespaced_pod(KUEUE, label_selector=SELECTOR, grace_period_seconds=0)
 
@@ -154,7 +159,7 @@ def test_a_preempted_run_goes_on_from_its_checkpoint_though_kueue_is_killed(
 
 
 def test_gangs_never_hold_a_part_and_nobody_passes_them(
-    make: Make, core: client.CoreV1Api, platform: dict[str, Any]
+    make: Make, core: client.CoreV1Api, queued: dict[str, Any]
 ) -> None:
     gangs = [make(f"e2e-gang-{number}", "ondemand", nodes=2, seconds=8) for number in range(2)]
     single = make("e2e-single", "ondemand", seconds=1)
@@ -162,12 +167,12 @@ def test_gangs_never_hold_a_part_and_nobody_passes_them(
     held: set[tuple[int, ...]] = set()
 
     def all_done() -> bool:
-        numbers = tuple(_running(core, platform, name) for name in gangs)
+        numbers = tuple(_running(core, queued, name) for name in gangs)
         held.add(numbers)
         for name in (*gangs, single):
-            if name not in started and any(pod.spec.node_name for pod in _pods(core, platform, name)):
+            if name not in started and any(pod.spec.node_name for pod in _pods(core, queued, name)):
                 started.append(name)
-        return any(pod.status.phase == "Succeeded" for pod in _pods(core, platform, single))
+        return any(pod.status.phase == "Succeeded" for pod in _pods(core, queued, single))
 
     wait_until("all to have run", all_done, seconds=180, every=0.2)
     assert started == [*gangs, single]
@@ -176,20 +181,20 @@ def test_gangs_never_hold_a_part_and_nobody_passes_them(
 
 
 def test_who_waits_for_one_pool_stops_nobody_who_waits_for_another(
-    make: Make, core: client.CoreV1Api, platform: dict[str, Any]
+    make: Make, core: client.CoreV1Api, queued: dict[str, Any]
 ) -> None:
     make("e2e-holds", "ondemand", nodes=2)
-    wait_until("the pool to be full", lambda: _running(core, platform, "e2e-holds") == 2)
+    wait_until("the pool to be full", lambda: _running(core, queued, "e2e-holds") == 2)
     make("e2e-waits", "ondemand")
     make("e2e-spot", "spot")
-    wait_until("the Job for spot to run", lambda: _running(core, platform, "e2e-spot"))
-    (pod,) = _pods(core, platform, "e2e-spot")
+    wait_until("the Job for spot to run", lambda: _running(core, queued, "e2e-spot"))
+    (pod,) = _pods(core, queued, "e2e-spot")
     assert core.read_node(pod.spec.node_name).metadata.labels["trainyard.dev/pool"] == "spot"
-    assert _pods(core, platform, "e2e-waits") == []
+    assert _pods(core, queued, "e2e-waits") == []
 
 
-def test_gpus_are_not_had_past_the_queue(core: client.CoreV1Api, platform: dict[str, Any]) -> None:
-    namespace, job = platform["training"]["namespace"], gpu_job(platform, "e2e-past", "ondemand", 1, 1)
+def test_gpus_are_not_had_past_the_queue(core: client.CoreV1Api, queued: dict[str, Any]) -> None:
+    namespace, job = queued["training"]["namespace"], gpu_job(queued, "e2e-past", "ondemand", 1, 1)
     pod = {"metadata": {"name": "e2e-past"}, "spec": job["spec"]["template"]["spec"]}
     with pytest.raises(client.ApiException, match="run the pod as a Job with the label"):
         core.create_namespaced_pod(namespace, pod, dry_run="All")
@@ -200,12 +205,12 @@ def test_gpus_are_not_had_past_the_queue(core: client.CoreV1Api, platform: dict[
 
 
 def test_who_waits_asks_the_api_server_seldom(
-    make: Make, core: client.CoreV1Api, platform: dict[str, Any], tmp_path: Path
+    make: Make, core: client.CoreV1Api, queued: dict[str, Any], tmp_path: Path
 ) -> None:
     make("e2e-holds", "ondemand", nodes=2)
-    wait_until("the pool to be full", lambda: _running(core, platform, "e2e-holds") == 2)
+    wait_until("the pool to be full", lambda: _running(core, queued, "e2e-holds") == 2)
     file = tmp_path / "platform.json"
-    file.write_text(json.dumps(platform))
+    file.write_text(json.dumps(queued))
     requests = asyncio.run(_requests_of_waiters(file))
     assert requests <= LOOK_SECONDS, f"{requests} requests of {WAITERS} waiters in {LOOK_SECONDS} s"
 
