@@ -19,7 +19,7 @@ ATTEMPT = f"{LABEL_PREFIX}/attempt"
 RELEASE = f"{LABEL_PREFIX}/release"  # label: whose Airflow that is
 MLFLOW_LINK_XCOM = "_link_mlflow_run"  # the link of a training task to its MLflow run
 CONTAINER = "trainer"  # the one container of a training pod
-MAX_LABEL = 63  # characters, for label values and pod names alike
+MAX_LABEL = 63  # characters, for label values and names of Jobs alike
 MAX_DIRECTORY_NAME = 120  # shorter than the contract's run keys: suffixes are added
 
 
@@ -79,12 +79,16 @@ class TaskIdentity:
             return key
         return safe_key(f"{key}{RUN_KEY_SEPARATOR}{self.mapped_group or self.task_id}-{self.map_index}")
 
-    def pod_name(self, attempt: int) -> str:
-        """The pod's name. It is deterministic, so that a restarted triggerer finds the pod."""
+    def job_name(self, attempt: int, nodes: int = 0) -> str:
+        """The name of an attempt's Job. It is deterministic, so that a restarted triggerer finds the Job.
+
+        With `nodes`, the hostnames of its pods, `NAME-INDEX`, are DNS labels as well.
+        """
         identity = "\n".join(map(str, (*self.labels().values(), self.run_id, self.try_number)))
         tail = f"-{_digest(identity)}-{attempt}"
+        index = f"-{nodes - 1}" if nodes else ""
         head = re.sub(r"[^a-z0-9]+", "-", f"{self.dag_id}-{self.task_id}".lower()).strip("-") or "task"
-        return head[: MAX_LABEL - len(tail)].rstrip("-") + tail
+        return head[: MAX_LABEL - len(tail + index)].rstrip("-") + tail
 
 
 def selector(labels: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import httpx
@@ -30,17 +29,15 @@ def crds(stage: Reporter) -> Path:
 
     They are made of the same Go module as the program, whose sources are on this machine while it is built.
     """
-    directory = paths.HOME / "bin" / f"{MODULE}-crds-{toolchain.content_hash(MODULE)}"
-    if not directory.is_dir():
-        new = directory.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+
+    def fill(new: Path) -> None:
         if not _download_crds(stage, new):
             # Without descriptions: they are the greater part of a megabyte.
             output = ("crd:maxDescLen=0", f"paths={TYPES}", f"output:crd:dir={new}")
             toolchain.run_tool(stage, MODULE, "controller-gen", *output)
-        new.rename(directory)
-    return directory
+
+    directory = paths.HOME / "bin" / f"{MODULE}-crds-{toolchain.content_hash(MODULE)}"
+    return toolchain.make_once(directory, fill)
 
 
 def _download_crds(stage: Reporter, directory: Path) -> bool:

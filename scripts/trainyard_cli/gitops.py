@@ -179,12 +179,7 @@ def start(stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, s
 def server_manifests(images: dict[str, str]) -> Iterator[Json]:
     """Return the objects of manifests/kind/argocd and git-server, with the images that were built."""
     for directory in SERVERS:
-        for file in sorted(directory.glob("*.yaml")):
-            for manifest in yaml.safe_load_all(file.read_text()):
-                pods = manifest.get("spec", {}).get("template", {}).get("spec", {})
-                for container in pods.get("containers", []):
-                    container["image"] = images[container["image"].removeprefix("trainyard/")]
-                yield manifest
+        yield from release.manifests(directory, images)
 
 
 def _secrets(kube: Kube, git_server: str) -> list[Json]:

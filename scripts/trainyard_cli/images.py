@@ -95,6 +95,7 @@ IMAGES = {
     "dag-publisher": Image(_inputs("dag-publisher", "src"), (CPU,)),
     # Runs that wait for a GPU or a person go on with the DAGs that they started with.
     "dags": Image((*_inputs("dags"), "dags"), (CPU,), kept_tags=20),
+    "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
     "kueue": Image(
         _inputs("kueue", "go"),
         (CPU,),
@@ -102,7 +103,6 @@ IMAGES = {
         released=kueue_build.RELEASED,
         context=kueue_build.context,
     ),
-    "gpu-simulator": Image(_inputs("gpu-simulator", "requirements.txt", "src"), (GPU,)),
     "redis": Image(_inputs("redis"), (CPU,), beside=ARGOCD),
     "git-server": Image(
         _inputs("git-server", "gitconfig", "lighttpd.conf", "post-receive", "serve", "sshd_config"),
@@ -117,7 +117,7 @@ IMAGES = {
         context=argocd_build.context,
     ),
 }
-"""The images in the order in which they are built: the slowest first, those beside the release last."""
+"""The images in the order in which they are built: the release's, the slowest first, then the others."""
 
 
 VARIANTS = {

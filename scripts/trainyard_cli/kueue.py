@@ -23,18 +23,11 @@ def is_wanted(pools: Iterable[Json]) -> bool:
     return any(pool.get("queue") for pool in pools)
 
 
-def install(stage: Stage, made: cluster.Cluster, tools: Tools, image: str) -> None:
+def install(stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str, str]) -> None:
     """Install Kueue, and return when it is ready."""
-    applied = kueue_build.definitions(stage)
+    definitions = kueue_build.definitions(stage)
     stage.update("Kueue")
     apply = [*made.kubectl(tools), "apply", "--server-side", "--force-conflicts", "-f"]
-    run([*apply, applied])
-    manifests = [
-        each for file in sorted(MANIFESTS.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text())
-    ]
-    for manifest in manifests:
-        if manifest["kind"] == "Deployment":
-            (container,) = manifest["spec"]["template"]["spec"]["containers"]
-            container["image"] = image
-    run([*apply, "-"], input=yaml.safe_dump_all(manifests))
+    run([*apply, definitions])
+    run([*apply, "-"], input=yaml.safe_dump_all(release.manifests(MANIFESTS, images)))
     release.wait_for_workloads(Kube(made.kubeconfig), stage, (kueue_build.NAMESPACE,))

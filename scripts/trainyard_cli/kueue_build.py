@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,11 @@ def definitions(stage: Reporter) -> Path:
     """Return the file of Kueue's CRDs, webhooks and ClusterRole, made from its Go types where missing."""
     made_by = "".join(map(toolchain.content_hash, (MODULE, GENERATOR))).encode() + Path(__file__).read_bytes()
     directory = paths.HOME / "bin" / f"{MODULE}-definitions-{hashlib.sha256(made_by).hexdigest()[:12]}"
-    if not directory.is_dir():
-        new = directory.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        _generate(stage, new)
-        found = [each for file in sorted(new.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text())]
-        (new / "all.yaml").write_text(yaml.safe_dump_all(map(finished, found)))
-        new.rename(directory)
-    return directory / "all.yaml"
+    return toolchain.make_once(directory, functools.partial(_generate, stage)) / "all.yaml"
 
 
 def _generate(stage: Reporter, directory: Path) -> None:
-    """Have controller-gen write what the markers in Kueue's sources say."""
+    """Have controller-gen write what the markers in Kueue's sources say, and make that installable."""
 
     def packages(*names: str) -> list[str]:
         return [f"paths={SOURCES}/{name}" for name in names]
@@ -64,6 +56,9 @@ def _generate(stage: Reporter, directory: Path) -> None:
     )
     for arguments in jobs:
         toolchain.run_tool(stage, GENERATOR, GENERATOR, *arguments, sources=MODULE)
+    files = sorted(directory.glob("*.yaml"))
+    found = [each for file in files for each in yaml.safe_load_all(file.read_text())]
+    (directory / "all.yaml").write_text(yaml.safe_dump_all(map(finished, found)))
 
 
 def finished(found: Json) -> Json:

@@ -93,9 +93,9 @@ def bring_up(
             host.check_port(ports.mlflow)
         host.check_disk(DISK_GIB)
     with stages("build") as stage:
-        argocd = [images.ARGOCD] if way.gitops or way.with_argocd else []
-        beside = [*argocd, images.KUEUE] if queued else argocd
-        tools, built = _build(stage, beside)
+        used = [images.KUEUE] * queued + [images.ARGOCD] * way.gitops
+        later = [images.ARGOCD] if way.with_argocd and not way.gitops else []
+        tools, built = _build(stage, used + later)
     with stages("cluster") as stage:
         made = cluster.ensure(stage, ports, values, remake=remake)
         toolchain.forget_sources()
@@ -103,12 +103,12 @@ def bring_up(
             gitops.check_owner(Kube(made.kubeconfig), take_ownership=way.take_ownership)
     with stages("images") as stage:
         load = images.ensure_loaded
-        loaded = images.wanted(*(each for each in beside if way.gitops or each != images.ARGOCD))
+        loaded = images.wanted(*used)
         loads = [functools.partial(load, name=name, image=built[name], cluster=made) for name in loaded]
         parallel.run_all(stage, loads, at_once=2)
     if queued:
         with stages("kueue") as stage:
-            kueue.install(stage, made, tools, built["kueue"])
+            kueue.install(stage, made, tools, built)
     if way.gitops:
         with stages("argo cd") as stage:
             gitops.start(stage, made, tools, built)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,16 @@ def make_shared_volumes(made: cluster.Cluster, tools: Tools) -> None:
     """Make the volumes that pods on several nodes share, for claims that need not exist yet."""
     run([*made.kubectl(tools), "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
     _rebind_volumes(Kube(made.kubeconfig))
+
+
+def manifests(directory: Path, images: dict[str, str]) -> Iterator[Json]:
+    """Return the objects of a directory in manifests/kind, with the images that were built."""
+    for file in sorted(directory.glob("*.yaml")):
+        for manifest in yaml.safe_load_all(file.read_text()):
+            pods = manifest.get("spec", {}).get("template", {}).get("spec", {})
+            for container in pods.get("containers", []):
+                container["image"] = images[container["image"].removeprefix("trainyard/")]
+            yield manifest
 
 
 def _with_generated(images: dict[str, str], ports: cluster.Ports, files: list[Path]) -> list[Path]:

@@ -5,6 +5,7 @@ them. The module of a program that has an image of its own is images/<module>/go
 """
 
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -12,7 +13,7 @@ import shutil
 import tarfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +129,21 @@ def build(stage: Reporter, module: str) -> Path:
     """Build the programs of the Go module unless they are there; return their directory."""
     directory = paths.HOME / "bin" / f"{module}-{content_hash(module)}"
     with _building[module]:
-        if not directory.is_dir():
-            _build(stage, module, directory)
+        return make_once(directory, functools.partial(_build, stage, module))
+
+
+def make_once(directory: Path, fill: Callable[[Path], None]) -> Path:
+    """Return the directory; where it is missing, ``fill`` fills it first. It is never there by half."""
+    if not directory.is_dir():
+        new = directory.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        fill(new)
+        new.rename(directory)
     return directory
 
 
-def _build(stage: Reporter, module: str, directory: Path) -> None:
-    new = directory.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
+def _build(stage: Reporter, module: str, new: Path) -> None:
     priority = NICE if module in PATIENT else ()
     with _sources_kept():
         with _finding_go:
@@ -143,7 +151,6 @@ def _build(stage: Reporter, module: str, directory: Path) -> None:
         stage.update(f"building {module} from Go modules")
         command = [go, "build", *_build_options(module), "-o", f"{new}/", "tool"]
         run([*priority, *command], cwd=source(module), env=environment, log=f"go-{module}")
-    new.rename(directory)
 
 
 def run_tool(stage: Reporter, module: str, program: str, *arguments: str, sources: str = "") -> None:

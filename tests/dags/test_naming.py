@@ -19,9 +19,9 @@ def test_names_are_the_same_again_and_never_shared() -> None:
         for index in (-1, 1)
         for number in (1, 2)
     ]
-    names = [task.pod_name(1) for task in tasks]
+    names = [task.job_name(1) for task in tasks]
     assert len(set(names)) == len(tasks)
-    assert names == [task.pod_name(1) for task in tasks]
+    assert names == [task.job_name(1) for task in tasks]
     assert len({task.selector() for task in tasks}) == len(tasks) / 2, "tries share their selector"
 
 
@@ -40,7 +40,7 @@ def test_odd_ids_have_valid_names(dag_id: str, task_id: str) -> None:
     for run_id in ("r", "manual__2026-11-27T03:00:00+00:00", "_", "r" * 250):
         task = TaskIdentity(dag_id, run_id, task_id, 3, 1)
         assert RUN_KEY.fullmatch(run_key(dag_id, run_id)) and RUN_KEY.fullmatch(task.run_key())
-        assert re.fullmatch(rf"[a-z0-9]([-a-z0-9]{{0,{MAX_LABEL - 2}}}[a-z0-9])?", task.pod_name(1))
+        assert re.fullmatch(rf"[a-z0-9]([-a-z0-9]{{0,{MAX_LABEL - 2}}}[a-z0-9])?", task.job_name(1))
         for value in task.labels().values():
             assert re.fullmatch(rf"[A-Za-z0-9]([-A-Za-z0-9_.]{{0,{MAX_LABEL - 2}}}[A-Za-z0-9])?", value)
 

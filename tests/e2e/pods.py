@@ -156,6 +156,24 @@ def scratch_pod(training: dict[str, Any], name: str, container: dict[str, Any], 
     }
 
 
+def gpu_sleeper(platform: dict[str, Any], name: str, pool: str, seconds: int = 900, **spec: Any) -> Pod:
+    """The manifest of a scratch pod that holds a GPU of a pool for some seconds.
+
+    `platform` is the platform file; `spec` adds to the pod's.
+    """
+    training, placement = platform["training"], platform["pools"][pool]
+    resources = {"cpu": "10m", "memory": "16Mi", placement["resourceName"]: "1"}
+    asleep = {"command": ["sleep", str(seconds)], "resources": {"requests": resources, "limits": resources}}
+    usual = {
+        # Of a lower class it would be preempted by the training that is to wait for it.
+        "priorityClassName": training["priorityClassName"],
+        "restartPolicy": "Never",
+        "nodeSelector": placement["nodeSelector"],
+        "tolerations": placement["tolerations"],
+    }
+    return scratch_pod(training, name, asleep, **{**usual, **spec})
+
+
 @contextmanager
 def scratch(core: client.CoreV1Api, manifest: dict[str, Any], namespace: str = "") -> Iterator[None]:
     """A pod in a namespace, or without one a namespace, that is there for as long as the block.

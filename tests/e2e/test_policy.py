@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, scratch, scratch_pod, wait_until
+from pods import Pod, PodRecorder, epochs_done, gpu_sleeper, limits_of, node_of, scratch, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -31,7 +31,7 @@ def occupy(core: client.CoreV1Api, platform: dict) -> Iterator[Callable[[str], N
         nodes = core.list_node(label_selector=f"trainyard.dev/pool={pool}").items
         names = [f"e2e-policy-{pool}-{index}" for index in range(len(nodes) * placement["gpusPerNode"])]
         for name in names:
-            pod = _sleeper(name, training, placement)
+            pod = gpu_sleeper(platform, name, pool)
             made.enter_context(scratch(core, pod, training["namespace"]))
         for name in names:
             wait_until(f"{name} to hold its GPU", lambda name=name: _phase(name) == "Running", seconds=180)
@@ -123,20 +123,6 @@ def test_a_run_that_is_reclaimed_twice_goes_on_in_the_other_pool(
     assert history == list(range(1, EPOCHS + 1)), "metric steps without gap or duplicate"
     resumed_from = int(run_tags(mlflow, version.run_id)["trainyard.resumed_from_epoch"])
     assert resumed_from >= done - checkpoint_freq, "more than one checkpoint interval of work is lost"
-
-
-def _sleeper(name: str, training: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:
-    resources = {"cpu": "10m", "memory": "16Mi", placement["resourceName"]: "1"}
-    return scratch_pod(
-        training,
-        name,
-        {"command": ["sleep", "900"], "resources": {"requests": resources, "limits": resources}},
-        # Of a lower class it would be preempted by the training that is to wait for it.
-        priorityClassName=training["priorityClassName"],
-        restartPolicy="Never",
-        nodeSelector=placement["nodeSelector"],
-        tolerations=placement["tolerations"],
-    )
 
 
 def _running(recorder: PodRecorder, run_id: str, attempt: int) -> Pod | None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import DAG, NAMESPACE, metric_steps, released_with, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, if_there, scratch_pod, sync_mounts, wait_until
+from pods import Pod, PodRecorder, epochs_done, gpu_sleeper, if_there, sync_mounts, wait_until
 from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
 from trainyard.platform import load_platform
@@ -77,22 +77,9 @@ def make(core: client.CoreV1Api, queued: dict[str, Any]) -> Iterator[Make]:
 def gpu_job(
     platform: dict[str, Any], name: str, pool: str, nodes: int, seconds: int, **spec: Any
 ) -> dict[str, Any]:
-    training, placement = platform["training"], platform["pools"][pool]
-    resources = {"cpu": "10m", "memory": "16Mi", placement["resourceName"]: "1"}
-    pod = scratch_pod(
-        training,
-        name,
-        {
-            "command": ["sleep", str(seconds)],
-            "resources": {"requests": resources, "limits": resources},
-        },
-        restartPolicy="Never",
-        nodeSelector=placement["nodeSelector"],
-        tolerations=placement["tolerations"],
-        **{"priorityClassName": training["priorityClassName"], **spec},
-    )
+    pod = gpu_sleeper(platform, name, pool, seconds, **spec)
     return {
-        "metadata": {"name": name, "labels": {QUEUE: placement["queue"]}},
+        "metadata": {"name": name, "labels": {QUEUE: platform["pools"][pool]["queue"]}},
         "spec": {
             "suspend": True,
             "backoffLimit": 0,

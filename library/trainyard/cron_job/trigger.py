@@ -94,7 +94,7 @@ def job_from(cron_job: Mapping[str, Any], task: TaskIdentity, env: Mapping[str, 
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": task.pod_name(1),
+            "name": task.job_name(1),
             "labels": metadata.get("labels", {}),
             "annotations": {**metadata.get("annotations", {}), "cronjob.kubernetes.io/instantiate": "manual"},
             # Without `controller`: the CronJob does not manage the Job, like one that kubectl created.

@@ -10,7 +10,6 @@ from trainyard.kube.jobs import JobKube
 from trainyard.kube.status import Pod
 from trainyard.naming import ATTEMPT, OLDER_TRY, TRY, TaskIdentity, selector
 from trainyard.training.gang import GangStatus
-from trainyard.training.job import job_name
 from trainyard.training.removal import TERMINATION_SECONDS, Removal
 
 POLL_SECONDS = 2
@@ -31,7 +30,7 @@ class AttemptPods:
     def __init__(
         self, kube: JobKube, task: TaskIdentity, number: int, nodes: int, log: Any, *, is_alone: bool = False
     ) -> None:
-        self.name = job_name(task, number, nodes)
+        self.name = task.job_name(number, nodes)
         self.status = GangStatus(nodes)
         self._kube = kube
         self._removal = Removal(kube, log)

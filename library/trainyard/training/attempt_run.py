@@ -45,7 +45,6 @@ class AttemptRun:
         self.preemptions = 0  # by Kueue: the Job comes back, and it is no other attempt
         self.events: list[str] = []
         self._shared, self._kube, self._log = shared, shared.kube, shared.log
-        self._attempt = attempt
         self._last_lines = last_lines
         self._start = Start(shared, attempt, self.pods, is_alone=is_alone)
         self._deciding_rank = 0
@@ -68,9 +67,11 @@ class AttemptRun:
             KubeError: the API server refuses it, or does not answer.
         """
         try:
-            await self._run_once()
-            while await self._is_queued_again():
-                await self._run_once()
+            while True:
+                await self._start.run()
+                await self._follow()
+                if not await self._is_queued_again():
+                    break
             await self._await_explanation()
             outcome, self._deciding_rank = self.pods.status.conclude()
         except AttemptEnded as ended:
@@ -78,10 +79,6 @@ class AttemptRun:
         if outcome.action is not Action.SUCCEED:
             await self._collect_events()
         return outcome
-
-    async def _run_once(self) -> None:
-        await self._start.run()
-        await self._follow()
 
     async def _follow(self) -> None:
         """Copy the log of the pod, or of rank 0, until all pods have ended."""
@@ -100,25 +97,24 @@ class AttemptRun:
 
     async def _copy_log(self) -> None:
         """Copy the log to its end; it may be that the rest cannot be read."""
-        kube, log, status = self._kube, self._log, self.pods.status
+        status = self.pods.status
         position, failures = LogPosition(), 0
         while 0 in status.pods:
             ended = status.is_over(0)
             try:
-                async for line in kube.log_lines(self.pods.leader, position):
+                async for line in self._kube.log_lines(self.pods.leader, position):
                     level, text = parse_log_line(line)
                     self._last_lines.append(text[:MAX_LINE_LENGTH])
-                    log.log(level, "%s", text)
+                    self._log.log(level, "%s", text)
                 if ended:
                     return
             except KubeError as error:
-                if (
-                    ended and error.status == HTTPStatus.NOT_FOUND
-                ):  # a deleted pod goes as soon as it has ended
+                # A deleted pod goes as soon as it has ended.
+                if ended and error.status == HTTPStatus.NOT_FOUND:
                     return
                 failures += ended
                 if failures == 3:
-                    log.warning("the rest of the pod's log cannot be read: %s", error.message)
+                    self._log.warning("the rest of the pod's log cannot be read: %s", error.message)
                     return
             await asyncio.sleep(POLL_SECONDS)
 
@@ -127,18 +123,17 @@ class AttemptRun:
 
         The Job says so before the first of its pods is told to end, and fails if a pod ended otherwise.
         """
-        kube, name = self._kube, self.pods.name
         if not self._start.queue or self.pods.status.succeeded:
             return False
         while True:
-            made = await kube.watch_job(
-                name, lambda each: kueue.is_suspended(each) or has_ended(each), POLL_SECONDS
+            made = await self._kube.watch_job(
+                self.pods.name, lambda each: kueue.is_suspended(each) or has_ended(each), POLL_SECONDS
             )
             if made is None or has_ended(made):
                 return False
             if kueue.is_suspended(made) or await self.pods.are_replaced():
                 break
-        why = kueue.why_evicted(kueue.workload_of(made, await kube.workloads()) or {})
+        why = kueue.why_evicted(kueue.workload_of(made, await self._kube.workloads()) or {})
         self._log.warning(
             "%s; it goes on when it is its turn again", why or "Kueue has ended the pods of the Job"
         )
@@ -157,13 +152,12 @@ class AttemptRun:
 
     async def _collect_events(self) -> None:
         """Log the events of all pods and the ends of the logs of all ranks but 0, whose log was copied."""
-        kube, log = self._kube, self._log
         for rank, pod in sorted(self.pods.status.pods.items()):
             name = pod["metadata"]["name"]
             prefix = f"rank {rank}: " if self._shared.request.nodes > 1 else ""
             if rank:
-                for line in await kube.tail(name, LAST_LINES):
-                    log.info("rank %d: %s", rank, parse_log_line(line)[1])
-            self.events += [prefix + event_line(event) for event in await kube.events(name)]
+                for line in await self._kube.tail(name, LAST_LINES):
+                    self._log.info("rank %d: %s", rank, parse_log_line(line)[1])
+            self.events += [prefix + event_line(event) for event in await self._kube.events(name)]
         for line in self.events:
-            log.info("event: %s", line)
+            self._log.info("event: %s", line)

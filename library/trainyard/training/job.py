@@ -7,19 +7,11 @@ from typing import Any
 
 from trainyard_contract import Env
 
-from trainyard.naming import MAX_LABEL, TaskIdentity
 from trainyard.training.kueue import QUEUE
 
 PORT = 29500  # the rendezvous port of rank 0; torchrun's own default
 INDEX = "batch.kubernetes.io/job-completion-index"
 _JOB_NAME = "batch.kubernetes.io/job-name"
-
-
-def job_name(task: TaskIdentity, attempt: int, nodes: int) -> str:
-    """The name of the Job and the Service. A pod's hostname is `NAME-INDEX`, which must be a DNS label."""
-    head, digest, number = task.pod_name(attempt).rsplit("-", 2)
-    length = MAX_LABEL - len(f"-{digest}-{number}-{nodes - 1}")
-    return f"{head[:length].rstrip('-')}-{digest}-{number}"
 
 
 def torchrun_environment(address: str, nodes: int, gpus: int) -> dict[str, str]:

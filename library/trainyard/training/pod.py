@@ -202,7 +202,7 @@ def _metadata(
     platform: Platform, settings: PodSettings, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
 ) -> dict[str, Any]:
     return {
-        "name": task.pod_name(attempt.number),
+        "name": task.job_name(attempt.number),
         "namespace": platform.training.namespace,
         "labels": {
             **settings.labels,

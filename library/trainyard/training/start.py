@@ -58,6 +58,9 @@ class Start:
         self._attempt = attempt
         self._pods = pods
         self._is_alone = is_alone
+        self._pool = shared.platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
+        # The LocalQueue that admits the attempt; "" if none does.
+        self.queue = self._pool.queue if self._pool else ""
         self._job_uid = ""
 
     async def run(self) -> None:
@@ -80,7 +83,7 @@ class Start:
         shared, request, name = self._shared, self._shared.request, self._pods.name
         self._fail_if_never_admitted()
         pod = build_pod(shared.platform, request, shared.task, self._attempt)
-        nodes, gpus = request.nodes, request.gpus if self._attempt.gpu_pool else 1
+        nodes, gpus = request.nodes, request.gpus if self._pool else 1
         waiting_seconds = shared.queue_seconds + shared.startup_seconds
         manifest = job.build_job(
             pod, name, nodes=nodes, gpus=gpus, waiting_seconds=waiting_seconds, queue=self.queue
@@ -112,23 +115,21 @@ class Start:
 
     def _fail_if_never_admitted(self) -> None:
         """End the attempt if its queue never has so many GPUs: it would stop all who wait behind it."""
-        name, request = self._attempt.gpu_pool, self._shared.request
-        if not self.queue or not name:
+        pool, request = self._pool, self._shared.request
+        if not pool or not self.queue:
             return
-        pool = self._shared.platform.pool(name)
         asked, has = request.nodes * request.gpus, pool.max_nodes * pool.gpus_per_node
         if asked > has:
             raise AttemptEnded(
                 Cause.BAD_CONFIG,
-                f"it asks for {asked} GPUs of pool {name}, which has {has} (gpuPools.{name}.nodes.max): use "
-                "fewer nodes or gpus, or another pool",
+                f"it asks for {asked} GPUs of pool {pool.name}, which has {has} "
+                f"(gpuPools.{pool.name}.nodes.max): use fewer nodes or gpus, or another pool",
             )
 
     async def _await_admission(self) -> None:
         """Wait until Kueue lets the Job make its pods; report meanwhile its place in the queue."""
-        if not self.queue or self._is_alone:
+        if not self._pool or not self.queue or self._is_alone:
             return
-        pool, _ = self._gpu()
         seconds: float = POLL_SECONDS
         while True:
             made = await self._kube.watch_job(
@@ -137,7 +138,7 @@ class Start:
             if made is None or not kueue.is_suspended(made):
                 break
             workloads = await self._kube.workloads()
-            await self._check_waiting(kueue.why_queued(made, workloads, str(pool)))
+            await self._check_waiting(kueue.why_queued(made, workloads, self._pool.name))
             seconds = self._until_fallback(QUEUE_POLL_SECONDS)
         if started := (made or {}).get("status", {}).get("startTime"):
             self.waiting_time.has_nodes([datetime.fromisoformat(started)])
@@ -184,16 +185,17 @@ class Start:
 
     async def _why_pending(self) -> Pending:
         """Why the attempt waits: the reason of its first pod without a node, or why pods are missing."""
-        status, (pool, resource) = self._pods.status, self._gpu()
+        status, pool = self._pods.status, self._pool
+        name, resource = (pool.name, pool.resource_name) if pool else (None, "")
         if len(status.pods) < status.nodes:
             pending = await self._why_not_created(resource)
         else:
             rank, pod = status.not_started()[0]
             events = await self._kube.events(pod["metadata"]["name"])
             self._fail_if_too_large(pod, events)
-            pending = why_pending(pod, events, pool=pool, resource=resource)
-            if self.queue:
-                pending = kueue.but_admitted(pending, str(pool))
+            pending = why_pending(pod, events, pool=name, resource=resource)
+            if pool and self.queue:
+                pending = kueue.but_admitted(pending, pool.name)
             if status.nodes > 1:
                 pending = replace(pending, reason=f"rank {rank}: {pending.reason}")
         if status.nodes == 1:
@@ -243,7 +245,7 @@ class Start:
         if self.waiting_time.should_report(pending):
             self._log.info("waiting: %s", pending.reason)
             await self._shared.announce({"pending": self.waiting_time.pending_xcom(self._pods.leader)})
-        falls_back = self._shared.plan.fallback and self._attempt.gpu_pool and pending.lacks_gpu
+        falls_back = self._shared.plan.fallback and self._pool and pending.lacks_gpu
         if falls_back and self.waiting_time.seconds() >= self._shared.plan.fallback_after_seconds:
             if await self._give_up_gpu():
                 raise GpuTimeout
@@ -279,17 +281,6 @@ class Start:
         """Make ready for another start of the same Job, which has been preempted."""
         if self._pods.status.all_started:
             self.waiting_time = WaitingTime()
-
-    @property
-    def queue(self) -> str:
-        """The LocalQueue that admits the attempt; "" if none does."""
-        pool = self._attempt.gpu_pool
-        return self._shared.platform.pool(pool).queue if pool else ""
-
-    def _gpu(self) -> tuple[str | None, str]:
-        """The attempt's GPU pool and the resource name of its GPUs."""
-        pool = self._attempt.gpu_pool
-        return pool, self._shared.platform.pool(pool).resource_name if pool else ""
 
 
 def _has_news(status: GangStatus, told: list[str]) -> bool:

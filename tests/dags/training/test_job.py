@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 from trainyard.naming import MAX_LABEL, TaskIdentity
 from trainyard.platform import Platform
-from trainyard.training.job import build_job, build_service, job_name
+from trainyard.training.job import build_job, build_service
 from trainyard.training.pod import TrainingRequest, build_pod
 from trainyard_cli.versions import VERSIONS
 
@@ -19,7 +19,7 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 @pytest.fixture
 def job(platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity) -> dict[str, Any]:
     pod = build_pod(platform, request_for_train, identity)
-    name = job_name(identity, 1, 2)
+    name = identity.job_name(1, 2)
     return build_job(pod, name, nodes=2, gpus=4, waiting_seconds=600)
 
 
@@ -81,15 +81,15 @@ def test_the_service_names_pods_that_are_not_ready_and_goes_with_the_job(job: di
 @pytest.mark.parametrize("nodes", [2, 8, 128])
 def test_a_pods_hostname_is_a_dns_label(identity: TaskIdentity, nodes: int) -> None:
     task = replace(identity, dag_id="d" * 200)
-    assert len(f"{job_name(task, 12, nodes)}-{nodes - 1}") <= MAX_LABEL
-    assert job_name(task, 1, nodes) != job_name(task, 2, nodes)
+    assert len(f"{task.job_name(12, nodes)}-{nodes - 1}") <= MAX_LABEL
+    assert task.job_name(1, nodes) != task.job_name(2, nodes)
 
 
 def test_one_node_needs_nobody_else(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> None:
     alone = build_pod(platform, request_for_train, identity)
-    job = build_job(alone, job_name(identity, 1, 1), nodes=1, gpus=1, waiting_seconds=600)
+    job = build_job(alone, identity.job_name(1, 1), nodes=1, gpus=1, waiting_seconds=600)
     kubernetes_validate.validate(job, VERSIONS.kubernetes_minor, strict=True)
     assert (job["spec"]["completions"], job["spec"]["parallelism"], job["spec"]["backoffLimit"]) == (1, 1, 0)
     assert job["spec"]["template"]["spec"] == alone["spec"]

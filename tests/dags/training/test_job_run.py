@@ -17,7 +17,7 @@ from trainyard.naming import LABEL_PREFIX, OLDER_TRY, TRY, TaskIdentity
 from trainyard.platform import Platform
 from trainyard.training import attempt_pods, attempt_run, job_run, start
 from trainyard.training.attempt import Attempt, RetryPlan
-from trainyard.training.job import build_job, job_name
+from trainyard.training.job import build_job
 from trainyard.training.job_run import JobRun
 from trainyard.training.outcomes import Outcome
 from trainyard.training.pod import TrainingRequest, build_pod
@@ -505,7 +505,7 @@ def left_behind(
             server.pods[pod["metadata"]["name"]] = pod
             if alone:
                 return
-            name = job_name(identity, attempt.number, 1)
+            name = identity.job_name(attempt.number, 1)
             job = build_job(pod, name, nodes=1, gpus=1, waiting_seconds=60)
             failed = {"conditions": [{"type": "Failed", "status": "True"}]}
             server.jobs[name] = {**job, "status": failed}
