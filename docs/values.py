@@ -134,10 +134,14 @@ def described(node: Schema, value: object, definitions: Schema) -> Schema:
         shown["items"] = described(node["items"], None, definitions)
     children = dict(node.get("properties", {}))
     below = value if isinstance(value, dict) else {}
-    # A map with keys of the user's own: those that it has by default.
+    # A map with keys of the user's own: those that it has by default, or what each of them may be.
     others = node.get("additionalProperties")
-    if isinstance(others, dict) and resolved(others, definitions).get("type") == "object":
-        children |= {key: others for key in below}
+    if isinstance(others, dict):
+        entry = resolved(others, definitions)
+        if entry.get("type") == "object":
+            children |= {key: others for key in below}
+        if "properties" in entry and not below:
+            children["NAME"] = others
     if children:
         shown["properties"] = {
             key: described(child, below.get(key), definitions)

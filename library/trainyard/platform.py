@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +65,8 @@ class GpuPool:
     resources: Mapping[str, Any] = field(default_factory=dict)
     pod: PodSettings = field(default_factory=PodSettings)
     max_nodes: int = 1
-    queue: str = ""  # the LocalQueue of the training namespace that admits its Jobs; "" without Kueue
+    # The LocalQueue that admits its Jobs, of the same name in each namespace of training; "" without Kueue.
+    queue: str = ""
 
     def refusal(self, gpus: int) -> str:
         """Why no pod can have so many GPUs; "" if a node has them."""
@@ -103,6 +104,24 @@ class Training:
     def priority_class(self, pool: GpuPool | None) -> str:
         """The PriorityClass of a pod on this pool, or without GPUs."""
         return self.spot_priority_class_name if pool and pool.spot else self.priority_class_name
+
+
+@dataclass(frozen=True)
+class Team:
+    """Who shares the GPU pools with others: one entry of the chart's `teams`.
+
+    `dags` are ids of its DAGs, or beginnings of ids followed by one `*`; `namespace` is where those train.
+    """
+
+    name: str
+    namespace: str
+    dags: tuple[str, ...]
+
+    def has(self, dag_id: str) -> bool:
+        """Whether the DAG is the team's."""
+        return any(
+            dag_id.startswith(each[:-1]) if each.endswith("*") else dag_id == each for each in self.dags
+        )
 
 
 @dataclass(frozen=True)
@@ -157,7 +176,7 @@ class Platform:
     `serving` is None where the chart's `serving.enabled` is false, `lineage` where its `openlineage.url` is
     empty, `maintenance` where the chart makes none of its CronJobs, `stock_operators` where its
     `stockOperators.enabled` is false. `local` is the directory of trainings on this machine, without a
-    cluster.
+    cluster. `teams` have namespaces of their own; what no team has trains in `training.namespace`.
     """
 
     training: Training
@@ -170,6 +189,7 @@ class Platform:
     local: Path | None = None
     release: str = ""
     stock_operators: StockOperators | None = None
+    teams: Mapping[str, Team] = field(default_factory=dict)
 
     @property
     def release_labels(self) -> dict[str, str]:
@@ -188,6 +208,24 @@ class Platform:
                 f"no GPU pool {name!r} (there are: {known}); choose one of them or add it to `gpuPools`"
             )
         return self.pools[name]
+
+    @property
+    def training_namespaces(self) -> tuple[str, ...]:
+        """Every namespace in which Jobs of training may run: that of no team first."""
+        of_teams = (team.namespace for team in self.teams.values())
+        return tuple(dict.fromkeys((self.training.namespace, *of_teams)))
+
+    def team_of(self, dag_id: str) -> Team | None:
+        """The team that a DAG belongs to; None if it is no team's."""
+        # The chart refuses patterns of two teams that match the same DAG.
+        return next((team for team in self.teams.values() if team.has(dag_id)), None)
+
+    def for_dag(self, dag_id: str) -> Platform:
+        """The platform as the trainings of a DAG see it: in the namespace of its team, if it has one."""
+        team = self.team_of(dag_id)
+        if team is None:
+            return self
+        return replace(self, training=replace(self.training, namespace=team.namespace))
 
 
 def load_platform(path: str | Path | None = None) -> Platform:
@@ -247,7 +285,24 @@ def _platform(top: _Section) -> Platform:
         local=Path(top.get("local", str)) if "local" in top.data else None,
         release=top.get("release", str, ""),
         stock_operators=_stock_operators(top),
+        teams=_teams(top),
     )
+
+
+def _teams(top: _Section) -> dict[str, Team]:
+    section = _Section(top.get("teams", dict, {}), f"{top.path}.teams")
+    return {name: _team(name, section.section(name)) for name in section.data}
+
+
+def _team(name: str, team: _Section) -> Team:
+    dags = team.get("dags", list)
+    for each in dags:
+        if not isinstance(each, str) or "*" in each[:-1] or not each:
+            raise PlatformError(
+                f"{team.path}.dags: expected ids of DAGs, or beginnings of them with one `*` at the end, "
+                f"got {each!r}"
+            )
+    return Team(name, team.get("namespace", str), tuple(dags))
 
 
 def _stock_operators(top: _Section) -> StockOperators | None:

@@ -211,9 +211,8 @@ class References:
     def _check_binding(self, one: Object) -> None:
         namespace = one["metadata"]["namespace"]
         self._want(one, (one["roleRef"]["kind"], namespace, one["roleRef"]["name"]))
-        self._want(
-            one, *((each["kind"], each["namespace"], each["name"]) for each in one.get("subjects") or [])
-        )
+        accounts = [each for each in one.get("subjects") or [] if each["kind"] == "ServiceAccount"]
+        self._want(one, *((each["kind"], each["namespace"], each["name"]) for each in accounts))
 
     def _check_role(self, one: Object) -> None:
         kinds = {"cronjobs": "CronJob", "secrets": "Secret", "configmaps": "ConfigMap"}

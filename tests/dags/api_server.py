@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -25,8 +26,8 @@ CREATED = "2026-11-21T07:00:00Z"
 class LocalKube(JobKube):
     """The client under test, connected to the server below instead of a cluster."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(NAMESPACE)
+    def __init__(self, url: str, namespace: str) -> None:
+        super().__init__(namespace)
         self._url = url
 
     async def __aenter__(self) -> LocalKube:
@@ -35,9 +36,13 @@ class LocalKube(JobKube):
 
 
 class ApiServer:
-    """`fate(server, pod)` runs once for every pod; `refusals` are what the Job controller is told first."""
+    """`fate(server, pod)` runs once for every pod; `refusals` are what the Job controller is told first.
 
-    def __init__(self, fate: Callable[[ApiServer, Pod], Any]) -> None:
+    It knows no other namespace than `namespace`.
+    """
+
+    def __init__(self, fate: Callable[[ApiServer, Pod], Any], namespace: str = NAMESPACE) -> None:
+        self.namespace = namespace
         self.pods: dict[str, Pod] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
@@ -87,8 +92,9 @@ class ApiServer:
     async def serve(self) -> AsyncIterator[LocalKube]:
         """Serve on a free port; yields a client."""
         app = web.Application(middlewares=[self._errors])
-        pods, events = f"/api/v1/namespaces/{NAMESPACE}/pods", f"/api/v1/namespaces/{NAMESPACE}/events"
-        jobs = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+        core = f"/api/v1/namespaces/{self.namespace}"
+        pods, events = f"{core}/pods", f"{core}/events"
+        jobs = f"/apis/batch/v1/namespaces/{self.namespace}/jobs"
         app.router.add_get(pods, self._list)
         app.router.add_get(f"{pods}/{{name}}", self._get)
         app.router.add_delete(f"{pods}/{{name}}", self._delete)
@@ -97,9 +103,9 @@ class ApiServer:
         app.router.add_get(jobs, self._list_jobs)
         app.router.add_get(f"{jobs}/{{name}}", self._get_job)
         app.router.add_delete(f"{jobs}/{{name}}", self._delete_job)
-        workloads = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/workloads"
+        workloads = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{self.namespace}/workloads"
         app.router.add_get(workloads, self._list_workloads)
-        app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services", self._create_service)
+        app.router.add_post(f"{core}/services", self._create_service)
         app.router.add_get(events, self._events)
         app.router.add_post(events, self._create_event)
         runner = web.AppRunner(app, shutdown_timeout=0)
@@ -108,7 +114,7 @@ class ApiServer:
         await site.start()
         host, port = runner.addresses[0][:2]
         try:
-            async with LocalKube(f"http://{host}:{port}") as kube:
+            async with LocalKube(f"http://{host}:{port}", self.namespace) as kube:
                 yield kube
         finally:
             async with self._changed:
@@ -308,6 +314,16 @@ def _selected(objects: dict[str, dict[str, Any]], request: web.Request) -> list[
 
 def _is_owned_by(pod: Pod, job: str) -> bool:
     return any(owner["name"] == job for owner in pod["metadata"].get("ownerReferences", []))
+
+
+def kubeconfig(kube: LocalKube, directory: Path) -> Path:
+    """A file by which clients find the server of `kube`."""
+    cluster = {"name": "c", "cluster": {"server": kube._url}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    told = {"clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}
+    file = directory / "kubeconfig"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **told}))
+    return file
 
 
 def status(code: int, reason: str, message: str) -> web.Response:

@@ -148,7 +148,10 @@ def test_a_preempted_run_goes_on_from_its_checkpoint_though_kueue_is_killed(
 def test_gangs_never_hold_a_part_and_nobody_passes_them(
     make: Make, core: client.CoreV1Api, queued: dict[str, Any]
 ) -> None:
-    gangs = [make(f"e2e-gang-{number}", "ondemand", nodes=2, seconds=8) for number in range(2)]
+    gangs = []
+    for number in range(2):
+        gangs.append(make(f"e2e-gang-{number}", "ondemand", nodes=2, seconds=8))
+        time.sleep(1.1)  # the age of objects is told in whole seconds
     single = make("e2e-single", "ondemand", seconds=1)
     started: list[str] = []
     held: set[tuple[int, ...]] = set()

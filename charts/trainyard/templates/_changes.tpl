@@ -5,7 +5,9 @@
 {{- $claims := list }}
 {{- range $name, $volume := include "trainyard.claimedVolumes" . | fromJson }}
 {{- if or .create (not (hasKey . "create")) }}
-{{- $claims = append $claims (merge (dict "key" (printf "training.volumes.%s" $name) "namespace" $.Values.training.namespace "name" .claimName) .) }}
+{{- range $namespace := include "trainyard.trainingNamespaceNames" $ | fromJsonArray }}
+{{- $claims = append $claims (merge (dict "key" (printf "training.volumes.%s" $name) "namespace" $namespace "name" $volume.claimName) $volume) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if and .Values.airflow.enabled .Values.airflowLogs.create }}

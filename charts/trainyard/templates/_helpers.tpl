@@ -60,6 +60,9 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
     "defaultSpotPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultSpotPool" "spot" true) | default nil) }}
 {{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson)
     "release" (printf "%s.%s" .Release.Namespace .Release.Name) }}
+{{- if .Values.teams }}
+{{- $_ := set $platform "teams" (include "trainyard.teams" . | fromJson) }}
+{{- end }}
 {{- if .Values.serving.enabled }}
 {{- $serving := pick .Values.serving "namespace" "serviceAccountName" "replicas" "port" "priorityClassName" "resources" }}
 {{- $_ := set $serving "pod" (include "trainyard.podWithLogin" (dict "root" . "pod" .Values.serving.pod "account" "serving") | fromJson) }}

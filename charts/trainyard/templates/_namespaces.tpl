@@ -1,7 +1,8 @@
 {{/* A namespace of the platform beside the release's: its level of Pod Security, ServiceAccount and limits.
      Params: root, component, values (createNamespace, namespace, serviceAccountName, serviceAccountAnnotations,
      limitRange, quota), keep (annotations that keep it when the release goes; optional), accountKeep (the same of the
-     ServiceAccount), queued (Kueue admits its Jobs; optional) */}}
+     ServiceAccount), queued (Kueue admits its Jobs; optional),
+     team (whose it is; optional) */}}
 {{- define "trainyard.namespace" -}}
 {{- $values := .values }}
 {{- $labels := include "common.labels" (dict "root" .root "component" .component) }}
@@ -16,6 +17,9 @@ metadata:
     pod-security.kubernetes.io/enforce: restricted
     pod-security.kubernetes.io/warn: restricted
     pod-security.kubernetes.io/audit: restricted
+    {{- with .team }}
+    trainyard.dev/team: {{ . | include "common.scalar" }}
+    {{- end }}
     {{- if .queued }}
     # For a Kueue that is told which namespaces are its business.
     trainyard.dev/queued: "true"

@@ -33,7 +33,10 @@
 {{- $name := "app.kubernetes.io/name" }}
 {{- $training = dict "matchExpressions" (list (dict "key" $name "operator" "NotIn" "values" (list (get $store.selector.matchLabels $name)))) }}
 {{- end }}
-{{- $_ := set $components "training" (dict "namespace" .Values.training.namespace "selector" $training "ports" list) }}
+{{- range include "trainyard.trainingNamespaces" . | fromJsonArray }}
+{{- $selector := ternary dict $training (ne .team "") }}
+{{- $_ := set $components (printf "training%s" (include "trainyard.teamSuffix" .team)) (dict "namespace" .values.namespace "selector" $selector "ports" list) }}
+{{- end }}
 {{- if .Values.serving.enabled }}
 {{- $_ := set $components "model-servers" (dict "namespace" .Values.serving.namespace "selector" dict "ports" (list .Values.serving.port)) }}
 {{- end }}
@@ -127,7 +130,6 @@
     "bootstrap-secrets" (dict "kubernetes" true)
     "mlflow" (dict "components" (list "postgresql" "versitygw") "outside" (concat $database $artifacts $login))
     "mlflow-garbage-collection" (dict "components" (list "postgresql" "mlflow") "outside" $database)
-    "training" (dict "components" (concat (list "training" "mlflow") $embedded) "outside" (concat $tracking $web))
     "stock-operators" (dict "components" (list "stock-operators" "mlflow") "outside" (concat $tracking $web))
     "model-servers" (dict "components" (list "mlflow") "outside" $tracking)
     "backup" $backup
@@ -135,6 +137,10 @@
     "postgresql" dict
     "statsd" dict
     "versitygw" dict }}
+{{- range include "trainyard.trainingNamespaces" $root | fromJsonArray }}
+{{- $name := printf "training%s" (include "trainyard.teamSuffix" .team) }}
+{{- $_ := set $calls $name (dict "components" (concat (list $name "mlflow") $embedded) "outside" (concat $tracking $web)) }}
+{{- end }}
 {{- if hasKey $known "statsd" }}
 {{- range include "trainyard.airflowSenders" . | fromJsonArray }}
 {{- $call := get $calls . }}

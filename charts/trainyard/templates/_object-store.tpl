@@ -52,7 +52,7 @@
      else its pods run. Params: the root context */}}
 {{- define "trainyard.wantedAccountKeys" -}}
 {{- $keys := list }}
-{{- range include "trainyard.storeAccounts" . | fromJsonArray }}
+{{- range $account := include "trainyard.storeAccounts" . | fromJsonArray }}
 {{- $store := include "trainyard.versitygwNamespace" $ }}
 {{- $secret := printf "%s/%s" $store .secret }}
 {{- $url := include "versitygw.url" (dict "root" $.Subcharts.versitygw "namespace" $store) }}
@@ -62,10 +62,14 @@
 {{- range $key, $recipe := $own }}
 {{- $keys = append $keys (dict "by" $by "secret" $secret "key" $key "recipe" $recipe) }}
 {{- end }}
-{{- if ne .name "training" }}
-{{- $name := .secret }}
+{{- $copies := list .secret }}
+{{- if eq .name "training" }}
+{{- $copies = list }}
+{{- range $namespace := without (include "trainyard.trainingNamespaceNames" $ | fromJsonArray) $store }}{{ $copies = append $copies (printf "%s/%s" $namespace $account.secret) }}{{ end }}
+{{- end }}
+{{- range $copy := $copies }}
 {{- range $key := keys $own | sortAlpha }}
-{{- $keys = append $keys (dict "by" $by "secret" $name "key" $key "recipe" (dict "template" (printf "{%s/%s}" $secret $key))) }}
+{{- $keys = append $keys (dict "by" $by "secret" $copy "key" $key "recipe" (dict "template" (printf "{%s/%s}" $secret $key))) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -111,7 +111,7 @@
 {{- $keys = concat $keys (list
     (dict "by" $by "secret" $secret "key" "username" "recipe" (dict "value" $account))
     (dict "by" $by "secret" $secret "key" "password" "recipe" (dict "generate" "password" "credential" "mlflow"))) }}
-{{- with get $users $account }}
+{{- range get $users $account | default list }}
 {{- $file := printf "[mlflow]\nmlflow_tracking_username = %s\nmlflow_tracking_password = {%s/password}\n" $account $secret }}
 {{- $keys = append $keys (dict "by" $by "secret" . "key" "credentials" "recipe" (dict "template" $file)) }}
 {{- end }}
@@ -120,17 +120,22 @@
 {{- toJson $keys }}
 {{- end }}
 
-{{/* Which accounts of MLflow are used by pods, and the Secrets with their files. JSON. Params: the root context */}}
+{{/* Which accounts of MLflow are used by pods, and the Secrets with their files: account -> a list of names. JSON.
+     Params: the root context */}}
 {{- define "trainyard.mlflowUsers" -}}
 {{- $mlflow := .Subcharts.mlflow }}
-{{- $namespaces := dict "admin" .Release.Namespace "trainer" .Values.training.namespace "promoter" (include "trainyard.airflowNamespace" .) }}
-{{- if .Values.serving.enabled }}{{ $_ := set $namespaces "serving" .Values.serving.namespace }}{{ end }}
+{{- $places := dict "admin" (list .Release.Namespace) "trainer" (include "trainyard.trainingNamespaceNames" . | fromJsonArray)
+    "promoter" (list (include "trainyard.airflowNamespace" .)) }}
+{{- if .Values.serving.enabled }}{{ $_ := set $places "serving" (list .Values.serving.namespace) }}{{ end }}
 {{- $users := dict }}
-{{- range $account, $namespace := $namespaces }}
+{{- range $account, $namespaces := $places }}
 {{- $name := include "mlflow.accountSecretName" (dict "root" $mlflow "account" $account) }}
 {{- if eq $account "promoter" }}{{ $name = include "trainyard.mlflowPromoterSecretName" $ }}{{ end }}
-{{- if ne $namespace $.Release.Namespace }}{{ $name = printf "%s/%s" $namespace $name }}{{ end }}
-{{- $_ := set $users $account $name }}
+{{- $secrets := list }}
+{{- range $namespaces }}
+{{- $secrets = append $secrets (ternary $name (printf "%s/%s" . $name) (eq . $.Release.Namespace)) }}
+{{- end }}
+{{- $_ := set $users $account $secrets }}
 {{- end }}
 {{- toJson $users }}
 {{- end }}

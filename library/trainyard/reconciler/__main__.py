@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainyard.kube.client import KubeError
 from trainyard.kube.jobs import JobKube
-from trainyard.platform import PlatformError, load_platform
+from trainyard.platform import Platform, PlatformError, load_platform
 from trainyard.reconciler.database import CONNECTION, Database
 from trainyard.reconciler.reconciler import Reconciler
 
@@ -25,23 +25,31 @@ log = logging.getLogger("trainyard.reconciler")
 
 
 async def run(seconds: float, heartbeat: Path) -> None:
-    """Look every `seconds`. What does not answer is asked again at the next look.
+    """Look every `seconds` at each namespace of training.
+
+    What does not answer is asked again at the next look.
 
     Raises:
         PlatformError: the platform file is missing, wrong or an older chart's.
     """
     reconciler = Reconciler(Database().states)
-    log.info("looking every %g s at namespace %s", seconds, load_platform().training.namespace)
+    log.info("looking every %g s at namespace %s", seconds, ", ".join(load_platform().training_namespaces))
     while True:
-        heartbeat.touch()
         platform = load_platform()  # anew, as its ConfigMap may have changed
-        try:
-            async with asyncio.timeout(LOOK_SECONDS), JobKube(platform.training.namespace) as kube:
-                await reconciler.look(kube, platform)
-        except (KubeError, SQLAlchemyError, TimeoutError) as error:
-            told = (str(error) or repr(error)).strip().splitlines()[0]
-            log.warning("this look found nothing out: %s", told)
+        for namespace in platform.training_namespaces:
+            heartbeat.touch()  # each time: many that do not answer take long, and are no reason to restart
+            await _look(reconciler, namespace, platform)
         await asyncio.sleep(seconds)
+
+
+async def _look(reconciler: Reconciler, namespace: str, platform: Platform) -> None:
+    """Look at one namespace; whatever it answers, the others get their turn."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS), JobKube(namespace) as kube:
+            await reconciler.look(kube, platform)
+    except (KubeError, SQLAlchemyError, TimeoutError) as error:
+        told = (str(error) or repr(error)).strip().splitlines()[0]
+        log.warning("this look at namespace %s found nothing out: %s", namespace, told)
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Ends what nobody waits for in the training namespace.
+    """Ends what nobody waits for in the namespaces of training.
 
     Args:
         states: returns the states of the tries that there are; called in a thread.
@@ -42,13 +42,16 @@ class Reconciler:
     def __init__(self, states: States, patience: float = PATIENCE_SECONDS) -> None:
         self._states = states
         self._patience = patience
-        self._since: dict[str, float] = {}  # by UID: when nobody waited for it for the first time
+        # By namespace and UID: when nobody waited for it for the first time.
+        self._since: dict[str, dict[str, float]] = {}
 
     async def look(self, kube: JobKube, platform: Platform) -> None:
-        """Look once: delete what nobody has waited for since `patience`, and belongs to this release.
+        """Look once at a namespace.
+
+        Deletes what nobody has waited for since `patience`, and belongs to this release.
 
         Args:
-            kube: client of the training namespace.
+            kube: client of the namespace.
             platform: whose release it is, and whether what has failed is kept for inspection.
 
         Raises:
@@ -65,9 +68,10 @@ class Reconciler:
         states = await asyncio.to_thread(self._states, set(map(_try, found))) if found else {}
         left = {each["metadata"]["uid"]: each for each in found if states.get(_try(each)) not in WAITING}
         now = time.monotonic()
-        self._since = {uid: self._since.get(uid, now) for uid in left}
+        before = self._since.get(kube.namespace, {})
+        since = self._since[kube.namespace] = {uid: before.get(uid, now) for uid in left}
         for uid, each in left.items():
-            if now - self._since[uid] >= self._patience:
+            if now - since[uid] >= self._patience:
                 await self._end(kube, each, states.get(_try(each)), platform.training.keep_failed_pods)
 
     async def _end(self, kube: JobKube, found: Found, state: str | None, keep_failed: bool) -> None:

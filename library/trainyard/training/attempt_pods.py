@@ -19,7 +19,7 @@ class AttemptPods:
     """Follows what an attempt has in the namespace of `kube`.
 
     Args:
-        kube: client of the training namespace.
+        kube: client of the namespace in which the task's DAG trains.
         task: the try of the task.
         number: that of the attempt.
         is_alone: whether an older release has made its pod, without a Job.

@@ -2,6 +2,9 @@
 
 The messages are Kueue 0.17's. A Workload has no condition about the quota while it is not at the head of its
 queue.
+
+Each team has a queue of its own for each pool, which may borrow what others leave. The Workloads of another
+namespace cannot be seen here; but Kueue counts them when it says how many GPUs a queue lacks.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"  # label of a Job: the LocalQueue that admit
 JOB_UID = "kueue.x-k8s.io/job-uid"  # label of a Workload
 Object = Mapping[str, Any]
 _LACKS = re.compile(r"insufficient unused quota for \S+ in flavor \S+, (\d+) more needed")
+_NEVER = re.compile(r"> maximum capacity \((?:\S+ > )?([^\s)]+)\)")
 _PREEMPTS = re.compile(r"Pending the preemption of (\d+) workload")
 _EVICTED = {
     "InClusterQueue": "a Job of higher priority took its GPUs",
@@ -37,8 +41,23 @@ def workload_of(job: Object, workloads: Iterable[Object]) -> Object | None:
     return next((each for each in workloads if each["metadata"].get("labels", {}).get(JOB_UID) == uid), None)
 
 
-def why_queued(job: Object, workloads: Iterable[Object], pool: str) -> Pending:
-    """Why a suspended Job waits in the queue of a GPU pool: free GPUs and its place, in one sentence."""
+def why_never(job: Object, workloads: Iterable[Object], pool: str, team: str = "") -> str:
+    """Why its queue can never admit a Job, which would stop all who wait behind it; "" if it can."""
+    workload = workload_of(job, workloads)
+    message = condition(workload or {}, "QuotaReserved").get("message", "")
+    found = _NEVER.search(message)
+    if workload is None or not found:
+        return ""
+    may_have = f"{f'team {team}' if team else 'its queue'} may have {found[1]} at most"
+    cure = "use fewer nodes or gpus, or another pool"
+    return f"it asks for {_gpus(workload)} GPUs of pool {pool}, of which {may_have}: {cure} ({message})"
+
+
+def why_queued(job: Object, workloads: Iterable[Object], pool: str, team: str = "") -> Pending:
+    """Why a suspended Job waits in the queue of a GPU pool: free GPUs and its place, in one sentence.
+
+    With a `team`, free are those that the team may have now: its own and what it may borrow.
+    """
     workloads = list(workloads)
     workload = workload_of(job, workloads)
     if workload is None:
@@ -50,9 +69,12 @@ def why_queued(job: Object, workloads: Iterable[Object], pool: str) -> Pending:
     position, waiting = _position(workload, workloads)
     place = f"position {position} of {waiting}"
     free = _free(message, workload, pool)
-    texts = [free, place] if free else [f"{place} in the queue for pool {pool}"]
+    of_team = f" for team {team}" if team else ""
+    texts = [f"{free}{of_team}", place] if free else [f"{place} in the queue for pool {pool}{of_team}"]
     if found := _PREEMPTS.search(message):
-        texts.append(f"{found[1]} of lower priority {'makes' if found[1] == '1' else 'make'} room for it")
+        # Who lent GPUs takes them back from any priority.
+        who = f"{found[1]} other{'' if found[1] == '1' else 's'}" if team else f"{found[1]} of lower priority"
+        texts.append(f"{who} {'makes' if found[1] == '1' else 'make'} room for it")
     if preempted := why_evicted(workload):
         texts.append(preempted)
     original = f" ({message})" if message else ""

@@ -201,6 +201,7 @@ def _settings(platform: Platform, pool: GpuPool | None, request: TrainingRequest
 def _metadata(
     platform: Platform, settings: PodSettings, request: TrainingRequest, task: TaskIdentity, attempt: Attempt
 ) -> dict[str, Any]:
+    team = platform.team_of(task.dag_id)
     return {
         "name": task.job_name(attempt.number),
         "namespace": platform.training.namespace,
@@ -212,6 +213,7 @@ def _metadata(
             "app.kubernetes.io/component": request.step,
             ATTEMPT: str(attempt.number),
             f"{LABEL_PREFIX}/gpu-pool": attempt.gpu_pool or "none",
+            **({f"{LABEL_PREFIX}/team": team.name} if team else {}),
         },
         "annotations": {
             # An autoscaler that evicts pods to remove a node would discard hours of training.

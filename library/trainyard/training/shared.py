@@ -21,8 +21,8 @@ class Shared:
     """What all attempts of a try share.
 
     Args:
-        kube: client of the training namespace.
-        platform: where pods may run.
+        kube: client of the namespace in which the task's DAG trains.
+        platform: where pods may run, as the task's DAG sees it (`Platform.for_dag`).
         request: what to run.
         task: the try of the task; the names and labels of Jobs and pods follow from it.
         log: receives the log of the pod, or of rank 0, why it waits and how it ended.

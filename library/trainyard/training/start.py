@@ -61,6 +61,8 @@ class Start:
         self._pool = shared.platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
         # The LocalQueue that admits the attempt; "" if none does.
         self.queue = self._pool.queue if self._pool else ""
+        team = shared.platform.team_of(shared.task.dag_id)
+        self._team = team.name if team else ""
         self._job_uid = ""
 
     async def run(self) -> None:
@@ -138,7 +140,9 @@ class Start:
             if made is None or not kueue.is_suspended(made):
                 break
             workloads = await self._kube.workloads()
-            await self._check_waiting(kueue.why_queued(made, workloads, self._pool.name))
+            if never := kueue.why_never(made, workloads, self._pool.name, self._team):
+                raise AttemptEnded(Cause.BAD_CONFIG, never)
+            await self._check_waiting(kueue.why_queued(made, workloads, self._pool.name, self._team))
             seconds = self._until_fallback(QUEUE_POLL_SECONDS)
         if started := (made or {}).get("status", {}).get("startTime"):
             self.waiting_time.has_nodes([datetime.fromisoformat(started)])

@@ -79,7 +79,7 @@ class TrainingPodTrigger(TriggererTask):
         request, plan, timeouts = self.arguments()
         params = json.dumps(request.step_params, default=str)
         self.log.info("step %s of %s: params %s", request.step, request.dataset, params)
-        platform = load_platform()
+        platform = self._platform()
         async with _pods(platform, request.nodes) as kube:
             shared = Shared(
                 kube,
@@ -124,8 +124,12 @@ class TrainingPodTrigger(TriggererTask):
 
     async def _tidy(self, *, keep: bool) -> None:
         """Delete this try's pods; `keep` those that have ended, for inspection."""
-        async with _pods(load_platform()) as kube:
+        async with _pods(self._platform()) as kube:
             await delete_leftovers(kube, self.identity.try_selector(), keep=keep)
+
+    def _platform(self) -> Platform:
+        """The platform for the task's DAG: here, and nowhere else, its team decides on the namespace."""
+        return load_platform().for_dag(self.identity.dag_id)
 
     def _origin_env(self) -> dict[str, str]:
         """Environment variables for the tags of the MLflow run: the DAG run's URL and the user.

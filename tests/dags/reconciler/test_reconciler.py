@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,12 +18,15 @@ from uuid import UUID
 import pytest
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import TaskInstanceState
-from api_server import ApiServer, Pod
+from api_server import ApiServer, Pod, kubeconfig
+from conftest import PLATFORM_FILE
+from kubernetes_asyncio.config import kube_config
 from sqlalchemy import Uuid, insert
 from sqlalchemy.dialects import postgresql
 from trainyard.kube.client import KubeError
 from trainyard.naming import TaskIdentity
-from trainyard.platform import Platform
+from trainyard.platform import Platform, load_platform
+from trainyard.reconciler import __main__ as process
 from trainyard.reconciler import database
 from trainyard.reconciler.database import Database
 from trainyard.reconciler.reconciler import WAITING, Reconciler
@@ -173,6 +178,83 @@ def test_an_api_server_that_refuses_is_asked_again_later(platform: Platform) -> 
                 await Reconciler(lambda tries: {}).look(kube, platform)
 
     asyncio.run(look())
+
+
+def test_patience_with_one_namespace_is_not_lost_over_another(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    async def look() -> None:
+        one, other = ApiServer(fate=nothing), ApiServer(fate=nothing, namespace="ml-vision")
+        reconciler = Reconciler(lambda tries: {}, patience=0.2)
+        async with one.serve() as kube, other.serve() as other_kube:
+            for server in (one, other):
+                pod = build_pod(platform, request_for_train, identity)
+                server.pods = {server.namespace: made(pod, server.namespace)}
+            for pause in (0.3, 0):
+                assert len(one.pods) == len(other.pods) == 1
+                await reconciler.look(kube, platform)
+                await reconciler.look(other_kube, platform)
+                await asyncio.sleep(pause)
+            assert (one.pods, other.pods) == ({}, {})
+
+    asyncio.run(asyncio.wait_for(look(), 20))
+
+
+def has_no_try(path: Path) -> Database:
+    known = Database(f"sqlite:///{path}/airflow.db")
+    with known._engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE task_instance (id CHAR(32), state VARCHAR(20))")
+    return known
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ([], "ml-training found nothing out: Kubernetes API: 404"),
+        ([503] * 3, "found nothing out: TimeoutError()"),
+    ],
+    ids=["refuses", "does not answer"],
+)
+def test_a_namespace_that_gives_no_answer_does_not_stop_the_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    request_for_train: TrainingRequest,
+    identity: TaskIdentity,
+    errors: list[int],
+    told: str,
+) -> None:
+    vision = {"vision": {"namespace": "ml-vision", "dags": [identity.dag_id]}}
+    (tmp_path / "platform.json").write_text(
+        json.dumps({**json.loads(PLATFORM_FILE.read_text()), "teams": vision})
+    )
+    monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv(database.CONNECTION, has_no_try(tmp_path)._engine.url.render_as_string())
+    monkeypatch.setattr(process, "Reconciler", partial(Reconciler, patience=0))
+    monkeypatch.setattr(process, "LOOK_SECONDS", 1)  # the client's three pauses are longer
+    caplog.set_level("INFO")
+
+    async def look() -> None:
+        # It knows no namespace but the team's.
+        server = ApiServer(fate=nothing, namespace="ml-vision")
+        server.pods = {"alone": made(build_pod(load_platform(), request_for_train, identity), "alone")}
+        server.errors = list(errors)
+        async with server.serve() as kube:
+            # The client has read KUBECONFIG's value when it was imported.
+            monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig(kube, tmp_path)))
+            runs = asyncio.create_task(process.run(0.05, tmp_path / "looked"))
+            while not server.events:  # which is told last
+                await asyncio.sleep(0.02)
+                assert not runs.done()
+            runs.cancel()
+            assert server.pods == {}
+
+    asyncio.run(asyncio.wait_for(look(), 20))
+    assert "at namespace ml-training, ml-vision" in caplog.text
+    first = next(record.getMessage() for record in caplog.records if "nothing out" in record.getMessage())
+    assert first.startswith("this look at namespace ml-training ") and told in first
+    assert "deleted Pod ml-vision/alone" in caplog.text
 
 
 def test_the_database_knows_which_tries_there_are(tmp_path: Path) -> None:

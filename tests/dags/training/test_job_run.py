@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from api_server import ApiServer, Pod
 from trainyard.failures import Cause
 from trainyard.naming import LABEL_PREFIX, OLDER_TRY, TRY, TaskIdentity
-from trainyard.platform import Platform
+from trainyard.platform import Platform, Team
 from trainyard.training import attempt_pods, attempt_run, job_run, start
 from trainyard.training.attempt import Attempt, RetryPlan
 from trainyard.training.job import build_job
@@ -79,6 +80,7 @@ def play(
         startup_seconds: int = 10**9,
         nodes: int = 1,
         queue: str = "",
+        teams: Mapping[str, Team] = MappingProxyType({}),
         **plan: Any,
     ) -> Story:
         turns = iter(fates)
@@ -104,7 +106,7 @@ def play(
                 queued = {name: replace(pool, queue=queue) for name, pool in platform.pools.items()}
                 shared = Shared(
                     kube,
-                    replace(platform, pools=queued),
+                    replace(platform, pools=queued, teams=teams),
                     replace(request_for_train, gpu_pool="spot", nodes=nodes),
                     identity,
                     logging.getLogger("test"),
@@ -416,6 +418,39 @@ def test_what_no_queue_can_ever_admit_is_not_queued(play: Callable[..., Story]) 
     story = play(queue="spot", nodes=3)
     assert (story.outcome.cause, story.server.jobs) == (Cause.BAD_CONFIG, {})
     assert "it asks for 3 GPUs of pool spot, which has 1 (gpuPools.spot.nodes.max)" in story.outcome.message
+
+
+VISION = {"vision": Team("vision", "ml-vision", ("digits_*",))}
+
+
+def test_a_team_that_waits_is_named(play: Callable[..., Story], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "QUEUE_POLL_SECONDS", 0.05)
+
+    async def goes_on(server: ApiServer, job: str) -> None:
+        if server.workloads:
+            await server.suspend(job, False)
+        queued(server, job, WAITS)
+
+    story = play(succeeds, queue="spot", when_told=goes_on, teams=VISION)
+    assert story.outcome.cause is Cause.SUCCESS
+    reasons = [pending["reason"] for pending in story.pushed("pending")]
+    assert f"0 of 1 GPUs free in pool spot for team vision; position 1 of 1 ({WAITS})" in reasons
+
+
+@pytest.mark.parametrize("fallback", [None, "cpu"])
+def test_what_the_team_may_never_have_is_not_waited_for(
+    play: Callable[..., Story], monkeypatch: pytest.MonkeyPatch, fallback: str | None
+) -> None:
+    """The pool has so many GPUs, but the team may not borrow."""
+    monkeypatch.setattr(start, "QUEUE_POLL_SECONDS", 0.05)
+
+    async def says_never(server: ApiServer, job: str) -> None:
+        queued(server, job, f"{WAITS.partition(',')[0]}, request > maximum capacity (0)")
+
+    plan = {"fallback": fallback, "fallback_after_seconds": 10**9}
+    story = play(queue="spot", when_told=says_never, teams=VISION, **plan)
+    assert (story.outcome.cause, story.attempts) == (Cause.BAD_CONFIG, [])
+    assert "it asks for 1 GPUs of pool spot, of which team vision may have 0 at most" in story.outcome.message
 
 
 def test_a_cpu_takes_over_from_the_queue(play: Callable[..., Story]) -> None:

@@ -74,6 +74,58 @@ def test_who_makes_room_is_told() -> None:
     assert "; 2 of lower priority make room for it (" in pending.reason
 
 
+NEVER = (
+    "couldn't assign flavors to pod set main: insufficient quota for nvidia.com/gpu in flavor f, previously "
+    "considered podsets requests (0) + current podset request (2) > maximum capacity (1)"
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (LACKS, f"1 of 2 GPUs free in pool spot for team vision; position 1 of 2 ({LACKS})"),
+        ("", "position 1 of 2 in the queue for pool spot for team vision"),
+        (
+            f"{LACKS}. Pending the preemption of 1 workload(s)",
+            "1 of 2 GPUs free in pool spot for team vision; position 1 of 2; 1 other makes room for it (",
+        ),
+        (f"{LACKS}. Pending the preemption of 2 workload(s)", "; 2 others make room for it ("),
+    ],
+)
+def test_a_team_is_told(message: str, told: str) -> None:
+    found = [workload("u1", QuotaReserved=reserved(message)), workload("u2")]
+    assert told in kueue.why_queued(JOB, found, "spot", "vision").reason
+
+
+@pytest.mark.parametrize(("team", "whose"), [("vision", "team vision"), ("", "its queue")])
+def test_what_a_queue_can_never_admit_is_told(team: str, whose: str) -> None:
+    found = [workload("u1", QuotaReserved=reserved(NEVER))]
+    assert kueue.why_never(JOB, found, "spot", team) == (
+        f"it asks for 2 GPUs of pool spot, of which {whose} may have 1 at most: use fewer nodes or gpus, or "
+        f"another pool ({NEVER})"
+    )
+
+
+def test_how_older_kueues_say_so_is_understood() -> None:
+    message = "insufficient quota for nvidia.com/gpu in flavor f, request > maximum capacity (2 > 1)"
+    found = [workload("u1", QuotaReserved=reserved(message))]
+    assert "team vision may have 1 at most" in kueue.why_never(JOB, found, "spot", "vision")
+
+
+@pytest.mark.parametrize(
+    "workloads",
+    [
+        [],
+        [workload("u1")],
+        [workload("u1", QuotaReserved=reserved(LACKS))],
+        [workload("u1"), workload("u2", QuotaReserved=reserved(NEVER))],
+    ],
+    ids=["not seen yet", "nothing said yet", "waits", "another's"],
+)
+def test_what_waits_is_not_given_up(workloads: list[dict[str, Any]]) -> None:
+    assert kueue.why_never(JOB, workloads, "spot", "vision") == ""
+
+
 @pytest.mark.parametrize(
     ("conditions", "says"),
     [

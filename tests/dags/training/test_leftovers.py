@@ -55,7 +55,6 @@ def trigger(monkeypatch: pytest.MonkeyPatch) -> TrainingPodTrigger:
     monkeypatch.setattr(TriggererTask, "run", ends)
     monkeypatch.setattr(module, "delete_leftovers", delete)
     monkeypatch.setattr(module, "_pods", lambda *_: Pods())
-    monkeypatch.setattr(module, "load_platform", lambda: None)
     return trigger
 
 

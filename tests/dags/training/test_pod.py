@@ -11,12 +11,13 @@ import kubernetes_validate
 import pytest
 import trainyard_contract
 from trainyard.naming import TaskIdentity
-from trainyard.platform import Platform, PlatformError, Volume
+from trainyard.platform import Platform, PlatformError, Team, Volume
 from trainyard.training.attempt import Attempt
 from trainyard.training.pod import RESULT_PATH, UNREACHABLE, RequestError, TrainingRequest, build_pod
 from trainyard_cli.versions import VERSIONS
 
 TRAINER = Path(__file__).parents[3] / "images/trainer/src"
+TEAM = "trainyard.dev/team"
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -63,6 +64,17 @@ def test_a_gpu_pod_goes_to_its_pool_and_a_cpu_pod_to_none(
     assert "nodeSelector" not in cpu
     assert [toleration["key"] for toleration in cpu["tolerations"]] == [UNREACHABLE]
     assert "nvidia.com/gpu" not in cpu["containers"][0]["resources"]["limits"]
+
+
+def test_a_team_is_named_by_its_pods(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    vision = replace(platform, teams={"vision": Team("vision", "ml-vision", (identity.dag_id,))})
+    pod = build_pod(vision.for_dag(identity.dag_id), request_for_train, identity)
+    assert (pod["metadata"]["namespace"], pod["metadata"]["labels"][TEAM]) == ("ml-vision", "vision")
+    other = replace(identity, dag_id="other")
+    pod = build_pod(vision.for_dag("other"), request_for_train, other)
+    assert pod["metadata"]["namespace"] == "ml-training" and TEAM not in pod["metadata"]["labels"]
 
 
 def test_how_long_to_wait_for_a_lost_node_can_be_given(

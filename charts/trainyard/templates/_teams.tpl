@@ -1,0 +1,132 @@
+{{/* Teams, which share the GPU pools: where they train, and which part of each pool is theirs. What is more than a name
+     is JSON. */}}
+
+{{/* The namespaces of training pods, first that of whoever is in no team: a list of {team ("" for that one), values (for
+     trainyard.namespace)}. Params: the root context */}}
+{{- define "trainyard.trainingNamespaces" -}}
+{{- $training := .Values.training }}
+{{- $spaces := list (dict "team" "" "values" $training) }}
+{{- range $name, $team := .Values.teams }}
+{{- /* A cloud identity is one team's. */}}
+{{- $own := dict "createNamespace" true "quota" $training.quota "serviceAccountAnnotations" dict }}
+{{- range $key, $value := pick $team "namespace" "createNamespace" "quota" "serviceAccountAnnotations" }}
+{{- if not (kindIs "invalid" $value) }}{{ $_ := set $own $key $value }}{{ end }}
+{{- end }}
+{{- $spaces = append $spaces (dict "team" $name "values" (merge $own (pick $training "serviceAccountName" "limitRange"))) }}
+{{- end }}
+{{- toJson $spaces }}
+{{- end }}
+
+{{/* Only their names. A list. Params: the root context */}}
+{{- define "trainyard.trainingNamespaceNames" -}}
+{{- $names := list }}
+{{- range include "trainyard.trainingNamespaces" . | fromJsonArray }}{{ $names = append $names .values.namespace }}{{ end }}
+{{- toJson $names }}
+{{- end }}
+
+{{/* What a name of the chart ends with where each team has an object of its own; nothing for no team.
+     Params: the team's name, or "" */}}
+{{- define "trainyard.teamSuffix" -}}
+{{ with . }}-{{ . }}{{ end }}
+{{- end }}
+
+{{/* The same for a queue. Names of pools have no dots, so none is another pool's. Params: the team's name, or "" */}}
+{{- define "trainyard.teamQueueSuffix" -}}
+{{ with . }}.{{ . }}{{ end }}
+{{- end }}
+
+{{/* The part of a pool that is a team's: {own, weight, and where they are set borrow, lend}. Whoever is in no team has what no
+     team has. Params: root, team ("" for no team), pool (its name) */}}
+{{- define "trainyard.teamShare" -}}
+{{- if .team }}
+{{- $share := get ((get .root.Values.teams .team).gpus | default dict) .pool | default dict }}
+{{- $weight := (get .root.Values.teams .team).weight }}
+{{- $result := dict "own" (int ($share.own | default 0)) "weight" (ternary 1 $weight (kindIs "invalid" $weight) | include "common.text") }}
+{{- range $key := list "borrow" "lend" }}
+{{- $limit := get $share $key }}
+{{- if and (hasKey $share $key) (not (kindIs "invalid" $limit)) }}{{ $_ := set $result $key (int $limit) }}{{ end }}
+{{- end }}
+{{- toJson $result }}
+{{- else }}
+{{- $pool := get .root.Values.gpuPools .pool }}
+{{- dict "own" (sub (mul $pool.gpusPerNode $pool.nodes.max) (include "trainyard.ownedGpus" . | int)) "weight" "1" | toJson }}
+{{- end }}
+{{- end }}
+
+{{/* How many GPUs of a pool are teams' own. Params: root, pool (its name) */}}
+{{- define "trainyard.ownedGpus" -}}
+{{- $owned := 0 }}
+{{- range .root.Values.teams }}{{ $owned = add $owned (((get (.gpus | default dict) $.pool | default dict).own) | default 0) }}{{ end }}
+{{- $owned }}
+{{- end }}
+
+{{/* The teams as the DAG library needs them: name -> {namespace, dags}. Params: the root context */}}
+{{- define "trainyard.teams" -}}
+{{- $teams := dict }}
+{{- range $name, $team := .Values.teams }}{{ $_ := set $teams $name (pick $team "namespace" "dags") }}{{ end }}
+{{- toJson $teams }}
+{{- end }}
+
+{{/* What is wrong with the teams, one line each. Params: the root context */}}
+{{- define "trainyard.teamProblems" -}}
+{{- $problems := include "common.nameProblems" (dict "key" "teams" "values" (.Values.teams | default dict) "max" 42 "separator" "-") | splitList "\n" | compact }}
+{{- $namespaces := dict .Release.Namespace "the release's" .Values.training.namespace "training.namespace" .Values.serving.namespace "serving.namespace" }}
+{{- if .Values.stockOperators.enabled }}{{ $_ := set $namespaces .Values.stockOperators.namespace "stockOperators.namespace" }}{{ end }}
+{{- with (index .Values "nvidia-device-plugin").namespaceOverride }}{{ $_ := set $namespaces . "nvidia-device-plugin.namespaceOverride" }}{{ end }}
+{{- $patterns := dict }}
+{{- $classes := list .Values.training.priorityClassName .Values.training.spotPriorityClassName | compact | uniq }}
+{{- range $name, $team := .Values.teams }}
+{{- $key := printf "teams.%s" $name }}
+{{- if hasPrefix "kube-" $team.namespace }}
+{{- $problems = append $problems (printf "%s.namespace: %s is Kubernetes' own; choose another name" $key $team.namespace) }}
+{{- end }}
+{{- with get $namespaces $team.namespace }}
+{{- $problems = append $problems (printf "%s.namespace: %s is %s already; a team needs a namespace of its own" $key $team.namespace .) }}
+{{- end }}
+{{- $_ := set $namespaces $team.namespace (printf "%s.namespace" $key) }}
+{{- range $pattern := $team.dags }}
+{{- range $other, $owner := $patterns }}
+{{- $starts := list (trimSuffix "*" $pattern) (trimSuffix "*" $other) }}
+{{- $reaches := and (hasSuffix "*" $pattern) (hasPrefix (first $starts) (last $starts)) }}
+{{- $isReached := and (hasSuffix "*" $other) (hasPrefix (last $starts) (first $starts)) }}
+{{- if and (ne $owner $name) (or $reaches $isReached (eq $pattern $other)) }}
+{{- $problems = append $problems (printf "%s.dags: %s and %s of teams.%s.dags may be the same DAG; a DAG is one team's" $key $pattern $other $owner) }}
+{{- end }}
+{{- end }}
+{{- $_ := set $patterns $pattern $name }}
+{{- end }}
+{{- range $pool, $share := $team.gpus }}
+{{- if not (hasKey ($.Values.gpuPools | default dict) $pool) }}
+{{- $problems = append $problems (printf "%s.gpus.%s: there is no such pool in gpuPools (there are: %s)" $key $pool (keys ($.Values.gpuPools | default dict) | sortAlpha | join ", " | default "none")) }}
+{{- end }}
+{{- if gt (int (($share | default dict).lend | default 0)) (int (($share | default dict).own | default 0)) }}
+{{- $problems = append $problems (printf "%s.gpus.%s.lend: %v is over its own %v; lower it" $key $pool $share.lend (int $share.own)) }}
+{{- end }}
+{{- end }}
+{{- if and $team.gpus (not $.Values.queues.kueue.enabled) }}
+{{- $problems = append $problems (printf "%s.gpus: nothing shares GPUs out without a queue; set queues.kueue.enabled, or leave it out and set %s.quota" $key $key) }}
+{{- end }}
+{{- with $team.priorityClassNames }}
+{{- range $class := $classes }}
+{{- if not (has $class $team.priorityClassNames) }}
+{{- $problems = append $problems (printf "%s.priorityClassNames: training pods have %s; add it" $key $class) }}
+{{- end }}
+{{- end }}
+{{- range . }}
+{{- if not (hasKey $.Values.priorityClasses .) }}
+{{- $problems = append $problems (printf "%s.priorityClassNames: there is no %s in priorityClasses; add it there (with enabled: false if it is made elsewhere)" $key .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if .Values.teams }}
+{{- range $name, $pool := .Values.gpuPools }}
+{{- $has := mul $pool.gpusPerNode $pool.nodes.max }}
+{{- $owned := include "trainyard.ownedGpus" (dict "root" $ "pool" $name) | int }}
+{{- if gt $owned (int $has) }}
+{{- $problems = append $problems (printf "teams: they own %d GPUs of pool %s, which has %d (gpusPerNode x nodes.max); lower teams.*.gpus.%s.own, or raise gpuPools.%s.nodes.max" $owned $name (int $has) $name $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}

@@ -1,0 +1,199 @@
+"""Teams: each has what the training namespace has, its part of the pools, and nothing of another team's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from references import References
+from render import Object, find, platform, render_chart
+from test_rights import rights
+
+VISION, TEXT, NOBODY = "ml-vision", "ml-text", "ml-training"
+TEAMS: Object = {
+    "queues": {"kueue": {"enabled": True}},
+    "gpuPools": {"ondemand": {"nodes": {"max": 4}}},
+    "teams": {
+        "vision": {
+            "namespace": VISION,
+            "dags": ["vision_*", "segment"],
+            "gpus": {"ondemand": {"own": 2, "borrow": 1, "lend": 0}, "spot": {"own": 1}},
+            "weight": 3,
+            "priorityClassNames": ["trainyard-training", "trainyard-spot"],
+            "quota": {"requests.cpu": 64},
+            "serviceAccountAnnotations": {"cloud": "vision"},
+            "readers": ["oidc:vision"],
+        },
+        "text": {"namespace": TEXT, "dags": ["text_training"]},
+    },
+}
+READER = "trainyard-training-reader"
+
+
+def inside(objects: list[Object], namespace: str) -> dict[tuple[str, str], Object]:
+    """What a namespace has, by kind and name, without what says whose it is."""
+    found = {}
+    for one in objects:
+        if one["metadata"].get("namespace") == namespace:
+            told = json.dumps(one).replace(f"training-{namespace.removeprefix('ml-')}", "training")
+            one = json.loads(told.replace(namespace, "HERE"))
+            found[one["kind"], one["metadata"]["name"]] = one
+    return found
+
+
+def test_each_team_has_what_the_training_namespace_has() -> None:
+    objects = render_chart(values=TEAMS)
+    store = ("trainyard-versitygw", "trainyard-net-versitygw")
+    training = {key: one for key, one in inside(objects, NOBODY).items() if key[1] not in store}
+    # The Role that reads what the store's Secrets are composed of, and the policy that leaves the store's pods out.
+    own = {
+        *(("LocalQueue", pool) for pool in ("ondemand", "spot")),
+        ("Role", "trainyard-bootstrap-secrets"),
+        ("NetworkPolicy", "trainyard-net-training"),
+    }
+    text = inside(objects, TEXT)
+    assert text.keys() == training.keys()
+    assert {key for key in training if text[key] != training[key]} == own
+    vision = inside(objects, VISION)
+    assert vision.keys() == training.keys() | {("Role", READER), ("RoleBinding", READER)}
+    of_its_own = {("ResourceQuota", "trainyard-training"), ("ServiceAccount", "trainer")}
+    assert {key for key in training if vision[key] != training[key]} == own | of_its_own
+    assert vision["ServiceAccount", "trainer"]["metadata"]["annotations"] == {"cloud": "vision"}
+    assert vision["ResourceQuota", "trainyard-training"]["spec"]["hard"] == {"requests.cpu": "64"}
+
+
+def test_a_namespace_tells_whose_it_is_and_stays() -> None:
+    objects = render_chart(values=TEAMS)
+    (vision, training) = (find(objects, "Namespace", name)["metadata"] for name in (VISION, NOBODY))
+    assert vision["labels"] == {**training["labels"], "trainyard.dev/team": "vision"}
+    assert vision["annotations"] == training["annotations"]
+    values = {"teams": {"text": {"namespace": TEXT, "dags": [], "createNamespace": False}}}
+    assert ("Namespace", TEXT) not in {
+        (one["kind"], one["metadata"]["name"]) for one in render_chart(values=values)
+    }
+
+
+def test_the_dags_of_a_team_are_told() -> None:
+    told = platform(render_chart(values=TEAMS))
+    assert told["teams"] == {
+        "vision": {"namespace": VISION, "dags": ["vision_*", "segment"]},
+        "text": {"namespace": TEXT, "dags": ["text_training"]},
+    }
+    assert "teams" not in platform(render_chart())
+
+
+def shares(objects: list[Object]) -> dict[tuple[str, str], Any]:
+    """What of a pool's GPUs whoever trains in a namespace may have, by namespace and pool."""
+    found = {}
+    for one in objects:
+        if one["kind"] == "LocalQueue":
+            place = one["metadata"]["namespace"]
+            spec = find(objects, "ClusterQueue", one["spec"]["clusterQueue"])["spec"]
+            assert spec["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": place}}
+            (group,) = spec["resourceGroups"]
+            (flavor,) = group["flavors"]
+            assert spec.get("cohortName", flavor["name"]) == flavor["name"]
+            (resource,) = flavor["resources"]
+            found[place, one["metadata"]["name"]] = {key: resource[key] for key in resource if key != "name"}
+    return found
+
+
+def test_what_no_team_owns_is_had_by_whoever_is_in_none() -> None:
+    assert shares(render_chart(values=TEAMS)) == {
+        (NOBODY, "ondemand"): {"nominalQuota": "2"},
+        (VISION, "ondemand"): {"nominalQuota": "2", "borrowingLimit": "1", "lendingLimit": "0"},
+        (TEXT, "ondemand"): {"nominalQuota": "0"},
+        (NOBODY, "spot"): {"nominalQuota": "0"},
+        (VISION, "spot"): {"nominalQuota": "1"},
+        (TEXT, "spot"): {"nominalQuota": "0"},
+    }
+
+
+def test_teams_lend_each_other_gpus_and_get_them_back() -> None:
+    objects = render_chart(values=TEAMS)
+    queues = [one for one in objects if one["kind"] == "ClusterQueue"]
+    assert {one["spec"]["preemption"]["reclaimWithinCohort"] for one in queues} == {"Any"}
+    weights = {
+        one["metadata"]["name"].partition("ondemand")[2]: one["spec"]["fairSharing"]["weight"]
+        for one in queues
+        if "ondemand" in one["metadata"]["name"]
+    }
+    assert weights == {"": "1", ".vision": "3", ".text": "1"}
+    alone = render_chart(values={"queues": TEAMS["queues"]})
+    told = json.dumps([one for one in alone if one["kind"] == "ClusterQueue"])
+    assert not [word for word in ("cohortName", "fairSharing", "reclaimWithinCohort") if word in told]
+
+
+def test_a_team_s_pods_reach_each_other_and_no_other_team_s() -> None:
+    objects = render_chart(values=TEAMS)
+    for team, namespace in (("vision", VISION), ("text", TEXT)):
+        spec = find(objects, "NetworkPolicy", f"trainyard-net-training-{team}")["spec"]
+        told = json.dumps(spec)
+        assert spec["podSelector"] == {}
+        assert namespace in told
+        assert not [other for other in {VISION, TEXT, NOBODY} - {namespace} if other in told]
+        mlflow = find(objects, "NetworkPolicy", "trainyard-net-mlflow")["spec"]["ingress"]
+        assert namespace in json.dumps(mlflow)
+
+
+def test_what_the_launchers_may_do_is_the_same_everywhere() -> None:
+    values = {**TEAMS, "teams": {"text": TEAMS["teams"]["text"]}}
+    for account, spaces in rights(render_chart(values=values)).items():
+        if "bootstrap" not in account and NOBODY in spaces:
+            assert spaces[TEXT] == spaces[NOBODY], account
+
+
+def test_readers_see_their_team_s_namespace_alone() -> None:
+    objects = render_chart(values=TEAMS)
+    bindings = [one for one in objects if one["kind"] == "RoleBinding"]
+    (binding,) = (one for one in bindings if "Group" in {each["kind"] for each in one["subjects"]})
+    assert (binding["metadata"]["namespace"], binding["roleRef"]["name"]) == (VISION, READER)
+    assert [one["name"] for one in binding["subjects"]] == ["oidc:vision"]
+    rules = find(objects, "Role", READER)["rules"]
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert "secrets" not in {resource for rule in rules for resource in rule["resources"]}
+
+
+def test_a_queue_cannot_be_passed_in_any_team_s_namespace() -> None:
+    objects = render_chart(values=TEAMS)
+    for name in ("pods", "jobs"):
+        policy = find(objects, "ValidatingAdmissionPolicy", f"trainyard-trainyard-queued-{name}")
+        (where,) = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"]
+        assert where["values"] == [NOBODY, TEXT, VISION]
+
+
+def test_a_team_s_jobs_have_its_priorities_alone() -> None:
+    objects = render_chart(values=TEAMS)
+    spec = find(objects, "ValidatingAdmissionPolicy", "trainyard-trainyard-priorities-vision")["spec"]
+    (where,) = spec["matchConstraints"]["namespaceSelector"]["matchExpressions"]
+    assert where["values"] == [VISION]
+    (rule,) = spec["validations"]
+    assert '["trainyard-training","trainyard-spot"]' in rule["expression"]
+    assert "teams.vision.priorityClassNames" in rule["message"]
+    names = {one["metadata"]["name"] for one in objects if one["kind"] == "ValidatingAdmissionPolicy"}
+    assert "trainyard-trainyard-priorities-text" not in names
+
+
+def test_nothing_refers_to_what_is_not_there() -> None:
+    assert References(render_chart(values=TEAMS)).check() == []
+
+
+def test_a_bucket_of_the_embedded_store_is_reached_from_every_team() -> None:
+    bucket = {"training": {"volumes": {"datasets": {"uri": "s3://data/sets"}}}}
+    values = {**TEAMS, **bucket, "versitygw": {"enabled": True, "buckets": ["data"]}}
+    objects = render_chart(values=values)
+    (job,) = (one for one in objects if one["metadata"]["name"].startswith("trainyard-bootstrap-secrets-"))
+    (env,) = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    wanted = json.loads(env["value"])
+    for namespace in (TEXT, VISION):
+        copied = wanted[f"{namespace}/trainyard-training-s3"]["AWS_SECRET_ACCESS_KEY"]
+        assert copied == {"template": f"{{{NOBODY}/trainyard-training-s3/AWS_SECRET_ACCESS_KEY}}"}
+        store = find(objects, "NetworkPolicy", "trainyard-net-versitygw")["spec"]["ingress"]
+        assert namespace in json.dumps(store)
+
+
+def test_without_a_queue_a_team_still_has_its_namespace() -> None:
+    objects = render_chart(values={"teams": {"text": TEAMS["teams"]["text"]}})
+    claims = {("PersistentVolumeClaim", name) for name in ("datasets", "checkpoints")}
+    assert claims <= inside(objects, TEXT).keys()
+    assert not [one for one in objects if "kueue" in one["apiVersion"]]

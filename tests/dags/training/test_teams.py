@@ -1,0 +1,97 @@
+"""A training of a team's DAG: all that its trigger makes, and deletes, is in the team's namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from airflow.sdk import DAG
+from api_server import ApiServer, Pod, kubeconfig
+from conftest import PLATFORM_FILE
+from kubernetes_asyncio.config import kube_config
+from trainyard.training import attempt_pods, attempt_run, start
+from trainyard.training.operator import TrainingPodOperator
+from trainyard.training.trigger import TrainingPodTrigger
+
+TEAMS = {"vision": {"namespace": "ml-vision", "dags": ["vision_*"]}}
+TEAM = "trainyard.dev/team"
+
+
+@pytest.fixture
+def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform with a team; its MLflow has no address for people, so that none is asked."""
+    data = json.loads(PLATFORM_FILE.read_text())
+    data["training"]["trackingUiUrl"] = ""
+    (tmp_path / "platform.json").write_text(json.dumps({**data, "teams": TEAMS}))
+    monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for module in (attempt_pods, attempt_run, start):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+
+
+class Told(TrainingPodTrigger):
+    """A trigger that keeps the XComs which it pushes."""
+
+    xcoms: dict[str, Any]
+
+    async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
+        self.xcoms.update(xcoms)
+
+
+def trigger_of(dag_id: str) -> Told:
+    """The trigger of a training in this DAG, as a triggerer gets it."""
+    with DAG(dag_id, schedule=None):
+        operator = TrainingPodOperator(
+            task_id="train",
+            step="train",
+            dataset="file:///data/x",
+            output_uri="file:///checkpoints/m",
+            gpu_pool="ondemand",
+            deadline=timedelta(hours=1),
+        )
+    trigger, trigger_args = Told({}), operator.start_trigger_args
+    ids = {"dag_id": dag_id, "run_id": "r", "task_id": "train", "map_index": -1, "try_number": 1}
+    trigger.task_instance = SimpleNamespace(**ids, id=uuid4(), task=None)
+    trigger.request, trigger.xcoms = dict((trigger_args.trigger_kwargs or {})["request"]), {}
+    trigger.render_template_fields({"ti": trigger.task_instance})
+    return trigger
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "namespace", "labels"),
+    [("vision_training", "ml-vision", {TEAM: "vision"}), ("other", "ml-training", {})],
+)
+def test_a_training_is_in_the_namespace_of_its_dags_team(
+    teams: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dag_id: str,
+    namespace: str,
+    labels: dict[str, str],
+) -> None:
+    async def succeeds(server: ApiServer, pod: Pod) -> None:
+        await server.run(pod["metadata"]["name"], exit_code=0, message='{"f1": 0.9}')
+
+    async def train() -> None:
+        server, trigger = ApiServer(succeeds, namespace), trigger_of(dag_id)
+        async with server.serve() as kube:  # which knows no other namespace
+            # The client has read KUBECONFIG's value when it was imported.
+            monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig(kube, tmp_path)))
+            assert await trigger.work() == {"f1": 0.9}
+            (job,) = server.jobs.values()
+            assert job["metadata"]["namespace"] == namespace
+            for made in (job, *server.created):
+                found = made["metadata"]["labels"]
+                assert {key: each for key, each in found.items() if key == TEAM} == labels
+            assert trigger.xcoms["pod_namespace"] == namespace
+            await trigger.abandon()
+            assert (server.jobs, server.pods) == ({}, {})
+
+    asyncio.run(asyncio.wait_for(train(), 20))
