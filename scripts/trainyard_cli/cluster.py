@@ -68,7 +68,7 @@ def ensure(stage: Stage, ports: Ports, values: Iterable[Path] = (), *, remake: b
     """
     tools = toolchain.ensure(stage)
     pools = chart.gpu_pools(tools.helm, values)
-    _make_shared_directories()
+    paths.SHARED_VOLUMES.mkdir(parents=True, exist_ok=True)
     image = node_image.ensure(stage)
     config = kind_config(pools, image, ports)
     cluster = Cluster(NAME, paths.KUBECONFIG, node_names(pools))
@@ -168,16 +168,37 @@ def node_names(pools: dict[str, Json]) -> dict[str, list[str]]:
     return names
 
 
-def _make_shared_directories() -> None:
+def shared_volumes(values: Json) -> list[Json]:
+    """Return the objects of the volumes that pods on several nodes share; each team has those of training."""
+    manifests: list[Json] = list(yaml.safe_load_all(SHARED_VOLUMES.read_text()))
+    training = values["training"]["namespace"]
+    claims = [one for one in manifests if one["kind"] == "PersistentVolume"]
+    of_training = [one for one in claims if one["spec"]["claimRef"]["namespace"] == training]
+    for team in (values.get("teams") or {}).values():
+        manifests += [_in_namespace(volume, team["namespace"]) for volume in of_training]
+    return manifests
+
+
+def _in_namespace(volume: Json, namespace: str) -> Json:
+    """Return a volume like this one for the claim of the same name in another namespace."""
+    spec = volume["spec"]
+    name = f"{namespace}-{spec['claimRef']['name']}"
+    path = f"{paths.NODE_SHARED_VOLUMES}/{name}"
+    own = {
+        "claimRef": {**spec["claimRef"], "namespace": namespace},
+        "hostPath": {**spec["hostPath"], "path": path},
+    }
+    return {**volume, "metadata": {"name": name}, "spec": {**spec, **own}}
+
+
+def make_shared_directories(volumes: Iterable[Json]) -> None:
     """Make the directory of every shared volume, writable for the pods' users."""
-    paths.SHARED_VOLUMES.mkdir(parents=True, exist_ok=True)
-    for manifest in yaml.safe_load_all(SHARED_VOLUMES.read_text()):
-        if manifest["kind"] == "PersistentVolume":
-            in_node = Path(manifest["spec"]["hostPath"]["path"])
-            directory = paths.SHARED_VOLUMES / in_node.relative_to(paths.NODE_SHARED_VOLUMES)
-            if not directory.is_dir():
-                directory.mkdir(parents=True)
-                directory.chmod(0o777)
+    for volume in volumes:
+        in_node = Path(volume["spec"]["hostPath"]["path"])
+        directory = paths.SHARED_VOLUMES / in_node.relative_to(paths.NODE_SHARED_VOLUMES)
+        if not directory.is_dir():
+            directory.mkdir(parents=True)
+            directory.chmod(0o777)
 
 
 def _containers() -> dict[str, str]:

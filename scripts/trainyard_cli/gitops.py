@@ -247,7 +247,7 @@ def release_from_git(
     """
     kube = Kube(made.kubeconfig)
     kubectl = made.kubectl(tools)
-    release.make_shared_volumes(made, tools)
+    release.make_shared_volumes(made, tools, files)
     stage.update("committing the working tree")
     given = chart.read_values((*chart.VALUES, *files))
     local = release.local_values(images, cluster.ports(), given)

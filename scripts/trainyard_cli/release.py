@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def install(
     """
     stage.update("namespaces and shared volumes")
     run([*made.kubectl(tools), "apply", "--server-side", "-f", "-"], input=yaml.safe_dump(_namespace()))
-    make_shared_volumes(made, tools)
+    make_shared_volumes(made, tools, files)
     upgrade(stage, made, tools, images, files, take_ownership=take_ownership)
 
 
@@ -140,9 +140,11 @@ def upgrade(
     wait_for_workloads(kube, stage)
 
 
-def make_shared_volumes(made: cluster.Cluster, tools: Tools) -> None:
+def make_shared_volumes(made: cluster.Cluster, tools: Tools, files: Iterable[Path]) -> None:
     """Make the volumes that pods on several nodes share, for claims that need not exist yet."""
-    run([*made.kubectl(tools), "apply", "--server-side", "-f", paths.ROOT / "manifests/kind"])
+    wanted = cluster.shared_volumes(chart.read_values((*chart.VALUES, *files)))
+    cluster.make_shared_directories(one for one in wanted if one["kind"] == "PersistentVolume")
+    run([*made.kubectl(tools), "apply", "--server-side", "-f", "-"], input=yaml.safe_dump_all(wanted))
     _rebind_volumes(Kube(made.kubeconfig))
 
 

@@ -45,7 +45,7 @@ def test_each_team_has_what_the_training_namespace_has() -> None:
     objects = render_chart(values=TEAMS)
     store = ("trainyard-versitygw", "trainyard-net-versitygw")
     training = {key: one for key, one in inside(objects, NOBODY).items() if key[1] not in store}
-    # The Role that reads what the store's Secrets are composed of, and the policy that leaves the store's pods out.
+    # The Role reads what Secrets are composed of, and the policy leaves out the store's pods.
     own = {
         *(("LocalQueue", pool) for pool in ("ondemand", "spot")),
         ("Role", "trainyard-bootstrap-secrets"),

@@ -207,3 +207,17 @@ def test_components_are_found_by_name():
         "kube-proxy": "registry.k8s.io/kube-proxy:v1.35.4",
         "coredns": "registry.k8s.io/coredns/coredns:v1.13.1",
     }
+
+
+def test_each_team_has_shared_volumes_of_its_own() -> None:
+    values = chart.read_values(chart.VALUES)
+    before = cluster.shared_volumes(values)
+    after = cluster.shared_volumes({**values, "teams": {"vision": {"namespace": "ml-vision", "dags": []}}})
+    assert after[: len(before)] == before
+    claims = {
+        (one["spec"]["claimRef"]["namespace"], one["spec"]["claimRef"]["name"]): one
+        for one in after[len(before) :]
+    }
+    assert claims.keys() == {("ml-vision", "datasets"), ("ml-vision", "checkpoints")}
+    paths = [one["spec"]["hostPath"]["path"] for one in after if one["kind"] == "PersistentVolume"]
+    assert len(set(paths)) == len(paths), "nobody sees another team's data"

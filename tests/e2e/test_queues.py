@@ -6,17 +6,16 @@ import asyncio
 import json
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import DAG, NAMESPACE, metric_steps, released_with, run_tags
+from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, gpu_sleeper, if_there, sync_mounts, wait_until
+from pods import Pod, PodRecorder, epochs_done, wait_until
+from queues import gpu_job, jobs, pods_of, queued_release, running
 from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
 from trainyard.platform import load_platform
@@ -25,15 +24,13 @@ from trainyard.training.job_run import JobRun
 from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.pod import TrainingRequest
 from trainyard.training.shared import Shared
-from trainyard_cli import cluster, kueue, kueue_build, paths, toolchain
 from trainyard_cli.airflow_api import Airflow
 
 pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
 KUEUE = "kueue-system"
 SELECTOR = "app.kubernetes.io/name=kueue"
-QUEUE, INDEX = "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/job-completion-index"
-QUIET: Any = SimpleNamespace(update=lambda text: None)
+INDEX = "batch.kubernetes.io/job-completion-index"
 EPOCHS = 14
 WAITERS, LOOK_SECONDS = 40, 60
 Make = Callable[..., str]
@@ -44,60 +41,34 @@ log = logging.getLogger(__name__)
 def queued(
     airflow: Airflow, core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
-    """The release with queues, as its platform file tells; afterwards Kueue is gone."""
-    values = {"queues": {"kueue": {"enabled": True}}}
-    with released_with(values, airflow, tmp_path_factory.mktemp("queues")):
-        sync_mounts(core, "triggerer", NAMESPACE)
-        told = core.read_namespaced_config_map("trainyard-platform", NAMESPACE).data["platform.json"]
-        yield json.loads(told)
-    # Nothing of the release needs it any more. It takes the finalizers off what is left, so it goes last.
-    kubectl = cluster.Cluster(cluster.NAME, paths.KUBECONFIG).kubectl(toolchain.ensure(QUIET))
-    for what in (kueue_build.definitions(QUIET), kueue.MANIFESTS):
-        subprocess.run([*kubectl, "delete", "--ignore-not-found", "-f", what], check=True, timeout=300)
+    with queued_release({}, airflow, core, tmp_path_factory.mktemp("queues")) as platform:
+        yield platform
 
 
 @pytest.fixture
 def make(core: client.CoreV1Api, queued: dict[str, Any]) -> Iterator[Make]:
     """Makes a Job that waits in a pool's queue and holds GPUs for some seconds; deletes it at the end."""
-    batch, namespace = client.BatchV1Api(core.api_client), queued["training"]["namespace"]
-    made: list[str] = []
+    namespace = queued["training"]["namespace"]
+    with jobs(core, namespace) as made:
 
-    def _make(name: str, pool: str, *, nodes: int = 1, seconds: int = 900, **spec: Any) -> str:
-        batch.create_namespaced_job(namespace, gpu_job(queued, name, pool, nodes, seconds, **spec))
-        made.append(name)
-        return name
+        def _make(name: str, pool: str, *, nodes: int = 1, seconds: int = 900, **spec: Any) -> str:
+            batch, job = (
+                client.BatchV1Api(core.api_client),
+                gpu_job(queued, name, pool, nodes, seconds, **spec),
+            )
+            batch.create_namespaced_job(namespace, job)
+            made.append(name)
+            return name
 
-    yield _make
-    for name in made:
-        if_there(batch.delete_namespaced_job, name, namespace, propagation_policy="Foreground")
-    for name in made:
-        wait_until(f"Job {name} to go", lambda name=name: not _pods(core, queued, name))
-
-
-def gpu_job(
-    platform: dict[str, Any], name: str, pool: str, nodes: int, seconds: int, **spec: Any
-) -> dict[str, Any]:
-    pod = gpu_sleeper(platform, name, pool, seconds, **spec)
-    return {
-        "metadata": {"name": name, "labels": {QUEUE: platform["pools"][pool]["queue"]}},
-        "spec": {
-            "suspend": True,
-            "backoffLimit": 0,
-            "completionMode": "Indexed",
-            "completions": nodes,
-            "parallelism": nodes,
-            "template": {"spec": pod["spec"]},
-        },
-    }
+        yield _make
 
 
 def _pods(core: client.CoreV1Api, platform: dict[str, Any], job: str) -> list[Any]:
-    selector = f"batch.kubernetes.io/job-name={job}"
-    return core.list_namespaced_pod(platform["training"]["namespace"], label_selector=selector).items
+    return pods_of(core, platform["training"]["namespace"], job)
 
 
 def _running(core: client.CoreV1Api, platform: dict[str, Any], job: str) -> int:
-    return sum(pod.status.phase == "Running" for pod in _pods(core, platform, job))
+    return running(core, platform["training"]["namespace"], job)
 
 
 def test_a_preempted_run_goes_on_from_its_checkpoint_though_kueue_is_killed(

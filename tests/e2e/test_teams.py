@@ -1,0 +1,175 @@
+"""Teams that share a pool: they borrow what is idle and give it back, and none exceeds or sees another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DAG, metric_steps, run_tags
+from kubernetes import client
+from pods import Pod, PodRecorder, epochs_done, wait_until
+from queues import gpu_job, jobs, queued_release, running
+from trainyard.failures import Cause
+from trainyard.kube.jobs import JobKube
+from trainyard.naming import TaskIdentity
+from trainyard.platform import load_platform
+from trainyard.training.attempt import RetryPlan
+from trainyard.training.job_run import JobRun
+from trainyard.training.leftovers import delete_leftovers
+from trainyard.training.outcomes import Outcome
+from trainyard.training.pod import TrainingRequest
+from trainyard.training.shared import Shared
+from trainyard_cli.airflow_api import Airflow
+
+pytestmark = [pytest.mark.alone, pytest.mark.nightly]
+
+VISION, TEXT = "ml-vision", "ml-text"
+POOL, READERS, EPOCHS = "ondemand", "e2e-vision", 14
+INDEX, JOB = "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/job-name"
+CLASSES = ["trainyard-training", "trainyard-spot"]
+TEAMS = {
+    # Of the pool's two GPUs one is vision's, and one is had by DAGs of no team.
+    "vision": {
+        "namespace": VISION,
+        "dags": [DAG],
+        "gpus": {POOL: {"own": 1}},
+        "readers": [READERS],
+        "priorityClassNames": CLASSES,
+    },
+    "text": {"namespace": TEXT, "dags": ["e2e-text"], "gpus": {POOL: {"own": 0, "borrow": 0}}},
+}
+log = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    airflow: Airflow, core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    with queued_release({"teams": TEAMS}, airflow, core, tmp_path_factory.mktemp("teams")) as platform:
+        yield platform
+
+
+@pytest.fixture
+def of_vision(core: client.CoreV1Api, shared: dict[str, Any]) -> Iterator[PodRecorder]:
+    recorder = PodRecorder(core, (VISION,))
+    recorder.start()
+    yield recorder
+    recorder.stop()
+
+
+def test_a_team_gives_back_what_it_has_borrowed_and_goes_on_from_its_checkpoint(
+    trigger, finish, versions, of_vision: PodRecorder, core: client.CoreV1Api, airflow, mlflow, shared
+) -> None:
+    run_id = trigger("borrows", nodes=2, epochs=EPOCHS, epoch_seconds=1)
+
+    def both() -> list[Pod] | None:
+        pods = of_vision.running(run_id)
+        return pods if len(pods) == 2 else None
+
+    pods = wait_until("both pods to run, one on a borrowed GPU", both, seconds=300)
+    assert {pod["metadata"]["labels"]["trainyard.dev/team"] for pod in pods} == {"vision"}
+    leader = next(pod for pod in pods if pod["metadata"]["annotations"][INDEX] == "0")
+    frequency = shared["training"]["checkpointFreq"]
+    wait_until("a checkpoint", lambda: epochs_done(core, leader) > frequency, seconds=180)
+    training = shared["training"]["namespace"]
+    with jobs(core, training) as made:
+        # Of the same priority: what counts is whose GPU it is.
+        owner = gpu_job(shared, "e2e-owner", POOL, 1, 30)
+        client.BatchV1Api(core.api_client).create_namespaced_job(training, owner)
+        made.append("e2e-owner")
+        wait_until("the owner to run", lambda: running(core, training, "e2e-owner"), seconds=120)
+
+        def told() -> str:
+            pending = airflow.xcom(DAG, run_id, "train", "pending")
+            return pending["reason"] if not pending["resolved"] else ""
+
+        reason = wait_until("the reason", told, seconds=60)
+        expected = f"1 of 2 GPUs free in pool {POOL} for team vision; position 1 of 1; who had lent its GPUs"
+        assert reason.startswith(expected)
+        run = finish(run_id)
+
+    assert (run.state, run.tasks["train"]["try_number"]) == ("success", 1)
+    pods = of_vision.of_task(run_id, "train")
+    assert sorted(pod["metadata"]["annotations"][INDEX] for pod in pods) == ["0", "0", "1", "1"]
+    assert len({pod["metadata"]["labels"][JOB] for pod in pods}) == 1, "no other attempt"
+    (version,) = versions(run_id)
+    assert int(run_tags(mlflow, version.run_id)["trainyard.resumed_from_epoch"]) >= frequency
+    assert metric_steps(mlflow, version.run_id, "val_f1_macro") == list(range(1, EPOCHS + 1))
+    elsewhere = core.list_namespaced_pod(training, label_selector=f"trainyard.dev/dag-id={DAG}").items
+    assert [pod.metadata.name for pod in elsewhere if pod.metadata.annotations.get("run_id") == run_id] == []
+
+
+def test_a_team_that_may_not_borrow_has_no_more_than_its_own(shared: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "platform.json"
+    file.write_text(json.dumps(shared))
+    outcome = asyncio.run(_train_as_text(file))
+    assert outcome.cause == Cause.BAD_CONFIG
+    assert f"1 GPUs of pool {POOL}, of which team text may have 0 at most" in outcome.message
+
+
+async def _train_as_text(platform_file: Path) -> Outcome:
+    task = TaskIdentity("e2e-text", "exceeds", "train", -1, 1)
+    platform = load_platform(platform_file).for_dag(task.dag_id)
+
+    async def announce(_: Any) -> None: ...
+
+    async def alert(*_: Any) -> None: ...
+
+    request = TrainingRequest(
+        step="train",
+        dataset="file:///data/none",
+        output_uri="file:///checkpoints/none",
+        deadline_seconds=600,
+        gpu_pool=POOL,
+    )
+    async with JobKube(platform.training.namespace) as kube:
+        shared = Shared(
+            kube,
+            platform,
+            request,
+            task,
+            log,
+            plan=RetryPlan(),
+            queue_seconds=300,
+            startup_seconds=300,
+            announce=announce,
+        )
+        try:
+            return await JobRun(shared, alert).run()
+        finally:
+            await delete_leftovers(kube, task.selector())
+
+
+def test_people_see_their_own_team_alone(core: client.CoreV1Api, shared: dict[str, Any]) -> None:
+    reviews = client.AuthorizationV1Api(core.api_client)
+
+    def may(verb: str, resource: str, namespace: str, group: str = "") -> bool:
+        asked = {"namespace": namespace, "verb": verb, "resource": resource, "group": group}
+        spec = {"user": "somebody", "groups": [READERS], "resourceAttributes": asked}
+        return reviews.create_subject_access_review({"spec": spec}).status.allowed
+
+    assert may("list", "pods", VISION)
+    assert may("list", "workloads", VISION, "kueue.x-k8s.io")
+    assert not may("get", "secrets", VISION)
+    assert not may("create", "jobs", VISION, "batch")
+    for other in (TEXT, shared["training"]["namespace"], "trainyard"):
+        assert not may("list", "pods", other)
+
+
+def test_a_job_of_a_team_has_none_but_its_priorities(core: client.CoreV1Api, shared: dict[str, Any]) -> None:
+    batch = client.BatchV1Api(core.api_client)
+    urgent = gpu_job(shared, "e2e-urgent", POOL, 1, 1, priorityClassName="trainyard-interactive")
+    with pytest.raises(client.ApiException, match=r"teams\.vision\.priorityClassNames"):
+        batch.create_namespaced_job(VISION, urgent, dry_run="All")
+    batch.create_namespaced_job(TEXT, urgent, dry_run="All")
+    usual = gpu_job(shared, "e2e-usual", POOL, 1, 1)
+    batch.create_namespaced_job(VISION, usual, dry_run="All")
+    labelled = {**usual["metadata"]["labels"], "kueue.x-k8s.io/priority-class": "urgent"}
+    passing = {**usual, "metadata": {**usual["metadata"], "labels": labelled}}
+    with pytest.raises(client.ApiException, match=r"teams\.vision\.priorityClassNames"):
+        batch.create_namespaced_job(VISION, passing, dry_run="All")
