@@ -25,6 +25,8 @@ Whatever a version of any registered model needs stays: the checkpoints of its r
 MLflow run, model and experiment. Data sets and predictions are never touched. While MLflow does not answer,
 no checkpoint is removed.
 
+Each team has a DAG of its own for its checkpoints, `maintenance-TEAM`.
+
 To see what would go: `./scripts/run maintenance --conf '{"dry_run": true}'`; the tasks' logs name everything.
 """
 
@@ -34,21 +36,36 @@ def days(least: int, what: str) -> Param:
     return Param(None, type=["null", "integer"], minimum=least, maximum=36_500, description=what)
 
 
-PARAMS = {
+OF_CHECKPOINTS = {
     "older_than_days": Param(
         30, type="integer", minimum=1, maximum=36_500, description="age of checkpoints that are removed"
     ),
+    "dry_run": Param(False, type="boolean", description="only say what would be removed"),
+}
+PARAMS = {
+    **OF_CHECKPOINTS,
     "airflow_older_than_days": days(1, "age of the history that is removed; empty for the chart's value"),
     "mlflow_older_than_days": days(
         0, "days since something was deleted in MLflow, 0 for all of it; empty for the chart's value"
     ),
-    "dry_run": Param(False, type="boolean", description="only say what would be removed"),
 }
 # By the names that the platform has for the CronJobs.
 TASKS = {
     "airflowDatabase": ("airflow_database", "airflow_older_than_days"),
     "mlflowGarbage": ("mlflow_garbage", "mlflow_older_than_days"),
 }
+
+
+def remove_checkpoints() -> None:
+    """Add the task that removes old checkpoints: of the team whose DAG it is, or of those without one."""
+    TrainingPodOperator(
+        task_id="checkpoints",
+        step="clean",
+        dataset=PLATFORM.training.checkpoints.uri,
+        output_uri=PLATFORM.training.checkpoints.uri,
+        step_params={"older_than_days": "{{ params.older_than_days }}", "dry_run": "{{ params.dry_run }}"},
+    )
+
 
 with DAG(
     "maintenance",
@@ -59,13 +76,7 @@ with DAG(
     schedule="0 3 * * 0",
     **dag_args(),
 ) as dag:
-    TrainingPodOperator(
-        task_id="checkpoints",
-        step="clean",
-        dataset=PLATFORM.training.checkpoints.uri,
-        output_uri=PLATFORM.training.checkpoints.uri,
-        step_params={"older_than_days": "{{ params.older_than_days }}", "dry_run": "{{ params.dry_run }}"},
-    )
+    remove_checkpoints()
     for name, cron_job in (PLATFORM.maintenance.cron_jobs if PLATFORM.maintenance else {}).items():
         task_id, age = TASKS[name]
         env: dict[str, Any] = {
@@ -79,3 +90,16 @@ with DAG(
             env=env,
             deadline=timedelta(hours=3),
         )
+
+# In an object store, the checkpoints of all teams are in one place.
+for team in PLATFORM.teams.values() if PLATFORM.training.checkpoints.is_mounted else ():
+    with DAG(
+        team.maintenance,
+        description=f"Remove old checkpoints of team {team.name}",
+        doc_md="Removes what training runs left on the team's volume, as `maintenance` does elsewhere.",
+        tags=["maintenance"],
+        params=OF_CHECKPOINTS,
+        schedule="0 3 * * 0",
+        **dag_args(),
+    ):
+        remove_checkpoints()

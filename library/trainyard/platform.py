@@ -117,8 +117,13 @@ class Team:
     namespace: str
     dags: tuple[str, ...]
 
+    @property
+    def maintenance(self) -> str:
+        """The id of the DAG that cleans up the team's volumes."""
+        return f"maintenance-{self.name}"
+
     def has(self, dag_id: str) -> bool:
-        """Whether the DAG is the team's."""
+        """Whether the DAG is one of the team's `dags`."""
         return any(
             dag_id.startswith(each[:-1]) if each.endswith("*") else dag_id == each for each in self.dags
         )
@@ -217,8 +222,11 @@ class Platform:
 
     def team_of(self, dag_id: str) -> Team | None:
         """The team that a DAG belongs to; None if it is no team's."""
+        by_maintenance = {team.maintenance: team for team in self.teams.values()}
         # The chart refuses patterns of two teams that match the same DAG.
-        return next((team for team in self.teams.values() if team.has(dag_id)), None)
+        return by_maintenance.get(dag_id) or next(
+            (team for team in self.teams.values() if team.has(dag_id)), None
+        )
 
     def for_dag(self, dag_id: str) -> Platform:
         """The platform as the trainings of a DAG see it: in the namespace of its team, if it has one."""

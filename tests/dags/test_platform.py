@@ -118,6 +118,8 @@ TEAMS = {
         ("vision", None, "ml-training"),
         ("a_vision_a", None, "ml-training"),
         ("fraud_detection", "risk", "ml-risk"),
+        ("maintenance-risk", "risk", "ml-risk"),
+        ("maintenance", None, "ml-training"),
     ],
 )
 def test_the_platform_says_which_team_a_dag_is_of(

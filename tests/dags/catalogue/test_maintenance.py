@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import ParamValidationError
 from maintenance import PARAMS, TASKS, dag
 from trainyard.platform import Platform
@@ -64,3 +65,24 @@ def test_without_cron_jobs_there_is_only_the_first_task(
     (tmp_path / "platform.json").write_text(json.dumps(known))
     monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
     assert runpy.run_path(str(DAGS / "maintenance.py"))["dag"].task_ids == ["checkpoints"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [("", {"maintenance", "maintenance-vision"}), ("s3://bucket/checkpoints", {"maintenance"})],
+)
+def test_each_team_with_a_volume_has_a_dag_for_its_checkpoints(
+    uri: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = json.loads((Path(__file__).parents[1] / "platform.json").read_text())
+    known["teams"] = {"vision": {"namespace": "ml-vision", "dags": ["vision_*"]}}
+    if uri:
+        known["training"]["volumes"]["checkpoints"] = {"uri": uri}
+    (tmp_path / "platform.json").write_text(json.dumps(known))
+    monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
+    bag = DagBag(DAGS / "maintenance.py")
+    assert bag.import_errors == {}
+    assert set(bag.dag_ids) == expected
+    for dag_id in expected - {"maintenance"}:
+        assert bag.dags[dag_id].task_ids == ["checkpoints"]
+        assert set(bag.dags[dag_id].params) == {"older_than_days", "dry_run"}
