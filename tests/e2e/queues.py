@@ -78,7 +78,11 @@ def jobs(core: client.CoreV1Api, namespace: str) -> Iterator[list[str]]:
     for name in made:
         if_there(batch.delete_namespaced_job, name, namespace, propagation_policy="Foreground")
     for name in made:
-        wait_until(f"Job {name} to go", lambda name=name: not pods_of(core, namespace, name))
+        field = f"metadata.name={name}"
+        wait_until(
+            f"Job {name} to go",
+            lambda field=field: not batch.list_namespaced_job(namespace, field_selector=field).items,
+        )
 
 
 def pods_of(core: client.CoreV1Api, namespace: str, job: str) -> list[Any]:
