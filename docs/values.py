@@ -84,7 +84,8 @@ def keys(schema: Schema, values: object, path: Names) -> Iterator[tuple[Names, o
         named = node.get("properties", {})
         entry = resolved(node.get("additionalProperties") or {}, definitions)
         if named and isinstance(value, dict):
-            here = (*path[:-1], f"{path[-1]}?") if may_be_null(node) else path
+            may_be_missing = may_be_null(node) and not path[-1].endswith("?")
+            here = (*path[:-1], f"{path[-1]}?") if may_be_missing else path
             children = {
                 key: child for key, child in named.items() if key in value and "deprecated" not in child
             }
@@ -138,7 +139,7 @@ def described(node: Schema, value: object, definitions: Schema) -> Schema:
     others = node.get("additionalProperties")
     if isinstance(others, dict):
         entry = resolved(others, definitions)
-        if entry.get("type") == "object":
+        if entry.get("type") == "object" or "properties" in entry:
             children |= {key: others for key in below}
         if "properties" in entry and not below:
             children["NAME"] = others

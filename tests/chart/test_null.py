@@ -156,3 +156,10 @@ def test_the_defaults_that_templates_read_are_those_of_the_values(chart: Path) -
     """files/defaults.json is generated: ./scripts/_python --dev python docs/values.py."""
     generator = load("../../docs/values.py")
     assert generator.defaults(chart) == (chart / "files/defaults.json").read_text()
+
+
+def test_an_entry_that_no_chart_has_is_removed_as_well() -> None:
+    """An overlay takes back what a values file before it has said."""
+    gone: Object = {"gpuPools": {"a100": None}, "priorityClasses": {"own": None}, "teams": {"vision": None}}
+    gone["training"] = {"volumes": {"scratch": None}}
+    assert render_text(values=gone) == render_text()
