@@ -33,6 +33,7 @@ KUEUE = "kueue-system"
 SELECTOR = "app.kubernetes.io/name=kueue"
 INDEX = "batch.kubernetes.io/job-completion-index"
 EPOCHS = 14
+SETTLE_SECONDS = 10  # until who has told its place watches again
 Make = Callable[..., str]
 log = logging.getLogger(__name__)
 
@@ -231,6 +232,7 @@ async def _requests_of_waiters(platform_file: Path, waiters: int) -> int:
             while len(told) < waiters:
                 assert time.monotonic() < deadline, f"{len(told)} have told their place"
                 await asyncio.sleep(1)
+            await asyncio.sleep(SETTLE_SECONDS)
             before = kube.requests
             await asyncio.sleep(QUEUE_POLL_SECONDS)
             return kube.requests - before

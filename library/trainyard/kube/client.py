@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 import time
@@ -31,7 +32,7 @@ RIGHTS_SECONDS = 120
 CALL_SECONDS = 30
 NODE_SECONDS = 12  # how long a node is asked whether it is there
 NODE_PAUSE_SECONDS = 3  # and how long after an answer that it is not
-# A stream without data is reopened after this long: a dead node leaves its connection open for ever.
+# A log without data is reopened after this long: a dead node leaves its connection open for ever.
 STREAM_SILENCE_SECONDS = 60
 # The only kind of patch in use is server-side apply. JSON is valid YAML.
 APPLY = "application/apply-patch+yaml"
@@ -161,8 +162,10 @@ class Kube:
             if until(list(found.values())) or left <= 0:
                 return
             since = {"watch": "true", "resourceVersion": answer["metadata"]["resourceVersion"]}
-            query = {**which, **since, "timeoutSeconds": str(max(1, round(left)))}
-            if await self._show_changes(path, query, found, until, left):
+            # Rounded up: a watch that the server ends before its time is made again, for the rest.
+            query = {**which, **since, "timeoutSeconds": str(math.ceil(left))}
+            # What a watch has shown until its end is not asked for again: who goes on looking asks anyway.
+            if await self._show_changes(path, query, found, until, left) or time.monotonic() >= end:
                 return
 
     async def log_lines(
@@ -233,7 +236,7 @@ class Kube:
     ) -> bool:
         """Show `until` the objects, by UID, after every change; return whether it became true."""
         try:
-            async with asyncio.timeout(seconds), aclosing(self._stream(path, query)) as lines:
+            async with asyncio.timeout(seconds), aclosing(self._stream(path, query, seconds)) as lines:
                 async for line in lines:
                     change = json.loads(line)
                     if change["type"] == "ERROR":  # such as that the version has expired
@@ -254,10 +257,10 @@ class Kube:
         await asyncio.sleep(min(1, seconds))  # the API server ended it, and may be busy
         return False
 
-    async def _stream(self, path: str, query: dict[str, str]) -> AsyncGenerator[str, None]:
+    async def _stream(self, path: str, query: dict[str, str], silence: float) -> AsyncGenerator[str, None]:
         """Lines of any length: each is an object in JSON."""
         rest = b""
-        async with aclosing(self._chunks(path, query)) as chunks:
+        async with aclosing(self._chunks(path, query, silence)) as chunks:
             async for chunk in chunks:
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
@@ -265,8 +268,11 @@ class Kube:
         if rest:
             yield rest.decode(errors="replace")
 
-    async def _chunks(self, path: str, query: dict[str, str]) -> AsyncGenerator[bytes, None]:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=STREAM_SILENCE_SECONDS)
+    async def _chunks(
+        self, path: str, query: dict[str, str], silence: float = STREAM_SILENCE_SECONDS
+    ) -> AsyncGenerator[bytes, None]:
+        """What comes, until the server ends it or says nothing for so many seconds."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence)
         response = await self._request("GET", path, query, None, timeout)
         try:
             await _raise_for_status(response)

@@ -141,6 +141,27 @@ def test_a_watch_shows_what_there_is_and_every_change() -> None:
     assert shown[0] == ["Running"] and ["Failed"] in shown and shown[-2:] == [[], []]
 
 
+def test_a_watch_that_ends_asks_twice_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds wait for a GPU, and look again and again."""
+    asked: list[str] = []
+    request = LocalKube._request
+
+    async def _request(
+        self: LocalKube, method: str, path: str, query: Any = None, *args: Any, **more: Any
+    ) -> Any:
+        asked.append((query or {}).get("timeoutSeconds", "list"))
+        return await request(self, method, path, query, *args, **more)
+
+    monkeypatch.setattr(LocalKube, "_request", _request)
+
+    async def watch(kube: LocalKube, name: str) -> None:
+        asked.clear()
+        await kube.watch("a=b", lambda pods: False, 1.3)
+        assert asked == ["list", "2"]
+
+    with_pod(watch)
+
+
 def test_a_watch_has_an_end() -> None:
     async def watch(kube: LocalKube, name: str) -> None:
         await kube.watch("a=b", lambda pods: False, 0.3)
