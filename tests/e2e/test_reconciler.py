@@ -80,8 +80,15 @@ def delete(airflow: Airflow, run_id: str) -> None:
     """End a run, whose clean-up no triggerer does, and delete it."""
     run = f"/api/v2/dags/{DAG}/dagRuns/{quote(run_id)}"
     give_up(airflow, DAG, run_id)
-    airflow.request("PATCH", f"{run}/taskInstances/clean_up", json={"new_state": "failed"})
-    wait_until("the run to end", lambda: airflow.dag_run(DAG, run_id)["state"] in FINAL_RUN_STATES)
+
+    def has_ended() -> bool:
+        states = {task["task_id"]: task["state"] for task in airflow.task_instances(DAG, run_id)}
+        # Set in the moment in which the scheduler hands it to the triggerer, it is deferred all the same.
+        if states["clean_up"] != "failed":
+            airflow.request("PATCH", f"{run}/taskInstances/clean_up", json={"new_state": "failed"})
+        return airflow.dag_run(DAG, run_id)["state"] in FINAL_RUN_STATES
+
+    wait_until("the run to end", has_ended, every=2)
     airflow.request("DELETE", run)
 
 
