@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.abc import MetaPathFinder
 from os import PathLike
@@ -52,11 +52,13 @@ POLL_EXTENSION = "shorter polls of the triggerer"
 CANCEL_EXTENSION = "clean-up of what a user ended"
 END_EXTENSION = "end of runs as a person told it"
 CALLBACK_EXTENSION = "callbacks of versioned bundles"
+ROLE_EXTENSION = "roles of teams"
 ROOM_EXTENSION = "room in the triggerer beside training"
 _TRIGGER_MODELS = "airflow.models.trigger"
 _MARK_TASKS = "airflow.api.common.mark_tasks"
 _TRIGGERER = "airflow.jobs.triggerer_job_runner"
 _DAG_PROCESSOR = "airflow.dag_processing.manager"
+_DAG_STORE = "airflow.dag_processing.collection"
 POLL_SECONDS = 0.25  # of the triggerer; see `shorten_triggerer_polls`
 TRAINING_SHARE = 0.8  # of a triggerer's capacity; see `leave_room_in_triggerers`
 _TRAINING = ("trainyard.training.trigger.TrainingPodTrigger", "trainyard.triggers.TrainingPodTrigger")
@@ -433,6 +435,34 @@ def _repair_callbacks(dag_processor: Any) -> None:
 
     manager_class.prepare_file_queue = prepare_file_queue
     manager_class._start_new_processes = _start_new_processes
+
+
+def make_missing_roles(roles: Callable[[], Collection[str]]) -> None:
+    """Let whoever stores DAGs first make those of `roles` to which one gives permissions.
+
+    Airflow 3.3.2 takes permissions for a role that is not there for an import error of the DAG's file, and
+    starts no run of it. To be called as `extend_triggers`.
+    """
+
+    def extend(dag_store: Any) -> None:
+        _make_roles(dag_store, roles)
+
+    _after_import(_DAG_STORE, extend, ROLE_EXTENSION)
+
+
+def _make_roles(dag_store: Any, roles: Callable[[], Collection[str]]) -> None:
+    original = dag_store._sync_dag_perms
+
+    def _sync_dag_perms(dag: Any, session: Session) -> None:
+        from airflow.providers.fab.www.security_appless import ApplessAirflowSecurityManager
+
+        if named := dag.access_control:
+            manager = ApplessAirflowSecurityManager(session=session)
+            for role in named.keys() & set(roles()):
+                manager.add_role(role)  # nothing where it is there
+        original(dag, session=session)
+
+    dag_store._sync_dag_perms = _sync_dag_perms
 
 
 def _after_import(module: str, change: Callable[[Any], None], what: str) -> None:

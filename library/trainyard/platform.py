@@ -111,11 +111,13 @@ class Team:
     """Who shares the GPU pools with others: one entry of the chart's `teams`.
 
     `dags` are ids of its DAGs, or beginnings of ids followed by one `*`; `namespace` is where those train.
+    `airflow_role` is the role in Airflow whose users see them; "" where everybody does.
     """
 
     name: str
     namespace: str
     dags: tuple[str, ...]
+    airflow_role: str = ""
 
     @property
     def maintenance(self) -> str:
@@ -310,7 +312,7 @@ def _team(name: str, team: _Section) -> Team:
                 f"{team.path}.dags: expected ids of DAGs, or beginnings of them with one `*` at the end, "
                 f"got {each!r}"
             )
-    return Team(name, team.get("namespace", str), tuple(dags))
+    return Team(name, team.get("namespace", str), tuple(dags), team.get("airflowRole", str, ""))
 
 
 def _stock_operators(top: _Section) -> StockOperators | None:

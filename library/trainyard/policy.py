@@ -19,6 +19,7 @@ from trainyard.airflow_compat import (
     CANCEL_EXTENSION,
     END_EXTENSION,
     POLL_EXTENSION,
+    ROLE_EXTENSION,
     ROOM_EXTENSION,
     TRIGGER_EXTENSION,
     log_unsupported,
@@ -32,6 +33,7 @@ ADDITIONS: Mapping[str, str] = {
     CANCEL_EXTENSION: "trainyard.airflow_compat:cancel_triggers_once",
     END_EXTENSION: "trainyard.airflow_compat:end_runs_as_told",
     CALLBACK_EXTENSION: "trainyard.airflow_compat:repair_callbacks_of_versions",
+    ROLE_EXTENSION: "trainyard.access:make_roles_of_teams",
 }
 """What a process gets -> the function that adds it. None of them needs another."""
 
@@ -56,6 +58,14 @@ def pod_mutation_hook(pod: Any) -> None:
 
     mount_dags_of_run(pod)
     complete(pod)
+
+
+@hookimpl
+def dag_policy(dag: Any) -> None:
+    """Airflow's cluster policy for DAGs: those of a team with a role are for its users."""
+    from trainyard.access import restrict
+
+    restrict(dag)
 
 
 @hookimpl

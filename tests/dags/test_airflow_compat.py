@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -647,3 +648,21 @@ def test_integers_that_end_the_triggerer_become_text() -> None:
         "b": {"c": str(-(2**63) - 1), "d": True},
         "e": "x",
     }
+
+
+def test_a_role_of_a_team_is_made_before_a_dag_has_permissions_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What this is for, and what Airflow does without it, test_team_roles.py shows with a real Airflow."""
+    from airflow.dag_processing import collection
+    from airflow.providers.fab.www.security_appless import ApplessAirflowSecurityManager
+
+    assert list(inspect.signature(collection._sync_dag_perms).parameters) == ["dag", "session"]
+    done: list[str] = []
+    store = SimpleNamespace(_sync_dag_perms=lambda dag, session: done.append(dag.dag_id))
+    monkeypatch.setattr(ApplessAirflowSecurityManager, "add_role", lambda self, name: done.append(name))
+    airflow_compat._make_roles(store, lambda: {"vision", "text"})
+    store._sync_dag_perms(SimpleNamespace(dag_id="a", access_control=None), session=None)
+    said = {"vision": {}, "ghost": {}}
+    store._sync_dag_perms(SimpleNamespace(dag_id="b", access_control=said), session=None)
+    assert done == ["a", "vision", "b"]
