@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from references import References
-from render import Object, find, platform, render_chart
+from render import Object, containers, environment, find, platform, render_chart
 from test_rights import rights
 
 VISION, TEXT, NOBODY = "ml-vision", "ml-text", "ml-training"
@@ -23,6 +24,7 @@ TEAMS: Object = {
             "quota": {"requests.cpu": 64},
             "serviceAccountAnnotations": {"cloud": "vision"},
             "readers": ["oidc:vision"],
+            "airflowRole": "Vision",
         },
         "text": {"namespace": TEXT, "dags": ["text_training"]},
     },
@@ -76,7 +78,7 @@ def test_a_namespace_tells_whose_it_is_and_stays() -> None:
 def test_the_dags_of_a_team_are_told() -> None:
     told = platform(render_chart(values=TEAMS))
     assert told["teams"] == {
-        "vision": {"namespace": VISION, "dags": ["vision_*", "segment"]},
+        "vision": {"namespace": VISION, "dags": ["vision_*", "segment"], "airflowRole": "Vision"},
         "text": {"namespace": TEXT, "dags": ["text_training"]},
     }
     assert "teams" not in platform(render_chart())
@@ -197,3 +199,36 @@ def test_without_a_queue_a_team_still_has_its_namespace() -> None:
     claims = {("PersistentVolumeClaim", name) for name in ("datasets", "checkpoints")}
     assert claims <= inside(objects, TEXT).keys()
     assert not [one for one in objects if "kueue" in one["apiVersion"]]
+
+
+def job_of_roles(**values: Any) -> Object:
+    return environment(containers(find(render_chart(values=values), "Job", "trainyard-airflow-pools"))[0])
+
+
+def test_a_job_makes_the_roles_of_teams() -> None:
+    env = job_of_roles(**TEAMS)
+    assert json.loads(env["ROLES"]) == ["Vision"]
+    assert json.loads(env["POOLS"])
+    without_pools = {"vision": {**TEAMS["teams"]["vision"], "gpus": None}}
+    env = job_of_roles(teams=without_pools, gpuPools=None)
+    assert (json.loads(env["ROLES"]), json.loads(env["POOLS"])) == (["Vision"], [])
+    assert "ROLES" not in job_of_roles(teams={"text": TEAMS["teams"]["text"]})
+
+
+@pytest.mark.parametrize(
+    "airflow",
+    [
+        {"config": {"core": {"auth_manager": "mine.MyFabAuthManager"}}},
+        {"env": [{"name": "AIRFLOW__CORE__AUTH_MANAGER", "value": "mine.MyFabAuthManager"}]},
+        {
+            "env": [
+                {
+                    "name": "AIRFLOW__CORE__AUTH_MANAGER",
+                    "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}},
+                }
+            ]
+        },
+    ],
+)
+def test_roles_are_those_of_whatever_airflow_takes_for_the_fab_manager(airflow: Object) -> None:
+    assert job_of_roles(**TEAMS, airflow=airflow)["ROLES"]

@@ -60,11 +60,53 @@
 {{- $owned }}
 {{- end }}
 
-{{/* The teams as the DAG library needs them: name -> {namespace, dags}. Params: the root context */}}
+{{/* The teams as the DAG library needs them: name -> {namespace, dags, and where it is set airflowRole}.
+     Params: the root context */}}
 {{- define "trainyard.teams" -}}
 {{- $teams := dict }}
-{{- range $name, $team := .Values.teams }}{{ $_ := set $teams $name (pick $team "namespace" "dags") }}{{ end }}
+{{- range $name, $team := .Values.teams }}
+{{- $told := pick $team "namespace" "dags" }}
+{{- with $team.airflowRole }}{{ $_ := set $told "airflowRole" . }}{{ end }}
+{{- $_ := set $teams $name $told }}
+{{- end }}
 {{- toJson $teams }}
+{{- end }}
+
+{{/* The roles in Airflow of teams that have one. A list. Params: the root context */}}
+{{- define "trainyard.airflowRoles" -}}
+{{- $roles := list }}
+{{- range .Values.teams }}{{ with .airflowRole }}{{ $roles = append $roles . }}{{ end }}{{ end }}
+{{- toJson $roles }}
+{{- end }}
+
+{{/* Roles of teams that are nobody's own, or that nothing would read; one line each. Params: the root context */}}
+{{- define "trainyard.airflowRoleProblems" -}}
+{{- $problems := list }}
+{{- $owners := dict "Admin" "Airflow's own" "Op" "Airflow's own" "User" "Airflow's own" "Viewer" "Airflow's own" "Public" "Airflow's own" }}
+{{- range $name, $team := .Values.teams }}
+{{- $key := printf "teams.%s.airflowRole" $name }}
+{{- with $team.airflowRole }}
+{{- with get $owners . }}
+{{- $problems = append $problems (printf "%s: the role %s is %s already; choose another name" $key $team.airflowRole .) }}
+{{- end }}
+{{- $_ := set $owners . (printf "that of teams.%s" $name) }}
+{{- if not $.Values.airflow.enabled }}
+{{- $problems = append $problems (printf "%s: the chart makes roles in no Airflow but its own, and airflow.enabled is false; leave it out" $key) }}
+{{- else if not (contains "FabAuthManager" (include "trainyard.authManager" $)) }}
+{{- $problems = append $problems (printf "%s: roles are of the FabAuthManager, and Airflow has %q (airflow.config.core.auth_manager, or AIRFLOW__CORE__AUTH_MANAGER in airflow.env); leave either out" $key (include "trainyard.authManager" $)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* Who decides in Airflow what people may do, as far as the values say: null is Airflow's own. Params: the root context */}}
+{{- define "trainyard.authManager" -}}
+{{- $manager := get (.Values.airflow.config.core | default dict) "auth_manager" | default "SimpleAuthManager" }}
+{{- range concat (.Values.airflow.env | default list) (.Values.airflow.apiServer.env | default list) }}
+{{- if and (eq .name "AIRFLOW__CORE__AUTH_MANAGER") .value }}{{ $manager = .value }}{{ end }}
+{{- end }}
+{{- include "common.made" (dict "root" .Subcharts.airflow "text" $manager) | trim }}
 {{- end }}
 
 {{/* What is wrong with the teams, one line each. Params: the root context */}}
