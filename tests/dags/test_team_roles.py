@@ -148,6 +148,8 @@ def test_a_role_that_no_team_has_any_more_loses_its_dags(found: dict[str, Any]) 
     taken = {role: rights for role, rights in RIGHTS_ON_DAGS.items() if role != "vision"}
     assert found["taken"]["rights"] == taken
     assert set(on("text_train")) < set(found["kept"]["text"])
+    # Without any role of a team, nothing is said of DAGs, and Airflow leaves their rights as they are.
+    assert set(on("text_train")) < set(found["last"]["rights"]["text"])
 
 
 def test_a_role_may_do_what_airflow_s_users_may_but_for_dags_of_others() -> None:

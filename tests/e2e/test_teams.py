@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DAG, metric_steps, run_tags
+from conftest import DAG, NAMESPACE, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, wait_until
+from pods import Pod, PodRecorder, epochs_done, sync_mounts, wait_until
 from queues import gpu_job, jobs, queued_release, running
 from trainyard.failures import Cause
 from trainyard.kube.jobs import JobKube
@@ -25,12 +27,14 @@ from trainyard.training.outcomes import Outcome
 from trainyard.training.pod import TrainingRequest
 from trainyard.training.shared import Shared
 from trainyard_cli.airflow_api import Airflow
+from trainyard_cli.errors import CliError
 
 pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
 VISION, TEXT = "ml-vision", "ml-text"
 POOL, READERS, EPOCHS = "ondemand", "e2e-vision", 14
 INDEX, JOB = "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/job-name"
+PERSON, ROLE, OTHER_DAG = "e2e-ada", "e2e-vision", "maintenance"
 CLASSES = ["trainyard-training", "trainyard-spot"]
 TEAMS = {
     # Of the pool's two GPUs one is vision's, and one is had by DAGs of no team.
@@ -40,6 +44,7 @@ TEAMS = {
         "gpus": {POOL: {"own": 1}},
         "readers": [READERS],
         "priorityClassNames": CLASSES,
+        "airflowRole": ROLE,
     },
     "text": {"namespace": TEXT, "dags": ["e2e-text"], "gpus": {POOL: {"own": 0, "borrow": 0}}},
 }
@@ -51,7 +56,29 @@ def shared(
     airflow: Airflow, core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
     with queued_release({"teams": TEAMS}, airflow, core, tmp_path_factory.mktemp("teams")) as platform:
+        sync_mounts(core, "dag-processor", NAMESPACE)
         yield platform
+    # A role that no team has any more stays, and this one's users are gone.
+    forget(airflow, f"roles/{ROLE}")
+
+
+def forget(airflow: Airflow, what: str) -> None:
+    """Remove a role or a user, if it is there."""
+    with suppress(CliError, TypeError):  # of a role the answer is null
+        airflow.request("DELETE", f"/auth/fab/v1/{what}")
+
+
+@pytest.fixture
+def ada(airflow: Airflow, shared: dict[str, Any]) -> Iterator[Airflow]:
+    """Airflow as somebody with the role of a team sees it."""
+    password = secrets.token_urlsafe(16)
+    name = {"username": PERSON, "first_name": "Ada", "last_name": "L", "email": f"{PERSON}@example.com"}
+    body = {**name, "password": password, "roles": [{"name": ROLE}]}
+    airflow.request("POST", "/auth/fab/v1/users", json=body)
+    try:
+        yield Airflow(airflow.base_url, PERSON, password)
+    finally:
+        forget(airflow, f"users/{PERSON}")
 
 
 @pytest.fixture
@@ -173,3 +200,41 @@ def test_a_job_of_a_team_has_none_but_its_priorities(core: client.CoreV1Api, sha
     passing = {**usual, "metadata": {**usual["metadata"], "labels": labelled}}
     with pytest.raises(client.ApiException, match=r"teams\.vision\.priorityClassNames"):
         batch.create_namespaced_job(VISION, passing, dry_run="All")
+
+
+def test_users_of_a_team_s_role_see_its_dags_alone(ada: Airflow, airflow: Airflow) -> None:
+    own = [DAG, "maintenance-vision"]
+    # An api-server remembers somebody's rights for half a minute.
+    wait_until("the team's DAGs", lambda: [dag["dag_id"] for dag in ada.dags()] == own, seconds=180)
+    assert OTHER_DAG in {dag["dag_id"] for dag in airflow.dags()}
+    runs = ada.get("/api/v2/dags/~/dagRuns", {"limit": 100})["dag_runs"]
+    assert {run["dag_id"] for run in runs} <= set(own)
+    for path in (f"dags/{OTHER_DAG}", f"dags/{OTHER_DAG}/dagRuns", f"dagSources/{OTHER_DAG}", "assets"):
+        with pytest.raises(CliError, match=r"answered 40[34] to"):
+            ada.get(f"/api/v2/{path}")
+
+
+def test_users_of_a_team_s_role_start_and_change_its_runs_alone(ada: Airflow, airflow: Airflow) -> None:
+    wait_until("the team's DAG", lambda: DAG in {dag["dag_id"] for dag in ada.dags()}, seconds=180)
+    own, other, run = f"/api/v2/dags/{DAG}", f"/api/v2/dags/{OTHER_DAG}", "e2e-by-ada"
+    body = {"dag_run_id": run, "logical_date": None}
+    was_paused = ada.get(own)["is_paused"]
+    ada.request("PATCH", own, json={"is_paused": True})  # so the run does not start
+    try:
+        assert ada.request("POST", f"{own}/dagRuns", json=body)["triggering_user_name"] == PERSON
+        assert ada.request("PATCH", f"{own}/dagRuns/{run}", json={"note": "mine"})["note"] == "mine"
+        for method, path, what in (
+            ("POST", f"{other}/dagRuns", body),
+            ("PATCH", other, {"is_paused": True}),
+        ):
+            with pytest.raises(CliError, match=r"answered 40[34] to"):
+                ada.request(method, path, json=what)
+    finally:
+        forget_run(airflow, f"{own}/dagRuns/{run}")
+        airflow.request("PATCH", own, json={"is_paused": was_paused})
+
+
+def forget_run(airflow: Airflow, path: str) -> None:
+    with suppress(CliError):  # a test that failed has not made it
+        airflow.request("PATCH", path, json={"state": "failed"})
+        airflow.request("DELETE", path)
