@@ -131,3 +131,21 @@ variables.volumes.filter(v,
 ({{ .path }}.containers + {{ .path }}.?initContainers.orValue([])).exists(c,
   {{ uniq $resources | sortAlpha | toJson }}.exists(r, r in c.?resources.?limits.orValue({})))
 {{- end }}
+
+{{/* CEL: whether a Job with GPUs has a queue when it is made, and later. One that had none stays as it is: it is older
+     than the queues. Params: pools, triggerers (names of users) */}}
+{{- define "trainyard.celStaysQueued" -}}
+'kueue.x-k8s.io/queue-name' in object.metadata.?labels.orValue({}) || (oldObject == null ?
+  request.userInfo.username in {{ toJson .triggerers }} :
+  !('kueue.x-k8s.io/queue-name' in oldObject.metadata.?labels.orValue({})) &&
+  {{ include "trainyard.celAsksForGpus" (dict "path" "oldObject.spec.template.spec" "pools" .pools) }})
+{{- end }}
+
+{{/* CEL: whether a Job has one of these priority classes. One that is there keeps what it has: its class cannot change, and
+     who refuses its changes would keep it from ending. Params: a list of classes */}}
+{{- define "trainyard.celKeepsPriority" -}}
+{{- $label := "object.metadata.?labels[?'kueue.x-k8s.io/priority-class'].orValue('')" -}}
+oldObject == null ?
+  object.spec.template.spec.?priorityClassName.orValue('') in {{ toJson . }} && {{ $label }} == '' :
+  {{ $label }} == {{ replace "object." "oldObject." $label }}
+{{- end }}

@@ -112,11 +112,14 @@
 {{/* What is wrong with the teams, one line each. Params: the root context */}}
 {{- define "trainyard.teamProblems" -}}
 {{- $problems := include "common.nameProblems" (dict "key" "teams" "values" (.Values.teams | default dict) "max" 42 "separator" "-") | splitList "\n" | compact }}
-{{- $namespaces := dict .Release.Namespace "the release's" .Values.training.namespace "training.namespace" .Values.serving.namespace "serving.namespace" }}
+{{- $namespaces := dict .Release.Namespace "the release's" .Values.training.namespace "training.namespace" }}
+{{- with include "trainyard.airflowNamespace" . }}{{ if ne . $.Release.Namespace }}{{ $_ := set $namespaces . "externalAirflow.namespace" }}{{ end }}{{ end }}
+{{- if .Values.serving.enabled }}{{ $_ := set $namespaces .Values.serving.namespace "serving.namespace" }}{{ end }}
 {{- if .Values.stockOperators.enabled }}{{ $_ := set $namespaces .Values.stockOperators.namespace "stockOperators.namespace" }}{{ end }}
-{{- with (index .Values "nvidia-device-plugin").namespaceOverride }}{{ $_ := set $namespaces . "nvidia-device-plugin.namespaceOverride" }}{{ end }}
+{{- $plugin := index .Values "nvidia-device-plugin" }}
+{{- if and $plugin.enabled $plugin.namespaceOverride }}{{ $_ := set $namespaces $plugin.namespaceOverride "nvidia-device-plugin.namespaceOverride" }}{{ end }}
 {{- $patterns := dict }}
-{{- $classes := list .Values.training.priorityClassName .Values.training.spotPriorityClassName | compact | uniq }}
+{{- $classes := pick .Values.training "priorityClassName" "spotPriorityClassName" }}
 {{- range $name, $team := .Values.teams }}
 {{- $key := printf "teams.%s" $name }}
 {{- if hasPrefix "kube-" $team.namespace }}
@@ -127,6 +130,9 @@
 {{- end }}
 {{- $_ := set $namespaces $team.namespace (printf "%s.namespace" $key) }}
 {{- range $pattern := $team.dags }}
+{{- if or (hasPrefix "maintenance-" $pattern) (eq "maintenance" $pattern) (and (hasSuffix "*" $pattern) (hasPrefix (trimSuffix "*" $pattern) "maintenance")) }}
+{{- $problems = append $problems (printf "%s.dags: %s may be a DAG of the platform, maintenance or maintenance-TEAM; name others" $key $pattern) }}
+{{- end }}
 {{- range $other, $owner := $patterns }}
 {{- $starts := list (trimSuffix "*" $pattern) (trimSuffix "*" $other) }}
 {{- $reaches := and (hasSuffix "*" $pattern) (hasPrefix (first $starts) (last $starts)) }}
@@ -139,7 +145,7 @@
 {{- end }}
 {{- range $pool, $share := $team.gpus }}
 {{- if not (hasKey ($.Values.gpuPools | default dict) $pool) }}
-{{- $problems = append $problems (printf "%s.gpus.%s: there is no such pool in gpuPools (there are: %s)" $key $pool (keys ($.Values.gpuPools | default dict) | sortAlpha | join ", " | default "none")) }}
+{{- $problems = append $problems (printf "%s.gpus.%s: there is no such pool in gpuPools (there are: %s); remove it, or set it to null" $key $pool (keys ($.Values.gpuPools | default dict) | sortAlpha | join ", " | default "none")) }}
 {{- end }}
 {{- if gt (int (($share | default dict).lend | default 0)) (int (($share | default dict).own | default 0)) }}
 {{- $problems = append $problems (printf "%s.gpus.%s.lend: %v is over its own %v; lower it" $key $pool $share.lend (int $share.own)) }}
@@ -149,8 +155,10 @@
 {{- $problems = append $problems (printf "%s.gpus: nothing shares GPUs out without a queue; set queues.kueue.enabled, or leave it out and set %s.quota" $key $key) }}
 {{- end }}
 {{- with $team.priorityClassNames }}
-{{- range $class := $classes }}
-{{- if not (has $class $team.priorityClassNames) }}
+{{- range $of, $class := $classes }}
+{{- if not $class }}
+{{- $problems = append $problems (printf "%s.priorityClassNames: training.%s is empty, so training pods have none of them; name one there" $key $of) }}
+{{- else if not (has $class $team.priorityClassNames) }}
 {{- $problems = append $problems (printf "%s.priorityClassNames: training pods have %s; add it" $key $class) }}
 {{- end }}
 {{- end }}

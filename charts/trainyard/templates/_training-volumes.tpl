@@ -15,7 +15,8 @@ spec:
   {{- /* The image may be of another registry than the trainer's. */}}
   {{- $secrets := concat ($training.imagePullSecrets | default list) ($runtime.imagePullSecrets | default list) }}
   {{- with include "common.imagePullSecrets" (dict "root" .root "secrets" $secrets) | trim }}{{ . | nindent 2 }}{{ end }}
-  {{- with include "common.scheduling" (dict "priorityClassName" .root.Values.scriptJobs.priorityClassName
+  {{- /* Of a class that a team's Jobs may have. */}}
+  {{- with include "common.scheduling" (dict "priorityClassName" $training.priorityClassName
       "nodeSelector" $runtime.nodeSelector "tolerations" $runtime.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: mount

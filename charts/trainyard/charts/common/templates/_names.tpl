@@ -4,7 +4,7 @@
 {{- if le (len .name) (int .max) -}}
 {{ .name }}
 {{- else -}}
-{{ trunc (sub .max 9 | int) .name | trimSuffix "-" }}-{{ sha256sum .name | trunc 8 }}
+{{ trunc (sub .max 9 | int) .name | trimSuffix "-" | trimSuffix "." }}-{{ sha256sum .name | trunc 8 }}
 {{- end -}}
 {{- end }}
 
