@@ -18,6 +18,8 @@ from trainyard_contract import DEVICES
 from trainyard.naming import RELEASE, label_safe
 from trainyard.pod_settings import PodSettings
 
+# The DAG that cleans up for all who are in no team.
+MAINTENANCE = "maintenance"
 DEFAULT_PATH = "/opt/airflow/platform/platform.json"
 T = TypeVar("T")
 
@@ -122,7 +124,7 @@ class Team:
     @property
     def maintenance(self) -> str:
         """The id of the DAG that cleans up the team's volumes."""
-        return f"maintenance-{self.name}"
+        return f"{MAINTENANCE}-{self.name}"
 
     def has(self, dag_id: str) -> bool:
         """Whether the DAG is one of the team's `dags`."""
@@ -225,6 +227,8 @@ class Platform:
     def team_of(self, dag_id: str) -> Team | None:
         """The team that a DAG belongs to; None if it is no team's."""
         by_maintenance = {team.maintenance: team for team in self.teams.values()}
+        if dag_id == MAINTENANCE:
+            return None
         # The chart refuses patterns of two teams that match the same DAG.
         return by_maintenance.get(dag_id) or next(
             (team for team in self.teams.values() if team.has(dag_id)), None

@@ -171,9 +171,8 @@ def node_names(pools: dict[str, Json]) -> dict[str, list[str]]:
 def shared_volumes(values: Json) -> list[Json]:
     """Return the objects of the volumes that pods on several nodes share; each team has those of training."""
     manifests: list[Json] = list(yaml.safe_load_all(SHARED_VOLUMES.read_text()))
-    training = values["training"]["namespace"]
     claims = [one for one in manifests if one["kind"] == "PersistentVolume"]
-    of_training = [one for one in claims if one["spec"]["claimRef"]["namespace"] == training]
+    of_training = [one for one in claims if one["spec"]["claimRef"]["name"] in values["training"]["volumes"]]
     for team in (values.get("teams") or {}).values():
         manifests += [_in_namespace(volume, team["namespace"]) for volume in of_training]
     return manifests

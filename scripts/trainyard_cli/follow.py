@@ -29,10 +29,10 @@ TRIGGERER_SECONDS = 10
 ASK_SECONDS = 3.0
 LONG_WAIT_SECONDS = 5.0
 
-# Where a run's pods are, and the label that finds them there.
+# Where a run's pods are, and the label that finds them there. Each team trains in a namespace of its own.
 POD_SOURCES = (
-    (release.TRAINING_NAMESPACE, "app.kubernetes.io/managed-by=trainyard"),
-    (release.NAMESPACE, "kubernetes_executor=True"),
+    ("/api/v1/pods", "app.kubernetes.io/managed-by=trainyard"),
+    (f"/api/v1/namespaces/{release.NAMESPACE}/pods", "kubernetes_executor=True"),
 )
 STATE_STYLES = {
     "success": "green",
@@ -160,8 +160,8 @@ def follow(airflow: Airflow, kube: Kube, dag_id: str, run_id: str, console: Cons
 
     def look() -> tuple[str, list[Row]]:
         state = str(airflow.dag_run(dag_id, run_id)["state"])
-        for namespace, selector in POD_SOURCES:
-            memory.observe(kube.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector))
+        for path, selector in POD_SOURCES:
+            memory.observe(kube.items(path, labelSelector=selector))
         now = datetime.now(UTC)
         rows = make_rows(order, airflow.task_instances(dag_id, run_id), memory.pods, now)
         return state, [_with_triggerer(with_wait(row, waits), kube) for row in rows]

@@ -163,3 +163,13 @@ def test_an_entry_that_no_chart_has_is_removed_as_well() -> None:
     gone: Object = {"gpuPools": {"a100": None}, "priorityClasses": {"own": None}, "teams": {"vision": None}}
     gone["training"] = {"volumes": {"scratch": None}}
     assert render_text(values=gone) == render_text()
+
+
+def test_an_overlay_removes_a_pool_that_a_team_has() -> None:
+    team: Object = {"namespace": "ml-vision", "dags": [], "gpus": {"spot": None, "ondemand": {"own": 1}}}
+    values: Object = {
+        "queues": {"kueue": {"enabled": True}},
+        "gpuPools": {"spot": None},
+        "teams": {"vision": team},
+    }
+    assert platform(render_chart(values=values))["pools"].keys() == {"ondemand"}

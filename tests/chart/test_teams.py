@@ -171,6 +171,10 @@ def test_a_team_s_jobs_have_its_priorities_alone() -> None:
     assert where["values"] == [VISION]
     (rule,) = spec["validations"]
     assert '["trainyard-training","trainyard-spot"]' in rule["expression"]
+    for one in objects:
+        if one["kind"] == "Job" and one["metadata"]["namespace"] == VISION:
+            own = one["spec"]["template"]["spec"]["priorityClassName"]
+            assert own in TEAMS["teams"]["vision"]["priorityClassNames"], one["metadata"]["name"]
     assert "teams.vision.priorityClassNames" in rule["message"]
     names = {one["metadata"]["name"] for one in objects if one["kind"] == "ValidatingAdmissionPolicy"}
     assert "trainyard-trainyard-priorities-text" not in names

@@ -102,7 +102,7 @@ def test_volumes_have_uris_and_there_may_be_more(tmp_path: Path) -> None:
 
 
 TEAMS = {
-    "vision": {"namespace": "ml-vision", "dags": ["digits_training", "vision_*"]},
+    "vision": {"namespace": "ml-vision", "dags": ["digits_training", "vision_*", "main*"]},
     "risk": {"namespace": "ml-risk", "dags": ["fraud_*"]},
 }
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import DAG, NAMESPACE, metric_steps, run_tags
 from kubernetes import client
 from pods import Pod, PodRecorder, epochs_done, sync_mounts, wait_until
-from queues import gpu_job, jobs, queued_release, running
+from queues import QUEUE, gpu_job, jobs, queued_release, running
 from trainyard.failures import Cause
 from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
@@ -186,6 +186,18 @@ def test_people_see_their_own_team_alone(core: client.CoreV1Api, shared: dict[st
     assert not may("create", "jobs", VISION, "batch")
     for other in (TEXT, shared["training"]["namespace"], "trainyard"):
         assert not may("list", "pods", other)
+
+
+def test_a_job_stays_in_its_queue(core: client.CoreV1Api, shared: dict[str, Any]) -> None:
+    batch = client.BatchV1Api(core.api_client)
+    with jobs(core, TEXT) as made:
+        # The team has no GPUs, so it waits for ever.
+        batch.create_namespaced_job(TEXT, gpu_job(shared, "e2e-leaves", POOL, 1, 1))
+        made.append("e2e-leaves")
+        left = {"metadata": {"labels": {QUEUE: None}}}
+        with pytest.raises(client.ApiException, match=r"set the label kueue\.x-k8s\.io/queue-name"):
+            batch.patch_namespaced_job("e2e-leaves", TEXT, left)
+        batch.patch_namespaced_job("e2e-leaves", TEXT, {"metadata": {"labels": {"other": "label"}}})
 
 
 def test_a_job_of_a_team_has_none_but_its_priorities(core: client.CoreV1Api, shared: dict[str, Any]) -> None:
