@@ -25,7 +25,8 @@ table shows its own defaults; what the umbrella sets otherwise stands in the umb
 not listed is refused.
 
 Null means the default, unless the table has `null` among the types. In a map with names of your own
-(`gpuPools`, `priorityClasses`, options of `airflow.config.core`, `resources.limits`), it removes the entry.
+(`gpuPools`, `priorityClasses`, options of `airflow.config.core`, `resources.limits`), it removes the entry,
+whichever values file has made it.
 """
 # What subcharts take from the umbrella, where it has no keys, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
@@ -61,16 +62,20 @@ def defaults(chart: Path) -> str:
 
     Helm drops a key that is null, and templates cannot read values.yaml: templates/_defaults.tpl of the chart
     `common` reads this, which says what a key is that was set to null. What ends with ? may be missing: an
-    entry of a map with names of the user's own, and what may be null by the schema.
+    entry of a map with names of the user's own, and what may be null by the schema. A key * stands for all
+    entries of such a map, which null removes.
     """
     values = yaml.safe_load((chart / "values.yaml").read_text())
     lines = dict(keys(read_schema(chart), values, ()))
+    entries = dict.fromkeys(own_names(read_schema(chart), ()))
     if chart == CHART:
         for subchart in charts()[1:]:
             own = yaml.safe_load((subchart / "values.yaml").read_text())
             merged = merge(own, values.get(subchart.name, {}))
             lines.pop((subchart.name,), None)
             lines |= dict(keys(read_schema(subchart), merged, (subchart.name,)))
+            entries |= dict.fromkeys(own_names(read_schema(subchart), (subchart.name,)))
+    lines |= entries
     told = ",\n".join(f"{json.dumps('.'.join(path))}: {json.dumps(value)}" for path, value in lines.items())
     return f"{{\n{told}\n}}\n"
 
@@ -104,6 +109,22 @@ def keys(schema: Schema, values: object, path: Names) -> Iterator[tuple[Names, o
         return "null" in resolved(node, definitions).get("type", ())
 
     yield from below(schema, values, path)
+
+
+def own_names(schema: Schema, path: Names) -> Iterator[Names]:
+    """Yield the path of the entries of each map with names of the user's own, a map before what is in it."""
+    definitions = schema["definitions"]
+
+    def below(node: Schema, path: Names) -> Iterator[Names]:
+        node = resolved(node, definitions)
+        for key, child in node.get("properties", {}).items():
+            if "deprecated" not in child:
+                yield from below(child, (*path, key))
+        if isinstance(node.get("additionalProperties"), dict):
+            yield (*path, "*")
+            yield from below(node["additionalProperties"], (*path, "*"))
+
+    yield from below(schema, path)
 
 
 def section(chart: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,24 @@ def test_the_defaults_that_templates_read_are_those_of_the_values(chart: Path) -
 
 
 def test_an_entry_that_no_chart_has_is_removed_as_well() -> None:
-    """An overlay takes back what a values file before it has said."""
-    gone: Object = {"gpuPools": {"a100": None}, "priorityClasses": {"own": None}, "teams": {"vision": None}}
-    gone["training"] = {"volumes": {"scratch": None}}
-    assert render_text(values=gone) == render_text()
+    """An overlay takes back what a values file before it has said, in each map with names of its own."""
+    told = json.loads((CHART / "files/defaults.json").read_text())
+    maps = [path.split(".") for path in told if path.endswith(".*")]
+    names: list[list[str]] = [["gone" if key == "*" else key for key in path] for path in maps]
+    inner = {"gpuPools": "ondemand", "config": "core"}
+    for path, stars in zip(names, maps, strict=True):
+        for index, key in enumerate(stars[:-1]):
+            if key == "*":
+                path[index] = inner.get(stars[index - 1], "made")
+    made: Object = {
+        "queues": {"kueue": {"enabled": True}},
+        "gpuPools": {"ondemand": {"pod": {key: {} for key in ("labels", "annotations", "nodeSelector")}}},
+        "teams": {"made": {"namespace": "ml-made", "dags": []}},
+        "airflow": {key: {"made": {"data": {"a": "b"}}} for key in ("extraConfigMaps", "extraSecrets")},
+    }
+    base = render_text(values=made)
+    assert len(names) > 30
+    assert differing([tuple(path) for path in names], made, base) == []
 
 
 def test_an_overlay_removes_a_pool_that_a_team_has() -> None:

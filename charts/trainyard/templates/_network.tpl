@@ -35,7 +35,7 @@
 {{- end }}
 {{- range include "trainyard.trainingNamespaces" . | fromJsonArray }}
 {{- $selector := ternary dict $training (ne .team "") }}
-{{- $_ := set $components (printf "training%s" (include "trainyard.teamSuffix" .team)) (dict "namespace" .values.namespace "selector" $selector "ports" list) }}
+{{- $_ := set $components (include "trainyard.teamName" (dict "name" "training" "team" .team)) (dict "namespace" .values.namespace "selector" $selector "ports" list) }}
 {{- end }}
 {{- if .Values.serving.enabled }}
 {{- $_ := set $components "model-servers" (dict "namespace" .Values.serving.namespace "selector" dict "ports" (list .Values.serving.port)) }}
@@ -138,7 +138,7 @@
     "statsd" dict
     "versitygw" dict }}
 {{- range include "trainyard.trainingNamespaces" $root | fromJsonArray }}
-{{- $name := printf "training%s" (include "trainyard.teamSuffix" .team) }}
+{{- $name := include "trainyard.teamName" (dict "name" "training" "team" .team) }}
 {{- $_ := set $calls $name (dict "components" (concat (list $name "mlflow") $embedded) "outside" (concat $tracking $web)) }}
 {{- end }}
 {{- if hasKey $known "statsd" }}

@@ -24,15 +24,10 @@
 {{- toJson $names }}
 {{- end }}
 
-{{/* What a name of the chart ends with where each team has an object of its own; nothing for no team.
-     Params: the team's name, or "" */}}
-{{- define "trainyard.teamSuffix" -}}
-{{ with . }}-{{ . }}{{ end }}
-{{- end }}
-
-{{/* The same for a queue. Names of pools have no dots, so none is another pool's. Params: the team's name, or "" */}}
-{{- define "trainyard.teamQueueSuffix" -}}
-{{ with . }}.{{ . }}{{ end }}
+{{/* The name of what each team has one of; that of no team ends after the first part. Params: name (its first part), team
+     (the team's name, or ""), separator ("-" by default) */}}
+{{- define "trainyard.teamName" -}}
+{{ .name }}{{ with .team }}{{ $.separator | default "-" }}{{ . }}{{ end }}
 {{- end }}
 
 {{/* The part of a pool that is a team's: {own, weight, and where they are set borrow, lend}. Whoever is in no team has what no
@@ -111,38 +106,62 @@
 
 {{/* What is wrong with the teams, one line each. Params: the root context */}}
 {{- define "trainyard.teamProblems" -}}
-{{- $problems := include "common.nameProblems" (dict "key" "teams" "values" (.Values.teams | default dict) "max" 42 "separator" "-") | splitList "\n" | compact }}
-{{- $namespaces := dict .Release.Namespace "the release's" .Values.training.namespace "training.namespace" }}
-{{- with include "trainyard.airflowNamespace" . }}{{ if ne . $.Release.Namespace }}{{ $_ := set $namespaces . "externalAirflow.namespace" }}{{ end }}{{ end }}
-{{- if .Values.serving.enabled }}{{ $_ := set $namespaces .Values.serving.namespace "serving.namespace" }}{{ end }}
-{{- if .Values.stockOperators.enabled }}{{ $_ := set $namespaces .Values.stockOperators.namespace "stockOperators.namespace" }}{{ end }}
+{{- $names := include "common.nameProblems" (dict "key" "teams" "values" (.Values.teams | default dict) "max" 42 "separator" "-") | splitList "\n" | compact }}
+{{- $parts := list "trainyard.teamNamespaceProblems" "trainyard.teamDagProblems" "trainyard.teamGpuProblems" "trainyard.teamPriorityProblems" "trainyard.airflowRoleProblems" }}
+{{- concat $names (include "common.lines" (dict "templates" $parts "params" .) | fromJsonArray) | join "\n" }}
+{{- end }}
+
+{{/* Namespaces of teams that are Kubernetes' or somebody else's, one line each. Params: the root context */}}
+{{- define "trainyard.teamNamespaceProblems" -}}
+{{- $problems := list }}
+{{- $owners := dict .Release.Namespace "the release's" .Values.training.namespace "training.namespace" }}
+{{- with include "trainyard.airflowNamespace" . }}{{ if ne . $.Release.Namespace }}{{ $_ := set $owners . "externalAirflow.namespace" }}{{ end }}{{ end }}
+{{- if .Values.serving.enabled }}{{ $_ := set $owners .Values.serving.namespace "serving.namespace" }}{{ end }}
+{{- if .Values.stockOperators.enabled }}{{ $_ := set $owners .Values.stockOperators.namespace "stockOperators.namespace" }}{{ end }}
 {{- $plugin := index .Values "nvidia-device-plugin" }}
-{{- if and $plugin.enabled $plugin.namespaceOverride }}{{ $_ := set $namespaces $plugin.namespaceOverride "nvidia-device-plugin.namespaceOverride" }}{{ end }}
-{{- $patterns := dict }}
-{{- $classes := pick .Values.training "priorityClassName" "spotPriorityClassName" }}
+{{- if and $plugin.enabled $plugin.namespaceOverride }}{{ $_ := set $owners $plugin.namespaceOverride "nvidia-device-plugin.namespaceOverride" }}{{ end }}
 {{- range $name, $team := .Values.teams }}
-{{- $key := printf "teams.%s" $name }}
+{{- $key := printf "teams.%s.namespace" $name }}
 {{- if hasPrefix "kube-" $team.namespace }}
-{{- $problems = append $problems (printf "%s.namespace: %s is Kubernetes' own; choose another name" $key $team.namespace) }}
+{{- $problems = append $problems (printf "%s: %s is Kubernetes' own; choose another name" $key $team.namespace) }}
 {{- end }}
-{{- with get $namespaces $team.namespace }}
-{{- $problems = append $problems (printf "%s.namespace: %s is %s already; a team needs a namespace of its own" $key $team.namespace .) }}
+{{- with get $owners $team.namespace }}
+{{- $problems = append $problems (printf "%s: %s is %s already; a team needs a namespace of its own" $key $team.namespace .) }}
 {{- end }}
-{{- $_ := set $namespaces $team.namespace (printf "%s.namespace" $key) }}
+{{- $_ := set $owners $team.namespace $key }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* DAGs that are not one team's alone, one line each. Params: the root context */}}
+{{- define "trainyard.teamDagProblems" -}}
+{{- $problems := list }}
+{{- $owners := dict }}
+{{- range $name, $team := .Values.teams }}
+{{- $key := printf "teams.%s.dags" $name }}
 {{- range $pattern := $team.dags }}
 {{- if or (hasPrefix "maintenance-" $pattern) (eq "maintenance" $pattern) (and (hasSuffix "*" $pattern) (hasPrefix (trimSuffix "*" $pattern) "maintenance")) }}
-{{- $problems = append $problems (printf "%s.dags: %s may be a DAG of the platform, maintenance or maintenance-TEAM; name others" $key $pattern) }}
+{{- $problems = append $problems (printf "%s: %s may be a DAG of the platform, maintenance or maintenance-TEAM; name others" $key $pattern) }}
 {{- end }}
-{{- range $other, $owner := $patterns }}
+{{- range $other, $owner := $owners }}
 {{- $starts := list (trimSuffix "*" $pattern) (trimSuffix "*" $other) }}
 {{- $reaches := and (hasSuffix "*" $pattern) (hasPrefix (first $starts) (last $starts)) }}
 {{- $isReached := and (hasSuffix "*" $other) (hasPrefix (last $starts) (first $starts)) }}
 {{- if and (ne $owner $name) (or $reaches $isReached (eq $pattern $other)) }}
-{{- $problems = append $problems (printf "%s.dags: %s and %s of teams.%s.dags may be the same DAG; a DAG is one team's" $key $pattern $other $owner) }}
+{{- $problems = append $problems (printf "%s: %s and %s of teams.%s.dags may be the same DAG; a DAG is one team's" $key $pattern $other $owner) }}
 {{- end }}
 {{- end }}
-{{- $_ := set $patterns $pattern $name }}
+{{- $_ := set $owners $pattern $name }}
 {{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* GPUs of teams that no pool has, one line each. Params: the root context */}}
+{{- define "trainyard.teamGpuProblems" -}}
+{{- $problems := list }}
+{{- range $name, $team := .Values.teams }}
+{{- $key := printf "teams.%s" $name }}
 {{- range $pool, $share := $team.gpus }}
 {{- if not (hasKey ($.Values.gpuPools | default dict) $pool) }}
 {{- $problems = append $problems (printf "%s.gpus.%s: there is no such pool in gpuPools (there are: %s); remove it, or set it to null" $key $pool (keys ($.Values.gpuPools | default dict) | sortAlpha | join ", " | default "none")) }}
@@ -154,20 +173,6 @@
 {{- if and $team.gpus (not $.Values.queues.kueue.enabled) }}
 {{- $problems = append $problems (printf "%s.gpus: nothing shares GPUs out without a queue; set queues.kueue.enabled, or leave it out and set %s.quota" $key $key) }}
 {{- end }}
-{{- with $team.priorityClassNames }}
-{{- range $of, $class := $classes }}
-{{- if not $class }}
-{{- $problems = append $problems (printf "%s.priorityClassNames: training.%s is empty, so training pods have none of them; name one there" $key $of) }}
-{{- else if not (has $class $team.priorityClassNames) }}
-{{- $problems = append $problems (printf "%s.priorityClassNames: training pods have %s; add it" $key $class) }}
-{{- end }}
-{{- end }}
-{{- range . }}
-{{- if not (hasKey $.Values.priorityClasses .) }}
-{{- $problems = append $problems (printf "%s.priorityClassNames: there is no %s in priorityClasses; add it there (with enabled: false if it is made elsewhere)" $key .) }}
-{{- end }}
-{{- end }}
-{{- end }}
 {{- end }}
 {{- if .Values.teams }}
 {{- range $name, $pool := .Values.gpuPools }}
@@ -175,6 +180,31 @@
 {{- $owned := include "trainyard.ownedGpus" (dict "root" $ "pool" $name) | int }}
 {{- if gt $owned (int $has) }}
 {{- $problems = append $problems (printf "teams: they own %d GPUs of pool %s, which has %d (gpusPerNode x nodes.max); lower teams.*.gpus.%s.own, or raise gpuPools.%s.nodes.max" $owned $name (int $has) $name $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
+{{- end }}
+
+{{/* Priorities of teams without which nothing of theirs trains, or that nothing makes; one line each.
+     Params: the root context */}}
+{{- define "trainyard.teamPriorityProblems" -}}
+{{- $problems := list }}
+{{- $classes := pick .Values.training "priorityClassName" "spotPriorityClassName" }}
+{{- range $name, $team := .Values.teams }}
+{{- with $team.priorityClassNames }}
+{{- $key := printf "teams.%s.priorityClassNames" $name }}
+{{- range $of, $class := $classes }}
+{{- if not $class }}
+{{- $problems = append $problems (printf "%s: training.%s is empty, so training pods have none of them; name one there" $key $of) }}
+{{- else if not (has $class $team.priorityClassNames) }}
+{{- $problems = append $problems (printf "%s: training pods have %s; add it" $key $class) }}
+{{- end }}
+{{- end }}
+{{- range . }}
+{{- if not (hasKey $.Values.priorityClasses .) }}
+{{- $problems = append $problems (printf "%s: there is no %s in priorityClasses; add it there (with enabled: false if it is made elsewhere)" $key .) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

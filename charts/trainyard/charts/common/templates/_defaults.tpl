@@ -1,5 +1,7 @@
 {{/* Null means the default. Helm drops a key that is null, so what is missing is set again, from files/defaults.json
      (written by docs/values.py). A part of a path that ends with ? may be missing: what is in it is set only where it is.
+     A path that ends with * stands for the entries of a map with names of the user's own: Helm keeps those that are null
+     where an earlier values file has made them, and they are removed.
      Each chart includes this in a template with a long path: Helm renders those first, and `.Values` is one map for the
      whole render. In an umbrella its own file has the keys of its subcharts, so it alone does it.
      Params: the chart's root context */}}
@@ -8,8 +10,11 @@
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
 {{- $lost := include "common.lostSettings" (dict "root" . "defaults" $defaults) | fromJsonArray }}
 {{- range $path, $value := $defaults }}
-{{- $map := $.Values }}
 {{- $parts := splitList "." $path }}
+{{- if eq "*" (last $parts) }}
+{{- include "common.removeNulls" (dict "map" $.Values "path" $parts) }}
+{{- else }}
+{{- $map := $.Values }}
 {{- range initial $parts }}
 {{- $key := trimSuffix "?" . }}
 {{- if not (or (hasKey $map $key) (hasSuffix "?" .)) }}{{ $_ := set $map $key dict }}{{ end }}
@@ -17,6 +22,22 @@
 {{- $map = ternary $below dict (kindIs "map" $below) }}
 {{- end }}
 {{- if or (not (hasKey $map (last $parts))) (has $path $lost) }}{{ $_ := set $map (last $parts) $value }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Remove what is null of the entries that a path with * stands for. Params: map, path (its parts; the last one is *) */}}
+{{- define "common.removeNulls" -}}
+{{- $map := .map }}
+{{- $first := first .path }}
+{{- $rest := rest .path }}
+{{- if kindIs "map" $map }}
+{{- range $key, $value := $map }}
+{{- if or (eq "*" $first) (eq $key $first) }}
+{{- if $rest }}{{ include "common.removeNulls" (dict "map" $value "path" $rest) }}
+{{- else if kindIs "invalid" $value }}{{ $_ := unset $map $key }}{{ end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
