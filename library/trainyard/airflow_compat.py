@@ -21,13 +21,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from contextlib import nullcontext
+from functools import cache, partial
 from importlib.abc import MetaPathFinder
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.dag_processing.importers import AbstractDagImporter
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
@@ -305,17 +308,33 @@ def _shorten_polls(triggerer: Any) -> None:
     triggerer.anyio = Anyio()
 
 
-def leave_room_in_triggerers() -> None:
+def leave_room_in_triggerers(at_poll: Callable[[int, Session | None], None]) -> None:
     """Let training tasks take no more than `TRAINING_SHARE` of a triggerer's capacity.
 
     They wait for GPUs for hours. Airflow 3.3.2 assigns triggers by priority and age alone: a sweep larger
     than the capacity would keep every other task that starts in the triggerer from starting. To be called
     as `extend_triggers`.
+
+    Args:
+        at_poll: is called after each poll of a triggerer, with its capacity and the session of the poll, if
+            the caller has one.
     """
-    _after_import(_TRIGGER_MODELS, _leave_room, ROOM_EXTENSION)
+    _after_import(_TRIGGER_MODELS, partial(_leave_room, at_poll=at_poll), ROOM_EXTENSION)
 
 
-def _leave_room(trigger_models: Any) -> None:
+def unassigned_triggers(session: Session | None = None) -> tuple[int, datetime | None]:
+    """How many triggers no triggerer has taken, and when the oldest one was made."""
+    from airflow.models.trigger import Trigger
+    from airflow.utils.session import create_session
+    from sqlalchemy import func, select
+
+    unassigned = select(func.count(), func.min(Trigger.created_date)).where(Trigger.triggerer_id.is_(None))
+    with nullcontext(session) if session else create_session() as database:
+        number, oldest = database.execute(unassigned).one()
+    return number, oldest
+
+
+def _leave_room(trigger_models: Any, at_poll: Callable[[int, Session | None], None]) -> None:
     from sqlalchemy import func, select
 
     trigger, lock_rows = trigger_models.Trigger, trigger_models.with_row_locks
@@ -332,6 +351,7 @@ def _leave_room(trigger_models: Any) -> None:
             assign(cls, triggerer_id, capacity, *args, **options)
         finally:
             asking.clear()
+        at_poll(capacity, options.get("session"))
 
     def count(session: Session) -> None:
         is_training = trigger.classpath.in_(_TRAINING)

@@ -29,7 +29,7 @@ ADDITIONS: Mapping[str, str] = {
     "DAGs of model files (models/*.yaml)": "trainyard.factory.importer:install",
     TRIGGER_EXTENSION: "trainyard.airflow_compat:extend_triggers",
     POLL_EXTENSION: "trainyard.airflow_compat:shorten_triggerer_polls",
-    ROOM_EXTENSION: "trainyard.airflow_compat:leave_room_in_triggerers",
+    ROOM_EXTENSION: "trainyard.alerts.room:leave_room_and_watch_it",
     CANCEL_EXTENSION: "trainyard.airflow_compat:cancel_triggers_once",
     END_EXTENSION: "trainyard.airflow_compat:end_runs_as_told",
     CALLBACK_EXTENSION: "trainyard.airflow_compat:repair_callbacks_of_versions",

@@ -513,6 +513,9 @@ def deferred(session: Session) -> TaskInstance:
 OTHERS = "trainyard.triggerer.control_trigger.ControlTrigger"
 
 
+def nothing(*_: object) -> None: ...
+
+
 @pytest.fixture
 def waiting(session: Session) -> Callable[..., None]:
     """Stores so many tasks that wait for a trigger of a class, older than those that come later."""
@@ -552,8 +555,8 @@ def assigned(session: Session, *, capacity: int, polls: int = 3) -> Counter[str]
 def test_a_sweep_larger_than_a_triggerer_leaves_room_for_others(
     session: Session, waiting: Callable[..., None], capacity: int, of_training: int, training: str
 ) -> None:
-    airflow_compat.leave_room_in_triggerers()
-    airflow_compat.leave_room_in_triggerers()  # twice is once
+    airflow_compat.leave_room_in_triggerers(nothing)
+    airflow_compat.leave_room_in_triggerers(nothing)  # twice is once
     waiting(capacity + 20, training)
     waiting(5, OTHERS)
     found = assigned(session, capacity=capacity)
@@ -568,7 +571,7 @@ def test_a_sweep_larger_than_a_triggerer_leaves_room_for_others(
 def test_without_training_others_have_the_whole_triggerer(
     session: Session, waiting: Callable[..., None]
 ) -> None:
-    airflow_compat.leave_room_in_triggerers()
+    airflow_compat.leave_room_in_triggerers(nothing)
     waiting(12, OTHERS)
     assert assigned(session, capacity=10) == {OTHERS: 10}
 
