@@ -58,7 +58,7 @@ class RoomWatch:
 def _full(capacity: int, waiting: int, waited: timedelta) -> Alert:
     return Alert(
         "warning",
-        f"{waiting} tasks wait for room in the triggerers",
+        f"tasks wait for room in the triggerers: {waiting}",
         f"the first one for {waited.total_seconds() / 60:.0f} minutes. A triggerer takes {capacity} tasks at "
         f"once, of training {TRAINING_SHARE:.0%} of that: set airflow.triggerer.replicas, or "
         "airflow.config.triggerer.capacity, higher",
@@ -68,4 +68,4 @@ def _full(capacity: int, waiting: int, waited: timedelta) -> Alert:
 
 
 def _free() -> Alert:
-    return Alert("info", "no task waits for room in the triggerers any more", key=KEY)
+    return Alert("info", "tasks wait for room in the triggerers no more", key=KEY)
