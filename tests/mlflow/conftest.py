@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,23 +103,29 @@ def settings(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> di
 def server(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server with single sign-on, after its init container."""
     directory = tmp_path_factory.mktemp("mlflow")
+    prepare(directory, ACCOUNTS)
+    with running(directory, SINGLE_SIGN_ON=json.dumps(settings)) as found:
+        yield found
+
+
+def prepare(directory: Path, accounts: Mapping[str, str]) -> str:
+    """Do what the init container does, and return what it prints."""
     passwords = directory / "accounts"
-    passwords.mkdir()
-    for name in ACCOUNTS:
+    passwords.mkdir(exist_ok=True)
+    for name in accounts:
         (passwords / name).write_text(PASSWORD)
     environment = {
-        **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{directory}/mlflow.db",
-        "MLFLOW_AUTH_CONFIG_PATH": str(directory / "basic_auth.ini"),
-        "ACCOUNTS": json.dumps(ACCOUNTS),
+        **_environment(directory),
+        "ACCOUNTS": json.dumps(accounts),
         "ACCOUNTS_DIRECTORY": str(passwords),
-        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-the-tests",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PYTHONPATH": str(SCRIPTS),
-        "SINGLE_SIGN_ON": json.dumps(settings),
     }
-    subprocess.run([sys.executable, SCRIPTS / "prepare_database.py"], env=environment, check=True)
+    command = [sys.executable, str(SCRIPTS / "prepare_database.py")]
+    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+@contextmanager
+def running(directory: Path, **environment: str) -> Iterator[Server]:
+    """Run the server on what was prepared."""
     port = _free_port()
     command = [
         "mlflow",
@@ -126,13 +133,14 @@ def server(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
         "--host=127.0.0.1",
         f"--port={port}",
         "--workers=1",
+        "--serve-artifacts",
         "--app-name=basic-auth",
     ]
     command += [
         f"--artifacts-destination={directory}/artifacts",
         f"--allowed-hosts=localhost:{port},127.0.0.1:{port}",
     ]
-    process = subprocess.Popen(command, env=environment, cwd=directory)
+    process = subprocess.Popen(command, env={**_environment(directory), **environment}, cwd=directory)
     try:
         found = Server(f"http://localhost:{port}")
         _wait_until(lambda: httpx.get(f"{found.url}/health").is_success, process)
@@ -140,6 +148,18 @@ def server(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{directory}/mlflow.db",
+        "MLFLOW_AUTH_CONFIG_PATH": str(directory / "basic_auth.ini"),
+        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-the-tests",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONPATH": str(SCRIPTS),
+    }
 
 
 def _wait_until(answers: Callable[[], bool], process: subprocess.Popen) -> None:

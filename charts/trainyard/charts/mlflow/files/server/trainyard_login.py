@@ -4,6 +4,8 @@ It is MLflow's check of name and password, with single sign-on beside it where t
 what MLflow leaves open to everybody who logs in: to create an experiment or a registered model, which makes
 its creator the owner. A training pod that created a model before the first promotion would own its aliases.
 
+Where teams share MLflow, it divides what the accounts of training pods may write: teams.py.
+
 It also lets what is missing be missing. MLflow answers "permission denied" for it, so that nobody learns
 which names there are; here everybody may read all, and clients tell what is new from what is forbidden.
 """
@@ -21,6 +23,7 @@ from werkzeug.datastructures import Authorization
 
 if TYPE_CHECKING:
     from single_sign_on import SingleSignOn
+    from teams import Teams
 
 # The end of a route -> the type of resource of which the user has to be allowed to change all. Passwords come
 # from Secrets: one that an account changed itself would hold until the next start.
@@ -41,17 +44,34 @@ def single_sign_on() -> SingleSignOn | None:
     return SingleSignOn(Settings.read(os.environ))
 
 
+def teams() -> Teams | None:
+    """Return how the values divide what training pods may write, or None where they do not."""
+    if "TEAMS" not in os.environ:
+        return None
+    from teams import Teams
+
+    return Teams.read(os.environ, auth.store)
+
+
 SINGLE_SIGN_ON = single_sign_on()
+TEAMS = teams()
 
 
 def authenticate() -> Authorization | Response:
     """Return who sends the request, when he proves it and the request is one that he may send."""
     found = SINGLE_SIGN_ON.authenticate() if SINGLE_SIGN_ON else auth.authenticate_request_basic_auth()
-    if isinstance(found, Response) or not request.url_rule:
+    if isinstance(found, Response):
+        return found
+    is_divided = TEAMS is not None and found.username in TEAMS
+    if is_divided:
+        TEAMS.refuse(found.username)
+    if not request.url_rule:
         return found
     if request.method == "GET":
         find_what_is_read(request.url_rule.rule)
     for route, kind in RESTRICTED.items():
+        if is_divided and kind == "experiment":
+            continue  # its name has decided
         if request.url_rule.rule.endswith(route) and not may_change_all(found.username, kind):
             return auth.make_forbidden_response()
     return found
