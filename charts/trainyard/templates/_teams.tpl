@@ -67,6 +67,18 @@
 {{- toJson $teams }}
 {{- end }}
 
+{{/* The account in MLflow of training pods. Params: the team's name, or "" */}}
+{{- define "trainyard.mlflowTrainer" -}}
+trainer{{ include "trainyard.teamSuffix" . }}
+{{- end }}
+
+{{/* Those of teams -> the names of their experiments, which are the ids of their DAGs. JSON. Params: the root context */}}
+{{- define "trainyard.mlflowTeams" -}}
+{{- $accounts := dict }}
+{{- range $name, $team := .Values.teams }}{{ $_ := set $accounts (include "trainyard.mlflowTrainer" $name) $team.dags }}{{ end }}
+{{- toJson $accounts }}
+{{- end }}
+
 {{/* The roles in Airflow of teams that have one. A list. Params: the root context */}}
 {{- define "trainyard.airflowRoles" -}}
 {{- $roles := list }}

@@ -120,22 +120,21 @@
 {{- toJson $keys }}
 {{- end }}
 
-{{/* Which accounts of MLflow are used by pods, and the Secrets with their files: account -> a list of names. JSON.
-     Params: the root context */}}
+{{/* Which accounts of MLflow are used by pods, and the Secrets with their files: account -> a list of names. That of training
+     pods has the same name in each namespace, whichever account they have there. JSON. Params: the root context */}}
 {{- define "trainyard.mlflowUsers" -}}
 {{- $mlflow := .Subcharts.mlflow }}
-{{- $places := dict "admin" (list .Release.Namespace) "trainer" (include "trainyard.trainingNamespaceNames" . | fromJsonArray)
-    "promoter" (list (include "trainyard.airflowNamespace" .)) }}
-{{- if .Values.serving.enabled }}{{ $_ := set $places "serving" (list .Values.serving.namespace) }}{{ end }}
-{{- $users := dict }}
-{{- range $account, $namespaces := $places }}
-{{- $name := include "mlflow.accountSecretName" (dict "root" $mlflow "account" $account) }}
-{{- if eq $account "promoter" }}{{ $name = include "trainyard.mlflowPromoterSecretName" $ }}{{ end }}
-{{- $secrets := list }}
-{{- range $namespaces }}
-{{- $secrets = append $secrets (ternary $name (printf "%s/%s" . $name) (eq . $.Release.Namespace)) }}
+{{- $places := list (dict "account" "admin" "namespace" .Release.Namespace)
+    (dict "account" "promoter" "namespace" (include "trainyard.airflowNamespace" .) "name" (include "trainyard.mlflowPromoterSecretName" .)) }}
+{{- $trainer := include "mlflow.accountSecretName" (dict "root" $mlflow "account" "trainer") }}
+{{- range include "trainyard.trainingNamespaces" . | fromJsonArray }}
+{{- $places = append $places (dict "account" (include "trainyard.mlflowTrainer" .team) "namespace" .values.namespace "name" $trainer) }}
 {{- end }}
-{{- $_ := set $users $account $secrets }}
+{{- if .Values.serving.enabled }}{{ $places = append $places (dict "account" "serving" "namespace" .Values.serving.namespace) }}{{ end }}
+{{- $users := dict }}
+{{- range $places }}
+{{- $name := .name | default (include "mlflow.accountSecretName" (dict "root" $mlflow "account" .account)) }}
+{{- $_ := set $users .account (list (ternary $name (printf "%s/%s" .namespace $name) (eq .namespace $.Release.Namespace))) }}
 {{- end }}
 {{- toJson $users }}
 {{- end }}

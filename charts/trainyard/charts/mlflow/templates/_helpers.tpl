@@ -55,11 +55,19 @@
 http{{ if .tls }}s{{ end }}://{{ .host }}{{ if and .port (ne (int .port) $usual) }}:{{ int .port }}{{ end }}
 {{- end }}
 
-{{/* Who may log in: name -> role. The platform's own four, and people. JSON. Params: the chart's root context */}}
+{{/* Who may log in: name -> role. The platform's own four, one for the training pods of each team, and people. JSON.
+     Params: the chart's root context */}}
 {{- define "mlflow.accounts" -}}
 {{- $accounts := dict "admin" "admin" "trainer" "trainer" "promoter" "promoter" "serving" "viewer" -}}
+{{- range $name, $_ := include "mlflow.teams" . | fromJson }}{{ $_ := set $accounts $name "team" }}{{ end -}}
 {{- range $name, $role := .Values.auth.people }}{{ if $role }}{{ $_ := set $accounts $name $role }}{{ end }}{{ end -}}
 {{- toJson $accounts -}}
+{{- end }}
+
+{{/* The accounts of training pods where there are teams: name -> the names of their experiments, for files/server/teams.py.
+     Empty without. The umbrella sets `auth.teams`, which is no value of this chart. JSON. Params: the chart's root context */}}
+{{- define "mlflow.teams" -}}
+{{- with .Values.auth.teams }}{{ merge (dict "trainer" list) . | toJson }}{{ else }}{}{{ end }}
 {{- end }}
 
 {{/* The Secret of an account: its `username`, its `password`, and `credentials`, which is a file of MLflow's clients with

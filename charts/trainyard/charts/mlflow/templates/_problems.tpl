@@ -22,7 +22,7 @@
 {{- with include "common.nameProblems" (dict "key" "mlflow.auth.people" "values" (.Values.auth.people | default dict) "max" 63 "separator" ".-") }}
 {{- $problems = append $problems . }}
 {{- end }}
-{{- range $name := list "admin" "trainer" "promoter" "serving" }}
+{{- range $name := concat (list "admin" "trainer" "promoter" "serving") (keys ($.Values.auth.teams | default dict) | sortAlpha) }}
 {{- if hasKey ($.Values.auth.people | default dict) $name }}
 {{- $problems = append $problems (printf "mlflow.auth.people.%s: the platform has an account of this name itself; choose another name" $name) }}
 {{- end }}
