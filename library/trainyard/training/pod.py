@@ -33,6 +33,7 @@ from trainyard.training.outcomes import UNREACHABLE_SECONDS
 
 _DATASETS = "datasets"
 UNREACHABLE = "node.kubernetes.io/unreachable"
+LOGIN_VOLUME = "mlflow-login"  # of the chart, where pods log in to its own MLflow
 GRACE_SECONDS = 60  # to write a checkpoint after SIGTERM
 _UNITS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (i + 1) for i, unit in enumerate("kMGTP")}} | {
     f"{unit}i": 1024.0 ** (i + 1) for i, unit in enumerate("KMGTP")
@@ -103,12 +104,14 @@ def build_pod(
 
     Raises:
         PlatformError: the request names an unknown GPU pool.
-        RequestError: the request has more GPUs than a node of the pool.
+        RequestError: the request has more GPUs than a node of the pool, or an experiment that is another team's.
     """
     training = platform.training
     attempt = attempt or Attempt(gpu_pool=request.gpu_pool)
     pool = platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
     if pool and (refusal := pool.refusal(request.gpus)):
+        raise RequestError(refusal)
+    if refusal := _refusal_of_experiment(platform, request, task):
         raise RequestError(refusal)
     settings = _settings(platform, pool, request)
     return {
@@ -287,6 +290,23 @@ def _environment(
     if commit := os.environ.get(Env.GIT_COMMIT):
         env[Env.GIT_COMMIT] = commit
     return env
+
+
+def _refusal_of_experiment(platform: Platform, request: TrainingRequest, task: TaskIdentity) -> str:
+    """Return why MLflow would answer 403: with teams, an experiment is whose DAG would have its name. "" if not."""
+    name = request.env_vars.get(Env.EXPERIMENT)
+    logs_in = any(volume["name"] == LOGIN_VOLUME for volume in platform.training.pod.extra_volumes)
+    if not (name and logs_in) or Env.TRACKING_URI in request.env_vars:
+        return ""
+    owner, team = platform.team_of(name), platform.team_of(task.dag_id)
+    if owner == team:
+        return ""
+    whose = f"team {owner.name}'s" if owner else "no team's"
+    return (
+        f"env_vars: {Env.EXPERIMENT} is {name!r}, an experiment that is {whose}, and DAG {task.dag_id} is "
+        f"{f'of team {team.name}' if team else 'of no team'}; leave it out, or have `teams.*.dags` in the values "
+        "name both alike"
+    )
 
 
 def _adaptations(attempt: Attempt) -> dict[str, str]:

@@ -77,6 +77,33 @@ def test_a_team_is_named_by_its_pods(
     assert pod["metadata"]["namespace"] == "ml-training" and TEAM not in pod["metadata"]["labels"]
 
 
+def test_an_experiment_is_one_of_the_team(
+    platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
+) -> None:
+    teams = {name: Team(name, f"ml-{name}", (f"{name}_*",)) for name in ("vision", "text")}
+    shared = replace(platform, teams=teams)
+
+    def build(dag_id: str, experiment: str, platform: Platform = shared, **env_vars: str) -> list[dict]:
+        env_vars["MLFLOW_EXPERIMENT_NAME"] = experiment
+        request, task = replace(request_for_train, env_vars=env_vars), replace(identity, dag_id=dag_id)
+        return build_pod(platform.for_dag(dag_id), request, task)["spec"]["containers"][0]["env"]
+
+    for dag_id, experiment in (("vision_a", "vision_b"), ("a", "b")):
+        assert {"name": "MLFLOW_EXPERIMENT_NAME", "value": experiment} in build(dag_id, experiment)
+    for dag_id, experiment, said in (
+        ("vision_a", "text_a", "'text_a', an experiment that is team text's, and DAG vision_a is of team vision"),
+        ("vision_a", "b", "an experiment that is no team's"),
+        ("a", "text_a", "DAG a is of no team; leave it out"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            build(dag_id, experiment)
+    # Where MLflow is another one, or asks for nothing.
+    build("vision_a", "text_a", MLFLOW_TRACKING_URI="http://mlflow.example.com")
+    pod = replace(platform.training.pod, extra_volumes=())
+    build("vision_a", "text_a", replace(shared, training=replace(platform.training, pod=pod)))
+    build("vision_a", "text_a", platform)
+
+
 def test_how_long_to_wait_for_a_lost_node_can_be_given(
     platform: Platform, request_for_train: TrainingRequest, identity: TaskIdentity
 ) -> None:
