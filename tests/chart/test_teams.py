@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from references import References
-from render import Object, containers, environment, find, platform, render_chart
+from render import Object, containers, environment, find, platform, pod_spec, render_chart, wanted_secrets
 from test_rights import rights
 
 VISION, TEXT, NOBODY = "ml-vision", "ml-text", "ml-training"
@@ -182,6 +182,44 @@ def test_a_team_s_jobs_have_its_priorities_alone() -> None:
 
 def test_nothing_refers_to_what_is_not_there() -> None:
     assert References(render_chart(values=TEAMS)).check() == []
+
+
+def test_a_team_s_pods_have_an_account_of_their_own_in_mlflow() -> None:
+    objects = render_chart(values=TEAMS)
+    made = wanted_secrets(objects)
+    for namespace, account in ((NOBODY, "trainer"), (VISION, "trainer-vision"), (TEXT, "trainer-text")):
+        # The same name everywhere, as the platform file tells one.
+        file = made[f"{namespace}/trainyard-mlflow-login-trainer"]
+        own = f"{{trainyard-mlflow-login-{account}/password}}"
+        text = f"[mlflow]\nmlflow_tracking_username = {account}\nmlflow_tracking_password = {own}\n"
+        assert file == {"credentials": {"template": text}}
+        assert made[f"trainyard-mlflow-login-{account}"] == {
+            "username": {"value": account},
+            "password": {"generate": "password", "credential": "mlflow"},
+        }
+    volumes = platform(objects)["training"]["pod"]["extraVolumes"]
+    assert [one["secret"]["secretName"] for one in volumes] == ["trainyard-mlflow-login-trainer"]
+
+
+def test_mlflow_knows_whose_an_experiment_is() -> None:
+    server = pod_spec(find(render_chart(values=TEAMS), "Deployment", "trainyard-mlflow"))
+    (container,), (prepare,) = server["containers"], server["initContainers"]
+    dags = {f"trainer-{name}": team["dags"] for name, team in TEAMS["teams"].items()}
+    assert json.loads(environment(container)["TEAMS"]) == {"trainer": [], **dags}
+    accounts = json.loads(environment(prepare)["ACCOUNTS"])
+    others = {"admin": "admin", "promoter": "promoter", "serving": "viewer"}
+    assert accounts == {**others, **dict.fromkeys(("trainer", *dags), "team")}
+    (passwords,) = (one for one in server["volumes"] if one["name"] == "accounts")
+    read = {one["secret"]["name"] for one in passwords["projected"]["sources"]}
+    assert read == {f"trainyard-mlflow-login-{name}" for name in accounts}
+
+
+def test_mlflow_is_not_divided_without_teams_or_without_a_login() -> None:
+    for values in ({}, {**TEAMS, "mlflow": {"auth": {"enabled": False}}}):
+        objects = render_chart(values=values)
+        server = find(objects, "Deployment", "trainyard-mlflow")
+        assert not [one for one in containers(server) if "TEAMS" in environment(one)]
+        assert not [name for name in wanted_secrets(objects) if "login-trainer-" in name]
 
 
 def test_a_bucket_of_the_embedded_store_is_reached_from_every_team() -> None:

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 from conftest import DAG, NAMESPACE, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, sync_mounts, wait_until
+from pods import (
+    Pod,
+    PodRecorder,
+    epochs_done,
+    output_of,
+    scratch,
+    scratch_pod,
+    sync_mounts,
+    wait_until,
+)
 from queues import QUEUE, gpu_job, jobs, queued_release, running
 from trainyard.failures import Cause
 from trainyard.kube.jobs import JobKube
@@ -35,18 +44,54 @@ VISION, TEXT = "ml-vision", "ml-text"
 POOL, READERS, EPOCHS = "ondemand", "e2e-vision", 14
 INDEX, JOB = "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/job-name"
 PERSON, ROLE, OTHER_DAG = "e2e-ada", "e2e-vision", "maintenance"
+OWN = {VISION: "e2e-vision", TEXT: "e2e-text"}  # DAGs that are not there, and their experiments
+# Calls of a team's pod by MLflow's own client; prints the result of each.
+CALLS = """
+import json, sys
+import mlflow
+from mlflow.exceptions import MlflowException
+
+mlflow_client = mlflow.MlflowClient()
+own, other = sys.argv[1:]
+
+def result(call):
+    try:
+        call()
+    except MlflowException as error:
+        return error.get_http_status_code()
+    return 200
+
+def written(name):
+    found = mlflow_client.get_experiment_by_name(name)
+    run = mlflow_client.search_runs([found.experiment_id], max_results=1)[0].info
+    return {
+        "make a run": result(lambda: mlflow_client.create_run(found.experiment_id)),
+        "tag a run": result(lambda: mlflow_client.set_tag(run.run_id, "e2e", own)),
+        "write an artifact": result(lambda: mlflow_client.log_text(run.run_id, "text", "e2e.txt")),
+        "make a model": result(lambda: mlflow_client.create_logged_model(found.experiment_id)),
+    }
+
+mlflow.set_experiment(own)
+with mlflow.start_run():
+    pass
+results = {"own": written(own)}
+if other:
+    results["other"] = written(other)
+    results["make"] = result(lambda: mlflow_client.create_experiment(other + "-more"))
+print(json.dumps(results))
+"""
 CLASSES = ["trainyard-training", "trainyard-spot"]
 TEAMS = {
     # Of the pool's two GPUs one is vision's, and one is had by DAGs of no team.
     "vision": {
         "namespace": VISION,
-        "dags": [DAG],
+        "dags": [DAG, OWN[VISION]],
         "gpus": {POOL: {"own": 1}},
         "readers": [READERS],
         "priorityClassNames": CLASSES,
         "airflowRole": ROLE,
     },
-    "text": {"namespace": TEXT, "dags": ["e2e-text"], "gpus": {POOL: {"own": 0, "borrow": 0}}},
+    "text": {"namespace": TEXT, "dags": [OWN[TEXT]], "gpus": {POOL: {"own": 0, "borrow": 0}}},
 }
 log = logging.getLogger(__name__)
 
@@ -170,6 +215,44 @@ async def _train_as_text(platform_file: Path) -> Outcome:
             return await JobRun(shared, alert).run()
         finally:
             await delete_leftovers(kube, task.selector())
+
+
+def test_a_team_s_pod_writes_its_own_experiments_alone(
+    core: client.CoreV1Api, shared: dict[str, Any]
+) -> None:
+    made = written(core, shared, TEXT, "")
+    assert set(made["own"].values()) == {200}
+    found = written(core, shared, VISION, OWN[TEXT])
+    assert set(found["own"].values()) == {200}
+    assert set(found["other"].values()) == {403}
+    assert found["make"] == 403
+    nobody = written(core, shared, shared["training"]["namespace"], OWN[TEXT], own="e2e-nobody")
+    assert set(nobody["own"].values()) == {200}
+    assert set(nobody["other"].values()) == {403}
+
+
+def written(
+    core: client.CoreV1Api, shared: dict[str, Any], namespace: str, other: str, own: str = ""
+) -> dict[str, Any]:
+    """What MLflow answers to a pod in a namespace, with the volumes and the environment of training pods."""
+    training, name = shared["training"], "e2e-writes"
+    settings = training["pod"]
+    env = {"MLFLOW_TRACKING_URI": training["trackingUri"], "HOME": "/tmp"}
+    container = {
+        "command": ["sleep", "600"],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *settings["extraVolumeMounts"]],
+        "env": [{"name": key, "value": value} for key, value in env.items()],
+    }
+    volumes = [{"name": "tmp", "emptyDir": {}}, *settings["extraVolumes"]]
+    with scratch(core, scratch_pod(training, name, container, volumes=volumes), namespace):
+        wait_until(
+            f"the pod in {namespace} to run",
+            lambda: core.read_namespaced_pod(name, namespace).status.phase == "Running",
+        )
+        output = output_of(
+            core, name, namespace, "python", "-c", CALLS, own or OWN[namespace], other
+        )
+    return json.loads(output.strip().splitlines()[-1])
 
 
 def test_people_see_their_own_team_alone(core: client.CoreV1Api, shared: dict[str, Any]) -> None:
