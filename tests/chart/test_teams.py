@@ -208,7 +208,7 @@ def test_mlflow_knows_whose_an_experiment_is() -> None:
     assert json.loads(environment(container)["TEAMS"]) == {"trainer": [], **dags}
     accounts = json.loads(environment(prepare)["ACCOUNTS"])
     others = {"admin": "admin", "promoter": "promoter", "serving": "viewer"}
-    assert accounts == {**others, **dict.fromkeys(("trainer", *dags), "team")}
+    assert accounts == {**others, **dict.fromkeys(("trainer", *dags), "team-trainer")}
     (passwords,) = (one for one in server["volumes"] if one["name"] == "accounts")
     read = {one["secret"]["name"] for one in passwords["projected"]["sources"]}
     assert read == {f"trainyard-mlflow-login-{name}" for name in accounts}

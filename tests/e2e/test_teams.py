@@ -249,9 +249,7 @@ def written(
             f"the pod in {namespace} to run",
             lambda: core.read_namespaced_pod(name, namespace).status.phase == "Running",
         )
-        output = output_of(
-            core, name, namespace, "python", "-c", CALLS, own or OWN[namespace], other
-        )
+        output = output_of(core, name, namespace, "python", "-c", CALLS, own or OWN[namespace], other)
     return json.loads(output.strip().splitlines()[-1])
 
 

@@ -104,7 +104,7 @@ def build_pod(
 
     Raises:
         PlatformError: the request names an unknown GPU pool.
-        RequestError: the request has more GPUs than a node of the pool, or an experiment that is another team's.
+        RequestError: the request has more GPUs than a node of the pool, or another team's experiment.
     """
     training = platform.training
     attempt = attempt or Attempt(gpu_pool=request.gpu_pool)
@@ -293,7 +293,7 @@ def _environment(
 
 
 def _refusal_of_experiment(platform: Platform, request: TrainingRequest, task: TaskIdentity) -> str:
-    """Return why MLflow would answer 403: with teams, an experiment is whose DAG would have its name. "" if not."""
+    """Return why MLflow would answer 403, or "": with teams, an experiment's name says whose it is."""
     name = request.env_vars.get(Env.EXPERIMENT)
     logs_in = any(volume["name"] == LOGIN_VOLUME for volume in platform.training.pod.extra_volumes)
     if not (name and logs_in) or Env.TRACKING_URI in request.env_vars:
@@ -304,8 +304,8 @@ def _refusal_of_experiment(platform: Platform, request: TrainingRequest, task: T
     whose = f"team {owner.name}'s" if owner else "no team's"
     return (
         f"env_vars: {Env.EXPERIMENT} is {name!r}, an experiment that is {whose}, and DAG {task.dag_id} is "
-        f"{f'of team {team.name}' if team else 'of no team'}; leave it out, or have `teams.*.dags` in the values "
-        "name both alike"
+        f"{f'of team {team.name}' if team else 'of no team'}; leave it out, or let `teams.*.dags` in the "
+        "values give both to the same team"
     )
 
 

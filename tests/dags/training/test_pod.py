@@ -91,7 +91,11 @@ def test_an_experiment_is_one_of_the_team(
     for dag_id, experiment in (("vision_a", "vision_b"), ("a", "b")):
         assert {"name": "MLFLOW_EXPERIMENT_NAME", "value": experiment} in build(dag_id, experiment)
     for dag_id, experiment, said in (
-        ("vision_a", "text_a", "'text_a', an experiment that is team text's, and DAG vision_a is of team vision"),
+        (
+            "vision_a",
+            "text_a",
+            "'text_a', an experiment that is team text's, and DAG vision_a is of team vision",
+        ),
         ("vision_a", "b", "an experiment that is no team's"),
         ("a", "text_a", "DAG a is of no team; leave it out"),
     ):

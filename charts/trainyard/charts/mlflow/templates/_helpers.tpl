@@ -59,7 +59,7 @@ http{{ if .tls }}s{{ end }}://{{ .host }}{{ if and .port (ne (int .port) $usual)
      Params: the chart's root context */}}
 {{- define "mlflow.accounts" -}}
 {{- $accounts := dict "admin" "admin" "trainer" "trainer" "promoter" "promoter" "serving" "viewer" -}}
-{{- range $name, $_ := include "mlflow.teams" . | fromJson }}{{ $_ := set $accounts $name "team" }}{{ end -}}
+{{- range $name, $_ := include "mlflow.teams" . | fromJson }}{{ $_ := set $accounts $name "team-trainer" }}{{ end -}}
 {{- range $name, $role := .Values.auth.people }}{{ if $role }}{{ $_ := set $accounts $name $role }}{{ end }}{{ end -}}
 {{- toJson $accounts -}}
 {{- end }}

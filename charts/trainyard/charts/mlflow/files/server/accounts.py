@@ -22,7 +22,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     "editor": {"experiment": "MANAGE", "run": "MANAGE", "logged_model": "MANAGE"},
     "promoter": {"experiment": "EDIT", "run": "EDIT", "registered_model": "MANAGE"},
     # Of training pods where there are teams: it may write the experiments that teams.py says are its own.
-    "team": {},
+    "team-trainer": {},
 }
 # Nobody but an administrator needs what follows, and anybody might create it.
 DENIED = dict.fromkeys(

@@ -1,12 +1,12 @@
-"""Whose an experiment is, where the training pods of each team have an account of their own: its name says it.
+"""Whose an experiment is where the training pods of each team have an account of their own: its name says it.
 
 Such an account may write what is its own, and read all else. MLflow knows grants for single experiments, and
 asks for them wherever something below one is written: a run, a logged model, a trace, an artifact. So here an
 account is granted each experiment whose name is its own, at the time of the request, and nothing else that
-MLflow has noted for it. An experiment that was there before, has another name now or was made by somebody else
-is whose its name says. What is not granted is refused, also by routes that this file knows nothing of.
+MLflow has noted for it. One that was there before, has another name now or was made by somebody else is whose
+its name says. What is not granted is refused, also by routes that this file knows nothing of.
 
-TEAMS is a JSON object, account -> what the names of its experiments are: a name, or a beginning with one `*`.
+TEAMS is a JSON object, account -> the names of its experiments, or their beginnings followed by one `*`.
 `trainer` has what no other account has.
 """
 
@@ -103,11 +103,16 @@ class Teams:
             raise _denied("training pods choose no artifact_location; leave it out")
 
     def _refuse_taking_a_trace(self, account: str) -> None:
-        """MLflow moves a trace that is there to the experiment which the request names."""
+        """MLflow would move a trace that is there to the experiment which the request names."""
         asked = _get_request_message(StartTraceV3()).trace.trace_info
+        if asked.assessments:
+            # MLflow stores each by an id of the request's own choice.
+            raise _denied("training pods start no trace with assessments; send them afterwards")
         try:
             found = _get_tracking_store().get_trace_info(asked.trace_id)
-        except MlflowException:  # there is none
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return
         if found.experiment_id not in self._own(account):
             raise _denied(f"the trace {asked.trace_id} is in an experiment that is not {account}'s")
@@ -143,7 +148,7 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _named_twice() -> str | None:
-    """Return which id has several values in the request: in its path, behind `?`, or at the top of its body."""
+    """Return which id has several values in the request: in its path, behind `?` or in its body."""
     try:
         body = _get_normalized_request_json(request)
     except (MlflowException, ValueError):  # no JSON, which no handler takes for it
