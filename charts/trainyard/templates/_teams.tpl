@@ -69,7 +69,7 @@
 
 {{/* The account in MLflow of training pods. Params: the team's name, or "" */}}
 {{- define "trainyard.mlflowTrainer" -}}
-trainer{{ include "trainyard.teamSuffix" . }}
+{{ include "trainyard.teamName" (dict "name" "trainer" "team" .) }}
 {{- end }}
 
 {{/* Those of teams -> the names of their experiments, which are the ids of their DAGs. JSON. Params: the root context */}}
