@@ -11,7 +11,6 @@ from trainyard.training import outcomes
 from trainyard.training.job import INDEX
 from trainyard.training.outcomes import Outcome
 
-MAX_HOLD_SECONDS = 300
 # The cause of a failed attempt is the first of these that a pod has. A pod that lost its peers exits with
 # 143 like a stopped one, so PREEMPTED counts only if no pod has another cause.
 _CAUSE_PRIORITY = (
@@ -115,11 +114,6 @@ class GangStatus:
         if rank and _has_succeeded(pod):  # only rank 0 writes a result
             return Outcome(Cause.SUCCESS, "done")
         return outcomes.classify(pod)
-
-
-def hold_seconds(startup_seconds: float) -> float:
-    """How long a gang may hold part of its GPUs: long enough for an autoscaler to add the other nodes."""
-    return min(MAX_HOLD_SECONDS, startup_seconds / 4)
 
 
 def _rank(pod: Pod) -> int:

@@ -77,7 +77,7 @@ class TrainingPodOperator(TriggererOperator):
         step_params: the step's parameters (the trainer's `--params`).
         gpu_pool: name of the GPU pool (`gpuPools` in the chart's values), or None for a CPU pod.
         gpus: GPUs of each pod; training uses one process for each.
-        nodes: train on so many nodes at once, which start and end together (`trainyard.training.gang_run`).
+        nodes: train on so many nodes at once, which start and end together (`trainyard.training.gang`).
         image: another image that implements the trainer contract.
         env_vars: more environment variables, or other values for those of the contract.
         container_resources: `requests` and `limits` that replace the platform's defaults by key.
@@ -86,7 +86,7 @@ class TrainingPodOperator(TriggererOperator):
         deadline: how long one attempt may run.
         queue_timeout: how long it may wait for its turn: for the namespace's quota and for a GPU.
         startup_timeout: how long a pod may take to start, from when it has its node; one without a GPU from
-            when it was created.
+            when it was created. On several nodes also how long some pods may hold GPUs while others find none.
         max_preemptions: how often a pod that lost its node is launched again within one try.
         run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
         parent_run_key: run key of the parent MLflow run.

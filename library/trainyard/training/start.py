@@ -1,14 +1,11 @@
 """The start of one attempt: its Job is made, admitted to a GPU, and all its pods run.
 
-All pods run or none does: where some hold GPUs while others find none, and no queue sees to it, the Job is
-deleted and made again later, so that two of them never wait for each other.
+A queue admits a gang whole. Without one, some of its pods may hold GPUs while others find none: that it waits
+so counts as its start, which has the shorter limit, for two such gangs may wait for each other.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -17,7 +14,7 @@ from typing import Any
 from trainyard.failures import Cause
 from trainyard.kube.client import KubeError
 from trainyard.kube.status import Pod, condition, scheduled_at
-from trainyard.training import gang, job, kueue, outcomes
+from trainyard.training import job, kueue, outcomes
 from trainyard.training.attempt import Attempt
 from trainyard.training.attempt_pods import POLL_SECONDS, AttemptPods
 from trainyard.training.gang import GangStatus
@@ -45,10 +42,6 @@ class GpuTimeout(Exception):
     """No GPU was free in time; what waited for one is deleted."""
 
 
-class _PartlyScheduled(Exception):
-    """Some pods held GPUs for too long while others found none."""
-
-
 class Start:
     """Starts `attempt`, whose are `pods`. `is_alone`: an older release has made its pod, without a Job."""
 
@@ -66,17 +59,10 @@ class Start:
         self._job_uid = ""
 
     async def run(self) -> None:
-        """Make the Job, and make it again until all its pods run at once."""
-        while True:
-            await self._launch()
-            await self._await_admission()
-            try:
-                return await self._await_start()
-            except _PartlyScheduled as reason:
-                pause = random.uniform(0.2, 1) * gang.hold_seconds(self._shared.startup_seconds)
-                self._log.warning("%s: the gang releases its GPUs, next try in %.0f s", reason, pause)
-                await self._pods.remove()
-                await asyncio.sleep(pause)
+        """Make the Job, and return when all its pods run, or have run."""
+        await self._launch()
+        await self._await_admission()
+        await self._await_start()
 
     async def _launch(self) -> None:
         """Make the Job, and a Service for several nodes, unless they exist."""
@@ -150,8 +136,6 @@ class Start:
     async def _await_start(self) -> None:
         """Wait until all pods run, or have run; report meanwhile what they wait for."""
         status, start_failures = self._pods.status, StartFailures()
-        hold = random.uniform(0.5, 1) * gang.hold_seconds(self._shared.startup_seconds)
-        held_since: float | None = None
         seconds: float = POLL_SECONDS
         told: list[str] = []
         while True:
@@ -164,13 +148,7 @@ class Start:
                 raise AttemptEnded(failure.cause, failure.message)
             if status.scheduled == status.nodes:
                 self.waiting_time.has_nodes(map(scheduled_at, status.pods.values()))
-            pending = await self._why_pending()
-            await self._check_waiting(pending)
-            # Kueue itself takes the GPUs of such a gang back.
-            is_held = status.partly_scheduled and not self.queue
-            held_since = (held_since or time.monotonic()) if is_held else None
-            if held_since and time.monotonic() - held_since > hold:
-                raise _PartlyScheduled(pending.reason)
+            await self._check_waiting(await self._why_pending())
             seconds = self._until_fallback(PENDING_POLL_SECONDS)
         if status.all_started:
             await self._announce_start()
@@ -241,7 +219,7 @@ class Start:
     async def _check_waiting(self, pending: Pending) -> None:
         """Report why the attempt waits; end it if it has waited for too long."""
         queues = pending.lacks_gpu or pending.kind is WaitKind.QUOTA
-        if queues:
+        if queues and not self._pods.status.partly_scheduled:
             self.waiting_time.queues()
             waited, max_seconds = self.waiting_time.seconds(), self._shared.queue_seconds
         else:

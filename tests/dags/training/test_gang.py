@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from trainyard.failures import Cause
-from trainyard.training import gang
 from trainyard.training.gang import GangStatus
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -57,11 +56,6 @@ def test_it_is_complete_when_all_run() -> None:
     assert not seen([pod(0, runs=True), pod(1)]).all_started
     assert seen([pod(0, runs=True), pod(1, runs=True)]).all_started
     assert seen([pod(0, runs=True), pod(1, code=0)]).all_started
-
-
-def test_a_gang_gives_up_its_share_sooner_than_its_start_times_out() -> None:
-    assert gang.hold_seconds(60) == 15
-    assert gang.hold_seconds(24 * 3600) == gang.MAX_HOLD_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,19 @@ def test_one_node_of_several_that_fails_ends_the_others_and_tells_why(play: Call
     assert len(story.server.pods) == 1, "rank 0 was ended"
 
 
+def test_a_gang_that_holds_a_part_of_its_gpus_starts_in_time_or_never(play: Callable[..., Story]) -> None:
+    """Two of them, without a queue, would else wait for each other for a day."""
+
+    async def gets_a_node(server: ApiServer, name: str) -> None:
+        await server.change(name, node="node-0")
+
+    story = play(gets_a_node, gets_no_gpu, nodes=2, startup_seconds=-1)
+    assert story.outcome.cause is Cause.UNSCHEDULABLE
+    assert "not started within -1 s: 1 of 2 pods have a node; rank 1: no GPU free" in story.outcome.message
+    story = play(gets_no_gpu, gets_no_gpu, nodes=2, startup_seconds=-1, queue_seconds=-2)
+    assert "not started within -2 s: 0 of 2 pods have a node; rank 0: no GPU free" in story.outcome.message
+
+
 def test_without_a_gpu_the_cpu_takes_over_and_people_hear_of_it(play: Callable[..., Story]) -> None:
     story = play(gets_no_gpu, succeeds, fallback="cpu")  # the pod is older than fallback_after already
     assert story.outcome.cause is Cause.SUCCESS
