@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from . import host, release
+from . import host, kueue_build, release
 from .kube import Json, Kube
 from .shell import run
 
 MIB = 2**20
+NAMESPACES = (*release.OWN_NAMESPACES, kueue_build.NAMESPACE)
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,14 @@ class PodMemory:
 
 
 def memory(kube: Kube) -> list[PodMemory]:
-    """Return the memory of the release's pods, the largest first, from every kubelet's own statistics."""
+    """Return the memory of the pods of the release and of Kueue, the largest first, as kubelets tell."""
     names = [node["metadata"]["name"] for node in kube.items("/api/v1/nodes")]
     summaries = [kube.get(f"/api/v1/nodes/{name}/proxy/stats/summary") for name in names]
     return pod_memory([pod for summary in summaries for pod in summary["pods"]])
 
 
 def pod_memory(pods: list[Json]) -> list[PodMemory]:
-    """Return the memory of those pods of kubelet summaries that belong to the release."""
+    """Return the memory of those pods of kubelet summaries that belong to the release, or are Kueue's."""
     found = [
         PodMemory(
             namespace=pod["podRef"]["namespace"],
@@ -39,7 +40,7 @@ def pod_memory(pods: list[Json]) -> list[PodMemory]:
             working_set=sum(each.get("memory", {}).get("workingSetBytes", 0) for each in pod["containers"]),
         )
         for pod in pods
-        if pod["podRef"]["namespace"] in release.OWN_NAMESPACES
+        if pod["podRef"]["namespace"] in NAMESPACES
     ]
     return sorted(found, key=lambda each: -each.working_set)
 

@@ -51,7 +51,7 @@ def run_dag(stages: Stages, dag_id: str, conf: dict[str, Any], dags: Path, conso
         run([*paths.DEV, "true"])
     with platform.only_one("running a DAG with --local", DIRECTORY / "lock"), _no_containers_left():
         port = _free_port()
-        environment = _environment(_platform_file(helm, trainer, f"http://127.0.0.1:{port}"), dags)
+        environment = _environment(platform_file(helm, trainer, f"http://127.0.0.1:{port}"), dags)
         with stages("database"):
             run([*paths.DEV, "airflow", "db", "migrate"], env=environment, log="local-database")
         with _tracking_server(mlflow, port), stages(dag_id):
@@ -108,9 +108,11 @@ def _written(lines: Iterable[str], file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _platform_file(helm: Path, image: str, tracking_uri: str) -> Path:
+def platform_file(helm: Path, image: str, tracking_uri: str) -> Path:
     """Write the platform file of the kind cluster, as far as it holds here."""
     everything = chart.platform_file(helm, [])
+    for pool in everything["pools"].values():
+        pool.pop("queue", None)  # a container starts at once
     training = everything["training"]
     # The login of MLflow is a Secret.
     training["pod"] |= {"extraVolumes": [], "extraVolumeMounts": []}

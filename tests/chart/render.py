@@ -26,6 +26,8 @@ CLUSTER_KINDS = {
     "PriorityClass",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
+    "ClusterQueue",
+    "ResourceFlavor",
 }
 POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}
 

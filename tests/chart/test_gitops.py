@@ -61,9 +61,7 @@ def allowed(project: dict[str, Any], key: str) -> set[tuple[str, str]]:
 def test_the_project_allows_exactly_the_kinds_that_the_chart_renders(manifests, rendered) -> None:
     project = manifests["AppProject"]
     kinds = {kind_of(one) for one in rendered}
-    of_cluster = {
-        each for each in kinds if each[1] in {*CLUSTER_KINDS, "NodePool", "ClusterQueue", "ResourceFlavor"}
-    }
+    of_cluster = {each for each in kinds if each[1] in {*CLUSTER_KINDS, "NodePool"}}
     assert allowed(project, "clusterResourceWhitelist") == of_cluster
     assert allowed(project, "namespaceResourceWhitelist") == kinds - of_cluster
 

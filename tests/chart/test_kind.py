@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from render import HELM, platform, render_chart
-from trainyard_cli import chart, cluster, paths, release
+from trainyard_cli import chart, cluster, kueue, local, paths, release
 from trainyard_cli.errors import CliError
 
 ONE_POOL = """
@@ -59,6 +60,21 @@ def test_another_files_pools_are_merged_as_helm_merges_them(helm: Path, tmp_path
     taints = yaml.safe_load(node["kubeadmConfigPatches"][0])["nodeRegistration"]["taints"]
     assert [taint["key"] for taint in taints] == ["nvidia.com/gpu", "trainyard.dev/spot", "team"]
     assert len(cluster.node_names(pools)["4090"]) == 3
+
+
+def test_kueue_is_installed_unless_the_values_turn_queues_off(helm: Path, tmp_path: Path) -> None:
+    assert kueue.is_wanted(release.checked_pools(helm, []).values())
+    assert kueue.is_wanted(release.checked_pools(helm, write(tmp_path, ONE_POOL)).values())
+    off = write(tmp_path, "queues: {kueue: {enabled: false}}")
+    assert not kueue.is_wanted(release.checked_pools(helm, off).values())
+
+
+def test_without_a_cluster_nothing_is_queued_for(
+    helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "DIRECTORY", tmp_path)
+    pools = json.loads(local.platform_file(helm, "trainer:1", "http://localhost:1").read_text())["pools"]
+    assert pools and not [name for name, pool in pools.items() if "queue" in pool]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_a_new_pool_is_everywhere() -> None:
         "taints": [GPU_TAINT, SPOT_TAINT, *A100["taints"]],
         "tolerations": [{**taint, "operator": "Equal"} for taint in (GPU_TAINT, SPOT_TAINT, *A100["taints"])],
         "kindNodes": 1,
+        "queue": "a100",
     }
     pool = airflow_pools(objects)["gpu-a100"]
     assert (pool["slots"], pool["include_deferred"]) == (24, True)

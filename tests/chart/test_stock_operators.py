@@ -11,7 +11,7 @@ from render import Object, find, render_chart
 from rights import RIGHTS
 from test_admission import WORKERS, policy
 from test_network import KUBERNETES
-from test_rights import rights
+from test_rights import QUEUES, rights
 
 ON: Object = {"stockOperators": {"enabled": True}}
 LAUNCHER = "trainyard-stock-operators"
@@ -32,7 +32,7 @@ def platform_of(objects: list[Object]) -> Object:
 
 
 def test_the_launcher_and_the_triggerer_may_use_the_namespace_and_nobody_else_gets_more() -> None:
-    found = rights(render_chart(values=ON))
+    found = rights(render_chart(values={**ON, **QUEUES}))
     assert found.pop(f"trainyard/{LAUNCHER}") == {"ml-jobs": MAY}
     assert found.pop("ml-jobs/job") == {}
     triggerer = found["trainyard/trainyard-triggerer"]

@@ -377,15 +377,18 @@ def test_every_image_value_is_a_string() -> None:
     assert yaml.safe_load(text) == values, "a tag of digits only must stay a string"
 
 
-def test_memory_is_that_of_the_releases_pods_the_largest_first() -> None:
+def test_memory_is_that_of_the_releases_pods_and_of_kueue_the_largest_first() -> None:
     def pod(namespace: str, name: str, *working_sets: int) -> dict:
         containers = [{"memory": {"workingSetBytes": each}} for each in working_sets]
         return {"podRef": {"namespace": namespace, "name": name}, "containers": containers}
 
     found = figures.pod_memory(
-        [pod("trainyard", "small", 5), pod("kube-system", "other", 99), pod("ml-training", "two", 4, 3)]
+        [
+            *(pod("trainyard", "small", 5), pod("kube-system", "other", 99)),
+            *(pod("ml-training", "two", 4, 3), pod("kueue-system", "kueue", 6)),
+        ]
     )
-    assert [(each.pod, each.working_set) for each in found] == [("two", 7), ("small", 5)]
+    assert [(each.pod, each.working_set) for each in found] == [("two", 7), ("kueue", 6), ("small", 5)]
 
 
 class PendingXComs:

@@ -26,9 +26,11 @@ TEAM = "trainyard.dev/team"
 
 @pytest.fixture
 def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A platform with a team; its MLflow has no address for people, so that none is asked."""
+    """A platform with a team, without queues; its MLflow has no address for people, so that none is asked."""
     data = json.loads(PLATFORM_FILE.read_text())
     data["training"]["trackingUiUrl"] = ""
+    for pool in data["pools"].values():
+        del pool["queue"]
     (tmp_path / "platform.json").write_text(json.dumps({**data, "teams": TEAMS}))
     monkeypatch.setenv("TRAINYARD_PLATFORM", str(tmp_path / "platform.json"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
