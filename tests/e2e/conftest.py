@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import pytest
 from kubernetes import client, config
-from pods import PodRecorder, output_of, wait_until
+from pods import PodRecorder, component_of, output_of, sync_mounts, wait_until
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -233,6 +233,17 @@ def _up_and_parsed(airflow: Airflow, *options: str | Path) -> None:
     before = datetime.now(UTC).isoformat()
     up(*options)
     airflow.wait_for_dag(DAG, parsed_after=before)
+
+
+def wait_for_platform_file(core: client.CoreV1Api, accept: Callable[[str], bool]) -> None:
+    """Wait until the triggerer sees what `accept` accepts; nothing restarts when the file changes."""
+
+    def accepted() -> bool:
+        triggerer = component_of(core, "triggerer", NAMESPACE)
+        return accept(output_of(core, triggerer, NAMESPACE, "sh", "-c", "cat $TRAINYARD_PLATFORM"))
+
+    sync_mounts(core, "triggerer", NAMESPACE)
+    wait_until("the triggerer to see the changed platform file", accepted, seconds=240)
 
 
 def metric_steps(mlflow: Mlflow, mlflow_run: str, metric: str) -> list[int]:

@@ -48,6 +48,12 @@ KINDS = (
     ),
     *("configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims", "roles", "rolebindings"),
     *("limitranges", "resourcequotas"),
+    *(f"{kind}.kueue.x-k8s.io" for kind in ("clusterqueues", "localqueues", "resourceflavors")),
+)
+# Of no namespace: their names begin with the release's.
+CLUSTER_KINDS = (
+    *("PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+    *("ClusterQueue", "ResourceFlavor"),
 )
 MLFLOW = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-mlflow"
 MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"
@@ -114,7 +120,7 @@ def _written(one: Json) -> Json:
 def _is_own(one: Json) -> bool:
     metadata = one["metadata"]
     namespace = metadata.get("namespace") or metadata["name"]
-    if one["kind"] in ("PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
+    if one["kind"] in CLUSTER_KINDS:
         return namespace.startswith("trainyard")
     return namespace in NAMESPACES and one.get("type") != "helm.sh/release.v1"
 

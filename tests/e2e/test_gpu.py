@@ -14,6 +14,8 @@ from pods import Pod, log_of, ran_between, scratch, scratch_pod, wait_until
 pytestmark = pytest.mark.alone
 
 Launch = Callable[..., str]
+# Queues are no matter of these tests: in the training namespace nobody makes pods with GPUs past them.
+SCRATCH = "scratch-gpu"
 GPU = "nvidia.com/gpu"
 
 
@@ -25,9 +27,15 @@ def healthy(core: client.CoreV1Api, simulator) -> None:
     wait_until("the GPU to be on its node", lambda: _gpus(core, node) == 1)
 
 
+@pytest.fixture(scope="module")
+def namespace(core: client.CoreV1Api) -> Iterator[str]:
+    with scratch(core, {"metadata": {"name": SCRATCH}}):
+        yield SCRATCH
+
+
 @pytest.fixture
-def launch(core: client.CoreV1Api, platform: dict) -> Iterator[Launch]:
-    """Makes a bare pod in the training namespace, with the trainer image as it is on the nodes."""
+def launch(core: client.CoreV1Api, platform: dict, namespace: str) -> Iterator[Launch]:
+    """Makes a bare pod, with the trainer image as it is on the nodes."""
     training = platform["training"]
     made = ExitStack()
 
@@ -44,7 +52,7 @@ def launch(core: client.CoreV1Api, platform: dict) -> Iterator[Launch]:
             nodeSelector=placement.get("nodeSelector"),
             tolerations=placement.get("tolerations") if tolerate else None,
         )
-        made.enter_context(scratch(core, pod, training["namespace"]))
+        made.enter_context(scratch(core, pod, namespace))
         return name
 
     with made:
@@ -52,9 +60,9 @@ def launch(core: client.CoreV1Api, platform: dict) -> Iterator[Launch]:
 
 
 @pytest.fixture
-def read_pod(core: client.CoreV1Api, platform: dict) -> Callable[[str], Pod]:
+def read_pod(core: client.CoreV1Api, namespace: str) -> Callable[[str], Pod]:
     def _read(name: str) -> Pod:
-        pod = core.read_namespaced_pod(name, platform["training"]["namespace"])
+        pod = core.read_namespaced_pod(name, namespace)
         return core.api_client.sanitize_for_serialization(pod)
 
     return _read

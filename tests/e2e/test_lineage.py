@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import DAG, NAMESPACE, up
+from conftest import DAG, NAMESPACE, up, wait_for_platform_file
 from kubernetes import client
 from pods import component_of, log_of, output_of, pods_that_stay, sync_mounts, wait_until
 from receiver import NAME, PORT, receiver_pod
@@ -34,22 +34,11 @@ def events(
             before = pods_that_stay(core, NAMESPACE)
             up("--values", values)
             assert pods_that_stay(core, NAMESPACE) == before, "what is read anew restarts nothing"
-            _wait_for_platform_file(core, lambda text: address in text)
+            wait_for_platform_file(core, lambda text: address in text)
             yield lambda: [json.loads(line) for line in log_of(core, NAME, SCRATCH).splitlines()]
         finally:
             up()
-            _wait_for_platform_file(core, lambda text: address not in text)
-
-
-def _wait_for_platform_file(core: client.CoreV1Api, accept: Callable[[str], bool]) -> None:
-    """Wait until the triggerer sees what `accept` accepts; nothing restarts when the file changes."""
-
-    def accepted() -> bool:
-        triggerer = component_of(core, "triggerer", NAMESPACE)
-        return accept(output_of(core, triggerer, NAMESPACE, "sh", "-c", "cat $TRAINYARD_PLATFORM"))
-
-    sync_mounts(core, "triggerer", NAMESPACE)
-    wait_until("the triggerer to see the changed platform file", accepted, seconds=240)
+            wait_for_platform_file(core, lambda text: address not in text)
 
 
 def test_the_next_worker_pod_has_other_resources(events, core: client.CoreV1Api) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
-from pods import Pod, PodRecorder, epochs_done, gpu_sleeper, limits_of, node_of, scratch, wait_until
+from pods import Pod, PodRecorder, epochs_done, limits_of, node_of, wait_until
+from queues import job_of, making_jobs, running
 
 pytestmark = pytest.mark.alone
 
@@ -23,23 +23,15 @@ TOO_LITTLE_MEMORY = "30Mi"
 @pytest.fixture
 def occupy(core: client.CoreV1Api, platform: dict) -> Iterator[Callable[[str], None]]:
     """Takes every GPU of a pool, until the test ends."""
-    training = platform["training"]
-    made = ExitStack()
+    namespace = platform["training"]["namespace"]
+    with making_jobs(core, platform) as make:
 
-    def _occupy(pool: str) -> None:
-        placement = platform["pools"][pool]
-        nodes = core.list_node(label_selector=f"trainyard.dev/pool={pool}").items
-        names = [f"e2e-policy-{pool}-{index}" for index in range(len(nodes) * placement["gpusPerNode"])]
-        for name in names:
-            pod = gpu_sleeper(platform, name, pool)
-            made.enter_context(scratch(core, pod, training["namespace"]))
-        for name in names:
-            wait_until(f"{name} to hold its GPU", lambda name=name: _phase(name) == "Running", seconds=180)
+        def _occupy(pool: str) -> None:
+            placement = platform["pools"][pool]
+            gpus = placement["maxNodes"] * placement["gpusPerNode"]
+            name = make(f"e2e-policy-{pool}", pool, nodes=gpus)
+            wait_until("all GPUs to be held", lambda: running(core, namespace, name) == gpus, seconds=180)
 
-    def _phase(name: str) -> str:
-        return core.read_namespaced_pod(name, training["namespace"]).status.phase
-
-    with made:
         yield _occupy
 
 
@@ -60,28 +52,36 @@ def test_memory_that_runs_out_is_doubled_once_and_then_fails_for_good(
 
 
 def test_a_task_says_within_seconds_why_it_waits_and_goes_on_without_a_gpu(
-    occupy, trigger, finish, recorder: PodRecorder, airflow, core: client.CoreV1Api, mlflow, versions
+    occupy,
+    trigger,
+    finish,
+    recorder: PodRecorder,
+    airflow,
+    core: client.CoreV1Api,
+    mlflow,
+    versions,
+    platform: dict,
 ) -> None:
     occupy("ondemand")
     run_id = trigger("no-gpu", epochs=2, fallback_after_seconds=30)
 
-    def waiting_pod() -> Pod | None:
-        return next(iter(recorder.of_task(run_id, "train")), None)
+    def waiting_job() -> Any:
+        return job_of(core, platform["training"]["namespace"], run_id)
 
-    gpu_pod = wait_until("the train pod to be made", waiting_pod, seconds=240)
+    job = wait_until("the Job of the training", waiting_job, seconds=240)
     pending = wait_until(
         "the XCom `pending`", lambda: airflow.xcom(DAG, run_id, "train", "pending"), seconds=30
     )
-    assert pending["kind"] == "gpu" and pending["resolved"] is False
-    assert pending["pod"] == gpu_pod["metadata"]["name"]
-    assert pending["reason"].startswith("no GPU free in pool ondemand: 2 of 2 nodes are busy (0/")
+    assert pending["kind"] == "queue" and pending["resolved"] is False
+    assert pending["pod"] == job.metadata.name, "there is no pod yet"
+    assert pending["reason"].startswith("0 of 1 GPUs free in pool ondemand; position 1 of 1 (")
     links = airflow.get(f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/links")["extra_links"]
     assert links["Why pending"].endswith(f"/dags/{DAG}/runs/{run_id}/tasks/train/xcom")
 
     run = finish(run_id)
     assert run.state == "success"
     assert run.tasks["train"]["try_number"] == 1
-    _, cpu_pod = recorder.of_task(run_id, "train")
+    (cpu_pod,) = recorder.of_task(run_id, "train")
     assert GPU not in limits_of(cpu_pod)
     assert "trainyard.dev/pool" not in core.read_node(node_of(cpu_pod)).metadata.labels
     fallback = airflow.xcom(DAG, run_id, "train", "fallback")

@@ -101,7 +101,8 @@ def test_nothing_is_left_of_what_is_ended_while_there_is_no_triggerer(
         clear = {"dag_run_id": run_id, "task_ids": ["train"], "only_failed": False, "dry_run": False}
         airflow.request("POST", f"/api/v2/dags/{DAG}/clearTaskInstances", json=clear)
         wait_until("the train pod to go", lambda: recorder.is_gone(pod), seconds=SECONDS)
-        assert of_run(core, pod) == {"pods": [], "services": [], "jobs": []}
+        # The Job goes after its pods, and after what Kueue has of it.
+        wait_until("the Job to go", lambda: not any(of_run(core, pod).values()), seconds=SECONDS)
         told = log_of(core, component_of(core, "reconciler", NAMESPACE), NAMESPACE)
         words = "was cleared, tried again or deleted with its run: nobody waits for it"
         assert f"task train of run {run_id} of DAG {DAG} {words}" in told

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DAG, NAMESPACE, metric_steps, run_tags
+from conftest import DAG, NAMESPACE
 from kubernetes import client
-from pods import (
-    Pod,
-    PodRecorder,
-    epochs_done,
-    output_of,
-    scratch,
-    scratch_pod,
-    sync_mounts,
-    wait_until,
+from pods import PodRecorder, if_there, output_of, scratch, scratch_pod, sync_mounts, wait_until
+from queues import (
+    JOB,
+    QUEUE,
+    check_resumed,
+    gpu_job,
+    making_jobs,
+    outcome_of,
+    running,
+    training_with,
+    why_waiting,
+    with_a_checkpoint,
 )
-from queues import QUEUE, gpu_job, jobs, queued_release, running
 from trainyard.failures import Cause
-from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
-from trainyard.platform import load_platform
-from trainyard.training.attempt import RetryPlan
-from trainyard.training.job_run import JobRun
-from trainyard.training.leftovers import delete_leftovers
-from trainyard.training.outcomes import Outcome
-from trainyard.training.pod import TrainingRequest
-from trainyard.training.shared import Shared
 from trainyard_cli.airflow_api import Airflow
 from trainyard_cli.errors import CliError
 
@@ -42,7 +32,6 @@ pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
 VISION, TEXT = "ml-vision", "ml-text"
 POOL, READERS, EPOCHS = "ondemand", "e2e-vision", 14
-INDEX, JOB = "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/job-name"
 PERSON, ROLE, OTHER_DAG = "e2e-ada", "e2e-vision", "maintenance"
 OWN = {VISION: "e2e-vision", TEXT: "e2e-text"}  # DAGs that are not there, and their experiments
 # Calls of a team's pod by MLflow's own client; prints the result of each.
@@ -93,18 +82,31 @@ TEAMS = {
     },
     "text": {"namespace": TEXT, "dags": [OWN[TEXT]], "gpus": {POOL: {"own": 0, "borrow": 0}}},
 }
-log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="module")
 def shared(
     airflow: Airflow, core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
-    with queued_release({"teams": TEAMS}, airflow, core, tmp_path_factory.mktemp("teams")) as platform:
-        sync_mounts(core, "dag-processor", NAMESPACE)
-        yield platform
+    try:
+        with training_with({"teams": TEAMS}, airflow, core, tmp_path_factory.mktemp("teams")) as platform:
+            sync_mounts(core, "dag-processor", NAMESPACE)
+            yield platform
+    finally:
+        for namespace in (VISION, TEXT):
+            delete_namespace(core, namespace)
     # A role that no team has any more stays, and this one's users are gone.
     forget(airflow, f"roles/{ROLE}")
+
+
+def delete_namespace(core: client.CoreV1Api, namespace: str) -> None:
+    """Delete a namespace that a release leaves, as it has data, and the data's volumes."""
+    if_there(core.delete_namespace, namespace)
+    field = f"metadata.name={namespace}"
+    wait_until(f"namespace {namespace} to go", lambda: not core.list_namespace(field_selector=field).items)
+    for volume in core.list_persistent_volume().items:
+        if volume.spec.claim_ref and volume.spec.claim_ref.namespace == namespace:
+            core.delete_persistent_volume(volume.metadata.name)
 
 
 def forget(airflow: Airflow, what: str) -> None:
@@ -135,86 +137,40 @@ def of_vision(core: client.CoreV1Api, shared: dict[str, Any]) -> Iterator[PodRec
 
 
 def test_a_team_gives_back_what_it_has_borrowed_and_goes_on_from_its_checkpoint(
-    trigger, finish, versions, of_vision: PodRecorder, core: client.CoreV1Api, airflow, mlflow, shared
+    trigger,
+    finish,
+    versions,
+    recorder: PodRecorder,
+    of_vision: PodRecorder,
+    core: client.CoreV1Api,
+    airflow,
+    mlflow,
+    shared,
 ) -> None:
+    # Of two nodes, so one of its GPUs is borrowed.
     run_id = trigger("borrows", nodes=2, epochs=EPOCHS, epoch_seconds=1)
-
-    def both() -> list[Pod] | None:
-        pods = of_vision.running(run_id)
-        return pods if len(pods) == 2 else None
-
-    pods = wait_until("both pods to run, one on a borrowed GPU", both, seconds=300)
+    pods = with_a_checkpoint(core, of_vision, run_id, shared)
     assert {pod["metadata"]["labels"]["trainyard.dev/team"] for pod in pods} == {"vision"}
-    leader = next(pod for pod in pods if pod["metadata"]["annotations"][INDEX] == "0")
-    frequency = shared["training"]["checkpointFreq"]
-    wait_until("a checkpoint", lambda: epochs_done(core, leader) > frequency, seconds=180)
     training = shared["training"]["namespace"]
-    with jobs(core, training) as made:
+    with making_jobs(core, shared) as make:
         # Of the same priority: what counts is whose GPU it is.
-        owner = gpu_job(shared, "e2e-owner", POOL, 1, 30)
-        client.BatchV1Api(core.api_client).create_namespaced_job(training, owner)
-        made.append("e2e-owner")
-        wait_until("the owner to run", lambda: running(core, training, "e2e-owner"), seconds=120)
-
-        def told() -> str:
-            pending = airflow.xcom(DAG, run_id, "train", "pending")
-            return pending["reason"] if not pending["resolved"] else ""
-
-        reason = wait_until("the reason", told, seconds=60)
+        owner = make("e2e-owner", POOL, seconds=30)
+        wait_until("the owner to run", lambda: running(core, training, owner), seconds=120)
+        reason = why_waiting(airflow, run_id)
         expected = f"1 of 2 GPUs free in pool {POOL} for team vision; position 1 of 1; who had lent its GPUs"
         assert reason.startswith(expected)
         run = finish(run_id)
 
-    assert (run.state, run.tasks["train"]["try_number"]) == ("success", 1)
-    pods = of_vision.of_task(run_id, "train")
-    assert sorted(pod["metadata"]["annotations"][INDEX] for pod in pods) == ["0", "0", "1", "1"]
-    assert len({pod["metadata"]["labels"][JOB] for pod in pods}) == 1, "no other attempt"
     (version,) = versions(run_id)
-    assert int(run_tags(mlflow, version.run_id)["trainyard.resumed_from_epoch"]) >= frequency
-    assert metric_steps(mlflow, version.run_id, "val_f1_macro") == list(range(1, EPOCHS + 1))
-    elsewhere = core.list_namespaced_pod(training, label_selector=f"trainyard.dev/dag-id={DAG}").items
-    assert [pod.metadata.name for pod in elsewhere if pod.metadata.annotations.get("run_id") == run_id] == []
+    pods = check_resumed(run, version.run_id, of_vision, mlflow, shared, EPOCHS)
+    assert len({pod["metadata"]["labels"][JOB] for pod in pods}) == 1, "no other attempt"
+    assert recorder.of_task(run_id, "train") == [], "all of its pods were in the team's namespace"
 
 
-def test_a_team_that_may_not_borrow_has_no_more_than_its_own(shared: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "platform.json"
-    file.write_text(json.dumps(shared))
-    outcome = asyncio.run(_train_as_text(file))
+def test_a_team_that_may_not_borrow_has_no_more_than_its_own(shared: dict[str, Any]) -> None:
+    outcome = outcome_of(shared, TaskIdentity("e2e-text", "exceeds", "train", -1, 1), queue_seconds=300)
     assert outcome.cause == Cause.BAD_CONFIG
     assert f"1 GPUs of pool {POOL}, of which team text may have 0 at most" in outcome.message
-
-
-async def _train_as_text(platform_file: Path) -> Outcome:
-    task = TaskIdentity("e2e-text", "exceeds", "train", -1, 1)
-    platform = load_platform(platform_file).for_dag(task.dag_id)
-
-    async def announce(_: Any) -> None: ...
-
-    async def alert(*_: Any) -> None: ...
-
-    request = TrainingRequest(
-        step="train",
-        dataset="file:///data/none",
-        output_uri="file:///checkpoints/none",
-        deadline_seconds=600,
-        gpu_pool=POOL,
-    )
-    async with JobKube(platform.training.namespace) as kube:
-        shared = Shared(
-            kube,
-            platform,
-            request,
-            task,
-            log,
-            plan=RetryPlan(),
-            queue_seconds=300,
-            startup_seconds=300,
-            announce=announce,
-        )
-        try:
-            return await JobRun(shared, alert).run()
-        finally:
-            await delete_leftovers(kube, task.selector())
 
 
 def test_a_team_s_pod_writes_its_own_experiments_alone(
@@ -271,10 +227,9 @@ def test_people_see_their_own_team_alone(core: client.CoreV1Api, shared: dict[st
 
 def test_a_job_stays_in_its_queue(core: client.CoreV1Api, shared: dict[str, Any]) -> None:
     batch = client.BatchV1Api(core.api_client)
-    with jobs(core, TEXT) as made:
+    with making_jobs(core, shared, TEXT) as make:
         # The team has no GPUs, so it waits for ever.
-        batch.create_namespaced_job(TEXT, gpu_job(shared, "e2e-leaves", POOL, 1, 1))
-        made.append("e2e-leaves")
+        make("e2e-leaves", POOL)
         left = {"metadata": {"labels": {QUEUE: None}}}
         with pytest.raises(client.ApiException, match=r"set the label kueue\.x-k8s\.io/queue-name"):
             batch.patch_namespaced_job("e2e-leaves", TEXT, left)

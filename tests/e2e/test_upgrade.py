@@ -30,7 +30,7 @@ SPACES = (NAMESPACE, "ml-training")
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def earlier(core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The earlier version, which is installed; afterwards there is this version again."""
     checkout = tmp_path_factory.mktemp("earlier") / "trainyard"
     for command in (
@@ -44,7 +44,25 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         up(checkout=checkout)
         yield checkout
     finally:
+        remove_queued_jobs(core)
         up()
+
+
+def remove_queued_jobs(core: client.CoreV1Api) -> None:
+    """Delete the Jobs that a version without queues has left, and return when no queue is being deleted.
+
+    Where a release has queues again before, they go with the last Job that holds GPUs of them.
+    """
+    client.BatchV1Api(core.api_client).delete_collection_namespaced_job(
+        "ml-training", label_selector="kueue.x-k8s.io/queue-name", propagation_policy="Background"
+    )
+    api = client.CustomObjectsApi(core.api_client)
+
+    def going() -> list[str]:
+        found = api.list_cluster_custom_object("kueue.x-k8s.io", "v1beta2", "clusterqueues")["items"]
+        return [one["metadata"]["name"] for one in found if "deletionTimestamp" in one["metadata"]]
+
+    wait_until("the queues to go", lambda: not going())
 
 
 @pytest.fixture
@@ -143,5 +161,6 @@ def test_a_rollback_loses_nothing(
     subprocess.run(rollback, check=True)
     told = changed(release)
     assert kept(core) == before, told
-    # The earlier version knows no training in a Job: it ends the pod, and goes on from the checkpoint.
+    # The earlier version knows neither queues nor a training in a Job: it ends the pod, and goes on from the
+    # checkpoint.
     is_whole(told, pods=2)
