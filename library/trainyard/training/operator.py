@@ -86,7 +86,7 @@ class TrainingPodOperator(TriggererOperator):
         deadline: how long one attempt may run.
         queue_timeout: how long it may wait for its turn: for the namespace's quota and for a GPU.
         startup_timeout: how long a pod may take to start, from when it has its node; one without a GPU from
-            when it was created. On several nodes also how long some pods may hold GPUs while others find none.
+            when it was created. On several nodes also how long only some pods may have GPUs.
         max_preemptions: how often a pod that lost its node is launched again within one try.
         run_key: key of the MLflow run and the checkpoints, if not the DAG run's (a mapped task's own).
         parent_run_key: run key of the parent MLflow run.
