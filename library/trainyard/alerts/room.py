@@ -35,7 +35,7 @@ class RoomWatch:
         self._alerted = False
 
     def look(self, capacity: int, session: Session | None = None) -> None:
-        """Look once a minute how long tasks have waited. `capacity` is that of this triggerer. Never raises."""
+        """Look once a minute how long tasks have waited; `capacity` is this triggerer's. Never raises."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()

@@ -74,7 +74,7 @@ def test_tasks_that_wait_for_a_triggerer_are_told_once_and_their_end_too(
 
     full, free = receiver.got
     assert (full["severity"], full["title"]) == ("warning", "tasks wait for room in the triggerers: 2")
-    assert "the first one for 7 minutes. A triggerer takes 100 tasks at once, of training 80% " in full["text"]
+    assert "the first one for 7 minutes. A triggerer takes 100 tasks at once, of training 80%" in full["text"]
     assert "airflow.triggerer.replicas" in full["text"]
     assert (free["severity"], free["key"]) == ("info", full["key"])
 
