@@ -297,6 +297,9 @@ def test_a_trace_is_not_taken(divided: Server, things: dict[str, Made]) -> None:
         assert client.post(f"{V3}/traces", json=taken).status_code == 403
         again = trace_of(things[VISION].experiment, things[VISION].trace)
         assert client.post(f"{V3}/traces", json=again).status_code == 200
+        named = trace_of(things[VISION].experiment, f"tr-{uuid.uuid4().hex}")
+        named["trace"]["trace_info"]["assessments"] = [{"assessment_id": "a-1", "assessment_name": "good"}]
+        assert client.post(f"{V3}/traces", json=named).status_code == 403
         headers = {"x-mlflow-experiment-id": things[VISION].experiment}
         assert client.post("/v1/traces", headers=headers, content=b"").status_code == 403
 
