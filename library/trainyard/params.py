@@ -48,7 +48,7 @@ def pool_param(platform: Platform, default: str | None = None) -> Param:
     if not platform.pools:
         return Param(CPU, type="string", enum=[CPU], description="the platform has no GPU pool")
     default = platform.pool(default or str(platform.default_pool)).name
-    return Param(default, type="string", enum=sorted(platform.pools), description="GPU pool to train in")
+    return Param(default, type="string", enum=platform.pool_names, description="GPU pool to train in")
 
 
 def in_chosen_pool(platform: Platform, default: str | None = None) -> dict[str, str]:

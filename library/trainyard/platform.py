@@ -53,7 +53,11 @@ class Volume:
 
 @dataclass(frozen=True)
 class GpuPool:
-    """One entry of the chart's `gpuPools`: which nodes they are and how pods get there."""
+    """One entry of the chart's `gpuPools`: which nodes they are and how pods get there.
+
+    Also one of its `gpuPoolLists`: then `choices` are its pools, the preferred one first, and Kueue places a pod
+    on the nodes of one of them.
+    """
 
     name: str
     airflow_pool: str
@@ -69,9 +73,29 @@ class GpuPool:
     max_nodes: int = 1
     # The LocalQueue that admits its Jobs, of the same name in each namespace of training; "" without Kueue.
     queue: str = ""
+    choices: tuple[GpuPool, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What to call it in a sentence."""
+        if not self.choices:
+            return f"pool {self.name}"
+        return f"pool {' or '.join(each.name for each in self.choices)} of list {self.name}"
+
+    @property
+    def most_gpus(self) -> int:
+        """The GPUs that pods may have at once, all in one pool."""
+        return max((each.most_gpus for each in self.choices), default=self.max_nodes * self.gpus_per_node)
+
+    def chosen(self, node_selector: Mapping[str, str]) -> GpuPool:
+        """The pool of a list whose nodes a Job's pods select; itself before one is chosen."""
+        selected = (each for each in self.choices if each.node_selector.items() <= node_selector.items())
+        return next(selected, self)
 
     def refusal(self, gpus: int) -> str:
-        """Why no pod can have so many GPUs; "" if a node has them."""
+        """Why no pod can have so many GPUs; "" if a node has them, of a list one of each pool."""
+        if self.choices:
+            return next(filter(None, (each.refusal(gpus) for each in self.choices)), "")
         is_number = isinstance(gpus, int) and not isinstance(gpus, bool)
         if is_number and 1 <= gpus <= self.gpus_per_node:
             return ""
@@ -186,6 +210,7 @@ class Platform:
     empty, `maintenance` where the chart makes none of its CronJobs, `stock_operators` where its
     `stockOperators.enabled` is false. `local` is the directory of trainings on this machine, without a
     cluster. `teams` have namespaces of their own; what no team has trains in `training.namespace`.
+    `pool_lists` are lists of pools, of which Kueue chooses one for each training.
     """
 
     training: Training
@@ -199,24 +224,30 @@ class Platform:
     release: str = ""
     stock_operators: StockOperators | None = None
     teams: Mapping[str, Team] = field(default_factory=dict)
+    pool_lists: Mapping[str, GpuPool] = field(default_factory=dict)
 
     @property
     def release_labels(self) -> dict[str, str]:
         """The labels of what the release's Airflow makes; none where the file does not say whose it is."""
         return {RELEASE: label_safe(self.release)} if self.release else {}
 
+    @property
+    def pool_names(self) -> list[str]:
+        """What a training may name as its pool: pools and lists of them."""
+        return sorted({*self.pools, *self.pool_lists})
+
     def pool(self, name: str) -> GpuPool:
-        """Return the GPU pool `name`.
+        """Return the GPU pool `name`, or the list of that name.
 
         Raises:
             PlatformError: there is no such pool; names those that there are.
         """
-        if name not in self.pools:
-            known = ", ".join(sorted(self.pools)) or "none"
+        if name not in self.pool_names:
+            known = ", ".join(self.pool_names) or "none"
             raise PlatformError(
                 f"no GPU pool {name!r} (there are: {known}); choose one of them or add it to `gpuPools`"
             )
-        return self.pools[name]
+        return self.pools.get(name) or self.pool_lists[name]
 
     @property
     def training_namespaces(self) -> tuple[str, ...]:
@@ -300,6 +331,7 @@ def _platform(top: _Section) -> Platform:
         release=top.get("release", str, ""),
         stock_operators=_stock_operators(top),
         teams=_teams(top),
+        pool_lists=_pool_lists(top, pools),
     )
 
 
@@ -429,6 +461,35 @@ def _pool(name: str, pool: _Section) -> GpuPool:
         pod=_pod_settings(pool),
         max_nodes=pool.get("maxNodes", int, 1),
         queue=pool.get("queue", str, ""),
+    )
+
+
+def _pool_lists(top: _Section, pools: Mapping[str, GpuPool]) -> dict[str, GpuPool]:
+    section = _Section(top.get("poolLists", dict, {}), f"{top.path}.poolLists")
+    return {name: _pool_list(name, section.section(name), pools) for name in section.data}
+
+
+def _pool_list(name: str, section: _Section, pools: Mapping[str, GpuPool]) -> GpuPool:
+    """What holds in each of its pools, as a Job is made before one is chosen. The chart refuses other differences."""
+    names = section.get("pools", list)
+    if not names or not set(names) <= set(pools):
+        known = ", ".join(sorted(pools)) or "none"
+        raise PlatformError(f"{section.path}.pools: expected GPU pools, got {names!r} (there are: {known})")
+    choices = tuple(pools[each] for each in names)
+    return replace(
+        choices[0],
+        name=name,
+        airflow_pool=section.get("airflowPool", str),
+        gpus_per_node=min(each.gpus_per_node for each in choices),
+        gpu_type=" or ".join(dict.fromkeys(each.gpu_type for each in choices)),
+        # It is as urgent as what may have a GPU that is not spot.
+        spot=all(each.spot for each in choices),
+        cost_per_gpu_hour=max(each.cost_per_gpu_hour for each in choices),
+        node_selector={},
+        tolerations=(),
+        max_nodes=min(each.max_nodes for each in choices),
+        queue=section.get("queue", str),
+        choices=choices,
     )
 
 

@@ -27,6 +27,7 @@ CLUSTER_KINDS = {
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
     "ClusterQueue",
+    "Cohort",
     "ResourceFlavor",
 }
 POD_KINDS = {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod"}

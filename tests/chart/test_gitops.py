@@ -35,6 +35,7 @@ def manifests() -> dict[str, dict[str, Any]]:
 MORE_KINDS = {
     "karpenter": {"enabled": True},
     "queues": {"kueue": {"enabled": True}},
+    "gpuPoolLists": {"cheapest": {"pools": ["spot", "ondemand"]}},
     "airflow": {
         "apiServer": {"hpa": {"enabled": True}},
         "extraSecrets": {"a": {"stringData": {"k": "v"}}},

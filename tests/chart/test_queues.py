@@ -58,6 +58,133 @@ def test_a_closed_pool_admits_nothing() -> None:
     assert group["flavors"][0]["resources"][0]["nominalQuota"] == "0"
 
 
+LISTS: Object = {**ON, "gpuPoolLists": {"cheapest": {"pools": ["spot", "ondemand"]}}}
+TEAMS: Object = {
+    "gpuPools": {"ondemand": {"nodes": {"max": 4}}, "a100": A100},
+    "teams": {
+        "vision": {
+            "namespace": "ml-vision",
+            "dags": [],
+            "weight": 3,
+            "gpus": {"ondemand": {"own": 2, "borrow": 1, "lend": 0}, "a100": {"own": 8}},
+        }
+    },
+}
+
+
+def spec_of(objects: list[Object], queue: str, namespace: str = "ml-training") -> Object:
+    """The spec of the ClusterQueue by which Jobs of a namespace wait in a queue."""
+    (local,) = (
+        each
+        for each in objects
+        if (each["kind"], each["metadata"]["name"], each["metadata"].get("namespace"))
+        == ("LocalQueue", queue, namespace)
+    )
+    return find(objects, "ClusterQueue", local["spec"]["clusterQueue"])["spec"]
+
+
+def quotas(spec: Object) -> dict[str, Object]:
+    """The quota of each flavor of a ClusterQueue or Cohort, in their order."""
+    found = {}
+    for group in spec["resourceGroups"]:
+        for flavor in group["flavors"]:
+            (resource,) = flavor["resources"]
+            assert [resource["name"]] == group["coveredResources"]
+            name = flavor["name"].removeprefix("trainyard-trainyard-")
+            found[name] = {key: value for key, value in resource.items() if key != "name"}
+    return found
+
+
+def test_a_list_of_pools_is_a_queue_of_the_same_gpus() -> None:
+    objects = render_chart(values=LISTS)
+    cohort = find(objects, "Cohort", "trainyard-trainyard-own.pools")["spec"]
+    assert quotas(cohort) == {"ondemand": {"nominalQuota": "1"}, "spot": {"nominalQuota": "1"}}
+    assert "parentName" not in cohort
+    for name, pools in {"cheapest": ["spot", "ondemand"], "spot": ["spot"], "ondemand": ["ondemand"]}.items():
+        spec = spec_of(objects, name)
+        assert (spec["queueingStrategy"], spec["cohortName"]) == ("StrictFIFO", "trainyard-trainyard-own.pools")
+        assert list(quotas(spec)) == pools, "the preferred one first"
+        assert all(quota == {"nominalQuota": "0"} for quota in quotas(spec).values())
+        assert spec["preemption"] == {
+            "withinClusterQueue": "LowerPriority",
+            "reclaimWithinCohort": "LowerPriority",
+            "borrowWithinCohort": {"policy": "LowerPriority"},
+        }
+        assert ("flavorFungibility" in spec) is (name == "cheapest")
+
+
+def test_lists_of_teams_have_what_is_the_team_s() -> None:
+    objects = render_chart(values={**LISTS, **TEAMS})
+    parent = {"parentName": "trainyard-trainyard-all.pools"}
+    vision, nobody = (
+        find(objects, "Cohort", f"trainyard-trainyard-own.pools{end}")["spec"] for end in (".vision", "")
+    )
+    assert parent.items() <= vision.items() and parent.items() <= nobody.items()
+    assert quotas(vision) == {
+        "ondemand": {"nominalQuota": "2", "borrowingLimit": "1", "lendingLimit": "0"},
+        "spot": {"nominalQuota": "0"},
+    }
+    assert quotas(nobody) == {"ondemand": {"nominalQuota": "2"}, "spot": {"nominalQuota": "1"}}
+    assert [cohort["fairSharing"]["weight"] for cohort in (vision, nobody)] == ["3", "1"]
+    for name in ("cheapest", "spot", "ondemand"):
+        spec = spec_of(objects, name, "ml-vision")
+        assert spec["cohortName"] == "trainyard-trainyard-own.pools.vision"
+        assert spec["preemption"]["reclaimWithinCohort"] == "Any"
+        assert "fairSharing" not in spec
+
+
+def test_pools_of_no_list_stay_as_they_are() -> None:
+    plain, listed = (render_chart(values={**values, **TEAMS}) for values in (ON, LISTS))
+    for namespace in ("ml-training", "ml-vision"):
+        assert spec_of(plain, "a100", namespace) == spec_of(listed, "a100", namespace)
+    assert not [each for each in plain if each["kind"] == "Cohort"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "borrow", "preempt"),
+    [
+        ({}, "MayStopSearch", "TryNextFlavor"),
+        ({"nextPool": None}, "MayStopSearch", "TryNextFlavor"),
+        ({"nextPool": "beforePreempting"}, "MayStopSearch", "TryNextFlavor"),
+        ({"nextPool": "beforeBorrowing"}, "TryNextFlavor", "TryNextFlavor"),
+        ({"nextPool": "last"}, "MayStopSearch", "MayStopSearch"),
+    ],
+)
+def test_a_list_says_when_the_next_pool_is_taken(chosen: Object, borrow: str, preempt: str) -> None:
+    pools = {"pools": ["spot", "ondemand"], **chosen}
+    objects = render_chart(values={**ON, "gpuPoolLists": {"cheapest": pools}})
+    told = spec_of(objects, "cheapest")["flavorFungibility"]
+    assert told == {"whenCanBorrow": borrow, "whenCanPreempt": preempt}
+
+
+def test_lists_of_several_resources_are_apart() -> None:
+    other = {**A100, "spot": False}
+    values = {"gpuPools": {"a100": A100, "b100": other}, "gpuPoolLists": {"big": {"pools": ["b100", "a100"]}}}
+    objects = render_chart(values={**LISTS, "gpuPools": values["gpuPools"], "gpuPoolLists": {**LISTS["gpuPoolLists"], **values["gpuPoolLists"]}})
+    cohort = find(objects, "Cohort", "trainyard-trainyard-own.pools")["spec"]
+    assert [group["coveredResources"] for group in cohort["resourceGroups"]] == [["amd.com/gpu"], ["nvidia.com/gpu"]]
+    assert list(quotas(cohort)) == ["a100", "b100", "ondemand", "spot"]
+    assert list(quotas(spec_of(objects, "big"))) == ["b100", "a100"]
+
+
+def test_a_list_is_told_and_has_an_airflow_pool() -> None:
+    objects = render_chart(values=LISTS)
+    told = platform(objects)
+    assert told["poolLists"] == {
+        "cheapest": {"pools": ["spot", "ondemand"], "airflowPool": "gpu-cheapest", "queue": "cheapest"}
+    }
+    assert "poolLists" not in platform(render_chart(values=ON))
+    (job,) = (each for each in objects if each["kind"] == "Job" and "airflow-pools" in each["metadata"]["name"])
+    env = {each["name"]: each.get("value") for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    (pool,) = (each for each in json.loads(env["POOLS"]) if each["name"] == "gpu-cheapest")
+    assert pool["slots"] == 2
+
+
+def test_a_list_that_another_file_takes_away_is_gone() -> None:
+    objects = render_chart(values={**ON, "gpuPoolLists": {"cheapest": None}})
+    assert objects == render_chart(values=ON)
+
+
 def test_another_namespace_is_everywhere() -> None:
     objects = render_chart(values={**ON, "training": {"namespace": "ml-jobs"}})
     assert find(objects, "Namespace", "ml-jobs")["metadata"]["labels"]["trainyard.dev/queued"] == "true"

@@ -53,7 +53,7 @@ KINDS = (
 # Of no namespace: their names begin with the release's.
 CLUSTER_KINDS = (
     *("PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
-    *("ClusterQueue", "ResourceFlavor"),
+    *("ClusterQueue", "Cohort", "ResourceFlavor"),
 )
 MLFLOW = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/trainyard-mlflow"
 MLFLOW_SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/trainyard-mlflow"

@@ -60,6 +60,9 @@ http://{{ include "mlflow.fullname" $mlflow }}.{{ .Release.Namespace }}.svc.clus
     "defaultSpotPool" (include "trainyard.defaultPool" (dict "root" . "key" "defaultSpotPool" "spot" true) | default nil) }}
 {{- $platform := dict "training" (merge $derived $training) "pools" (include "trainyard.pools" . | fromJson)
     "release" (printf "%s.%s" .Release.Namespace .Release.Name) }}
+{{- if .Values.gpuPoolLists }}
+{{- $_ := set $platform "poolLists" (include "trainyard.poolLists" . | fromJson) }}
+{{- end }}
 {{- if .Values.teams }}
 {{- $_ := set $platform "teams" (include "trainyard.teams" . | fromJson) }}
 {{- end }}

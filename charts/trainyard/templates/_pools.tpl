@@ -89,5 +89,57 @@ gpu-{{ .name }}
     "description" (printf "GPUs (%s) of the node pool %s" (include "common.text" $pool.gpuType) $name)
     "include_deferred" true) }}
 {{- end }}
+{{- range $name, $list := .Values.gpuPoolLists }}
+{{- $slots := 0 }}
+{{- range $list.pools }}{{ with get $.Values.gpuPools . }}{{ $slots = add $slots (mul .gpusPerNode .nodes.max) }}{{ end }}{{ end }}
+{{- $pools = append $pools (dict
+    "name" (include "trainyard.airflowPoolName" (dict "name" $name))
+    "slots" $slots
+    "description" (printf "GPUs of the node pools %s" (join ", " $list.pools))
+    "include_deferred" true) }}
+{{- end }}
 {{- toJson $pools }}
+{{- end }}
+
+{{/* Lists of pools as the DAG library needs them: name -> {pools, airflowPool, queue}. Params: the root context */}}
+{{- define "trainyard.poolLists" -}}
+{{- $lists := dict }}
+{{- range $name, $list := .Values.gpuPoolLists }}
+{{- $_ := set $lists $name (dict "pools" $list.pools "airflowPool" (include "trainyard.airflowPoolName" (dict "name" $name)) "queue" $name) }}
+{{- end }}
+{{- toJson $lists }}
+{{- end }}
+
+{{/* What is wrong with lists of pools, one line each. Params: the root context */}}
+{{- define "trainyard.poolListProblems" -}}
+{{- $lists := .Values.gpuPoolLists | default dict }}
+{{- $pools := .Values.gpuPools | default dict }}
+{{- $problems := include "common.nameProblems" (dict "key" "gpuPoolLists" "values" $lists "max" 42 "separator" "-") | splitList "\n" | compact }}
+{{- if and $lists (not .Values.queues.kueue.enabled) }}
+{{- $problems = append $problems "gpuPoolLists: it is Kueue that chooses a pool; set queues.kueue.enabled, or leave the lists out" }}
+{{- end }}
+{{- range $name, $list := $lists }}
+{{- $key := printf "gpuPoolLists.%s" $name }}
+{{- if hasKey $pools $name }}
+{{- $problems = append $problems (printf "%s: gpuPools has a pool of this name, and a task names both alike; choose another name" $key) }}
+{{- end }}
+{{- $known := list }}
+{{- range $pool := $list.pools }}
+{{- if hasKey $pools $pool }}
+{{- $known = append $known $pool }}
+{{- else }}
+{{- $problems = append $problems (printf "%s.pools: there is no pool %s in gpuPools (there are: %s); correct or remove it" $key $pool (keys $pools | sortAlpha | join ", " | default "none")) }}
+{{- end }}
+{{- end }}
+{{- /* One Job is made, before it is known in which pool it runs. */}}
+{{- range $pool := rest $known }}
+{{- range $of := list "resourceName" "resources" "pod" }}
+{{- $values := list (get (get $pools (first $known)) $of | default dict | toJson) (get (get $pools $pool) $of | default dict | toJson) }}
+{{- if ne (first $values) (last $values) }}
+{{- $problems = append $problems (printf "%s.pools: gpuPools.%s.%s is another than gpuPools.%s.%s, and the same Job has to run in both; make them equal, or take one pool out" $key $pool $of (first $known) $of) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | join "\n" }}
 {{- end }}

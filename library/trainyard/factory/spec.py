@@ -272,7 +272,7 @@ def _pool_name(named: str | None, platform: Platform) -> str | None:
     A pool that is called like one of the words is meant itself.
     """
     words = {DEFAULT_POOL: platform.default_pool, DEFAULT_SPOT_POOL: platform.default_spot_pool}
-    return words[named] if named in words and named not in platform.pools else named
+    return words[named] if named in words and named not in platform.pool_names else named
 
 
 def _with_pools(train: TrainSettings, platform: Platform) -> TrainSettings:
@@ -287,8 +287,8 @@ def _reference_problems(spec: ModelSpec, platform: Platform) -> Iterator[_Found]
     train = spec.train
     for key in ("pool", "escalate_to"):
         pool = _pool_name(getattr(train, key), platform)
-        if pool is not None and pool not in platform.pools:
-            known = ", ".join(sorted(platform.pools)) or "none"
+        if pool is not None and pool not in platform.pool_names:
+            known = ", ".join(platform.pool_names) or "none"
             yield ("train", key), f"no GPU pool {pool!r}; choose one of: {known}, or add it to `gpuPools`"
         elif pool is not None and train.gpus > platform.pool(pool).gpus_per_node:
             most = platform.pool(pool).gpus_per_node

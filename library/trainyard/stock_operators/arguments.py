@@ -18,7 +18,7 @@ def gpu_arguments(gpu_pool: str | None = None, gpus: int = 1) -> dict[str, Any]:
 
     Raises:
         PlatformError: there is no such pool.
-        ValueError: a node of the pool has fewer GPUs, or there is no pool.
+        ValueError: a node of the pool has fewer GPUs, there is no pool, or it is a list of pools.
     """
     from kubernetes.client import models as k8s
 
@@ -27,6 +27,8 @@ def gpu_arguments(gpu_pool: str | None = None, gpus: int = 1) -> dict[str, Any]:
     if name is None:
         raise ValueError("there is no GPU pool; add one to `gpuPools` of the chart's values")
     pool = platform.pool(name)
+    if pool.choices:
+        raise ValueError(f"{name} is a list of pools, and only training is queued for; name one of its pools")
     if refusal := pool.refusal(gpus):
         raise ValueError(refusal)
     return {

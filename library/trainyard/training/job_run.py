@@ -125,9 +125,10 @@ class JobRun:
         self._shared.log.warning("no GPU within %s (%s): %s follows", waited, why, self._attempt)
         fallback = {"to": "cpu", "pool": gpu_attempt.gpu_pool, "waited_seconds": round(seconds)}
         await self._shared.announce({"fallback": {**fallback, "reason": reason}})
+        pool = self._shared.platform.pool(str(gpu_attempt.gpu_pool))
         await self._alert(
             f"{task.dag_id}.{task.task_id} continues without a GPU",
-            f"No GPU of pool {gpu_attempt.gpu_pool} within {waited}: {why}. It now runs on a CPU, with "
+            f"No GPU of {pool.words} within {waited}: {why}. It now runs on a CPU, with "
             f"batches in {self._attempt.batch_divisor} parts.",
             fallback,
         )

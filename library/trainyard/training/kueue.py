@@ -3,7 +3,7 @@
 The messages are Kueue 0.17's. A Workload has no condition about the quota while it is not at the head of its
 queue.
 
-Each team has a queue of its own for each pool, which may borrow what others leave. The Workloads of another
+Each team has a queue of its own for each pool and list of pools, which may borrow what others leave. The Workloads of another
 namespace cannot be seen here; but Kueue counts them when it says how many GPUs a queue lacks.
 """
 
@@ -26,6 +26,7 @@ _PREEMPTS = re.compile(r"Pending the preemption of (\d+) workload")
 _EVICTED = {
     "InClusterQueue": "a Job of higher priority took its GPUs",
     "InCohortReclamation": "who had lent its GPUs took them back",
+    "InCohortReclaimWhileBorrowing": "a Job of higher priority took its GPUs",
     "PodsReadyTimeout": "its pods did not all start in time, and gave their GPUs back",
 }
 
@@ -35,6 +36,11 @@ def is_suspended(job: Object) -> bool:
     return bool(job["spec"].get("suspend"))
 
 
+def node_selector(job: Object) -> Mapping[str, str]:
+    """The labels of the nodes that its pods select; of an admitted Job those of the chosen pool as well."""
+    return job["spec"]["template"]["spec"].get("nodeSelector") or {}
+
+
 def workload_of(job: Object, workloads: Iterable[Object]) -> Object | None:
     """The Workload that Kueue has made for a Job; None before it has seen the Job."""
     uid = job["metadata"]["uid"]
@@ -42,21 +48,25 @@ def workload_of(job: Object, workloads: Iterable[Object]) -> Object | None:
 
 
 def why_never(job: Object, workloads: Iterable[Object], pool: str, team: str = "") -> str:
-    """Why its queue can never admit a Job, which would stop all who wait behind it; "" if it can."""
+    """Why its queue can never admit a Job, which would stop all who wait behind it; "" if it can.
+
+    `pool` is what it waits for, in words (`GpuPool.words`).
+    """
     workload = workload_of(job, workloads)
     message = condition(workload or {}, "QuotaReserved").get("message", "")
-    found = _NEVER.search(message)
-    if workload is None or not found:
+    found = _NEVER.findall(message)
+    # Of a list of pools, each that is large enough is told as one that lacks GPUs now.
+    if workload is None or not found or _LACKS.search(message):
         return ""
-    may_have = f"{f'team {team}' if team else 'its queue'} may have {found[1]} at most"
+    may_have = f"{f'team {team}' if team else 'its queue'} may have {max(found, key=_number)} at most"
     cure = "use fewer nodes or gpus, or another pool"
-    return f"it asks for {_gpus(workload)} GPUs of pool {pool}, of which {may_have}: {cure} ({message})"
+    return f"it asks for {_gpus(workload)} GPUs of {pool}, of which {may_have}: {cure} ({message})"
 
 
 def why_queued(job: Object, workloads: Iterable[Object], pool: str, team: str = "") -> Pending:
     """Why a suspended Job waits in the queue of a GPU pool: free GPUs and its place, in one sentence.
 
-    With a `team`, free are those that the team may have now: its own and what it may borrow.
+    `pool` is what it waits for, in words (`GpuPool.words`). Of a list, the pool with most free GPUs is told. With a `team`, free are those that the team may have now: its own and what it may borrow.
     """
     workloads = list(workloads)
     workload = workload_of(job, workloads)
@@ -70,7 +80,7 @@ def why_queued(job: Object, workloads: Iterable[Object], pool: str, team: str = 
     place = f"position {position} of {waiting}"
     free = _free(message, workload, pool)
     of_team = f" for team {team}" if team else ""
-    texts = [f"{free}{of_team}", place] if free else [f"{place} in the queue for pool {pool}{of_team}"]
+    texts = [f"{free}{of_team}", place] if free else [f"{place} in the queue for {pool}{of_team}"]
     if found := _PREEMPTS.search(message):
         # Who lent GPUs takes them back from any priority.
         who = f"{found[1]} other{'' if found[1] == '1' else 's'}" if team else f"{found[1]} of lower priority"
@@ -108,11 +118,15 @@ def _queue(job: Object) -> str:
 
 def _free(message: str, workload: Object, pool: str) -> str:
     """How many of the GPUs that it asks for are free; "" if Kueue has not said."""
-    found = _LACKS.search(message)
-    if not found:
+    lacks = [int(number) for number in _LACKS.findall(message)]
+    if not lacks:
         return ""
     asked = _gpus(workload)
-    return f"{max(0, asked - int(found[1]))} of {asked} GPUs free in pool {pool}"
+    return f"{max(0, asked - min(lacks))} of {asked} GPUs free in {pool}"
+
+
+def _number(quantity: str) -> int:
+    return int(quantity) if quantity.isdigit() else 0
 
 
 def _gpus(workload: Object) -> int:

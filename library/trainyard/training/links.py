@@ -6,6 +6,8 @@ links. A worker that only fails the task asks `get_link` again: it must answer w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from airflow.sdk import BaseOperatorLink
@@ -48,22 +50,26 @@ def why_pending(task: TaskIdentity) -> dict[str, str]:
     return {link.xcom_key: link.get_link(None, ti_key=task)}
 
 
-async def mlflow_run(training: Training, experiment: str, run_key: str) -> dict[str, str]:
-    """The XCom of the link to the run with that key.
+async def mlflow_run(
+    training: Training, experiment: str, run_key: str, tags: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """The XCom of the link to the run with that key, which gets the tags.
 
     {} while there is none, without an address for people, and when MLflow does not answer: a link is not
     worth a task's failure or delay.
     """
-    if not training.tracking_ui_url:
+    if not training.tracking_ui_url and not tags:
         return {}
     try:
         async with MlflowClient(training.tracking_uri, patience=0, call_seconds=MLFLOW_SECONDS) as mlflow:
             found = await mlflow.get_experiment_id(experiment)
             wanted = f"tags.`{Tag.RUN_KEY}` = '{run_key}'"
             runs = await mlflow.search_runs(found, wanted, limit=1) if found else []
+            for key, value in tags.items() if runs else ():
+                await mlflow.set_tag(runs[0].run_id, key, value)
     except MlflowError:
         return {}
-    if not runs:
+    if not runs or not training.tracking_ui_url:
         return {}
     base = training.tracking_ui_url.rstrip("/")
     page = f"{base}/#/experiments/{runs[0].experiment_id}/runs/{runs[0].run_id}"

@@ -58,7 +58,7 @@ class TrainingPodOperator(TriggererOperator):
     `TrainingPodTrigger` launches the pod, follows it and ends the task. The step's result, a JSON
     object, is the XCom `return_value`, and each of its keys is an XCom as well, so that
     `task.output["model_uri"]` can be passed on. The XCom `failure` describes a failure, `pending` why and
-    how long the pod waited, and `fallback` that it ran without a GPU.
+    how long the pod waited, `gpu_pool` where it ran, and `fallback` that it ran without a GPU.
 
     After a lost or reclaimed node or an eviction, another attempt starts, which does not use up an Airflow
     try. After a temporary error, Airflow's `retries` apply. After an out-of-memory error, another attempt
@@ -75,7 +75,8 @@ class TrainingPodOperator(TriggererOperator):
         dataset: URI of what the step reads.
         output_uri: URI of where the step writes.
         step_params: the step's parameters (the trainer's `--params`).
-        gpu_pool: name of the GPU pool (`gpuPools` in the chart's values), or None for a CPU pod.
+        gpu_pool: name of the GPU pool (`gpuPools` in the chart's values), or of a list of pools
+            (`gpuPoolLists`), or None for a CPU pod.
         gpus: GPUs of each pod; training uses one process for each.
         nodes: train on so many nodes at once, which start and end together (`trainyard.training.gang`).
         image: another image that implements the trainer contract.

@@ -281,7 +281,8 @@ def _environment(
         "HOME": "/tmp",
     }
     if pool:
-        env[Env.GPU_POOL] = pool.name
+        if not pool.choices:  # else the trigger tells MLflow which one it was
+            env[Env.GPU_POOL] = pool.name
         if request.step == "train" and request.gpus > 1:
             env |= job.torchrun_environment("127.0.0.1", 1, request.gpus)
     if request.parent_run_key:

@@ -51,7 +51,9 @@ class Start:
         self._attempt = attempt
         self._pods = pods
         self._is_alone = is_alone
-        self._pool = shared.platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
+        self._asked = shared.platform.pool(attempt.gpu_pool) if attempt.gpu_pool else None
+        # Of a list of pools, the one that Kueue has chosen while the Job is admitted.
+        self._pool = self._asked
         # The LocalQueue that admits the attempt; "" if none does.
         self.queue = self._pool.queue if self._pool else ""
         team = shared.platform.team_of(shared.task.dag_id)
@@ -106,12 +108,13 @@ class Start:
         pool, request = self._pool, self._shared.request
         if not pool or not self.queue:
             return
-        asked, has = request.nodes * request.gpus, pool.max_nodes * pool.gpus_per_node
+        asked, has = request.nodes * request.gpus, pool.most_gpus
         if asked > has:
+            keys = ", ".join(f"gpuPools.{each.name}.nodes.max" for each in pool.choices or (pool,))
             raise AttemptEnded(
                 Cause.BAD_CONFIG,
-                f"it asks for {asked} GPUs of pool {pool.name}, which has {has} "
-                f"(gpuPools.{pool.name}.nodes.max): use fewer nodes or gpus, or another pool",
+                f"it asks for {asked} GPUs of {pool.words}, which has {has} ({keys}): use fewer nodes or gpus, "
+                "or another pool",
             )
 
     async def _await_admission(self) -> None:
@@ -126,12 +129,15 @@ class Start:
             if made is None or not kueue.is_suspended(made):
                 break
             workloads = await self._kube.workloads()
-            if never := kueue.why_never(made, workloads, self._pool.name, self._team):
+            if never := kueue.why_never(made, workloads, self._pool.words, self._team):
                 raise AttemptEnded(Cause.BAD_CONFIG, never)
-            await self._check_waiting(kueue.why_queued(made, workloads, self._pool.name, self._team))
+            await self._check_waiting(kueue.why_queued(made, workloads, self._pool.words, self._team))
             seconds = self._until_fallback(QUEUE_POLL_SECONDS)
         if started := (made or {}).get("status", {}).get("startTime"):
             self.waiting_time.has_nodes([datetime.fromisoformat(started)])
+        if made and self._pool.choices:
+            self._pool = self._pool.chosen(kueue.node_selector(made))
+            self._log.info("of list %s it has got %s", self._attempt.gpu_pool, self._pool.words)
 
     async def _await_start(self) -> None:
         """Wait until all pods run, or have run; report meanwhile what they wait for."""
@@ -162,6 +168,7 @@ class Start:
             "pod_name": self._pods.leader,
             "pod_namespace": self._kube.namespace,
             "node_name": nodes,
+            **({"gpu_pool": self._pool.name} if self._pool else {}),
         }
         await self._shared.announce({**place, "pending": self.waiting_time.resolved_xcom(self._pods.leader)})
 
@@ -261,6 +268,7 @@ class Start:
 
     def begin_again(self) -> None:
         """Make ready for another start of the same Job, which has been preempted."""
+        self._pool = self._asked
         if self._pods.status.all_started:
             self.waiting_time = WaitingTime()
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from airflow.triggers.base import TriggerEvent
-from trainyard_contract import Env
+from trainyard_contract import Env, Tag
 
 from trainyard.alerts.alert import Alert
 from trainyard.alerts.receivers import asend
@@ -43,6 +43,7 @@ class TrainingPodTrigger(TriggererTask):
     def __init__(self, request: Mapping[str, Any]) -> None:
         super().__init__(request)
         self._has_mlflow_link = False
+        self._gpu_pool = ""  # the one in which the newest attempt runs; "" on a CPU
         self._keeps_pods = False
 
     def rendered(self, context: Any) -> dict[str, Any]:
@@ -146,13 +147,21 @@ class TrainingPodTrigger(TriggererTask):
         link = links.why_pending(self.identity) if "pending" in xcoms else {}
         await self.push({**xcoms, **link})
         if "node_name" in xcoms:
+            self._gpu_pool = xcoms.get("gpu_pool", "")
             await self._link_mlflow(platform, request)
 
     async def _link_mlflow(self, platform: Platform, request: TrainingRequest) -> None:
-        """Push the link to the MLflow run as soon as the run exists: at the start or at the end."""
-        if not self._has_mlflow_link:
+        """Push the link to the MLflow run as soon as the run exists: at the start or at the end.
+
+        Where Kueue has chosen the pool from a list, a pod does not know it, so the run gets the tag here.
+        """
+        asked = {request.gpu_pool, self.request.get("escalate_to")}
+        is_told_here = self._gpu_pool and asked & platform.pool_lists.keys()
+        tags = {Tag.GPU_POOL: self._gpu_pool} if is_told_here else {}
+        if not self._has_mlflow_link or tags:
             task = self.identity
-            link = await links.mlflow_run(platform.training, task.dag_id, run_key_of(request, task))
+            key = run_key_of(request, task)
+            link = await links.mlflow_run(platform.training, task.dag_id, key, tags)
             self._has_mlflow_link = bool(link)
             await self.push(link)
 

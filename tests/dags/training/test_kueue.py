@@ -34,7 +34,7 @@ def reserved(message: str = "", *, status: str = "False", reason: str = "Pending
 
 
 def test_free_gpus_and_the_place_are_told() -> None:
-    pending = kueue.why_queued(JOB, [workload("u1", QuotaReserved=reserved(LACKS))], "ondemand")
+    pending = kueue.why_queued(JOB, [workload("u1", QuotaReserved=reserved(LACKS))], "pool ondemand")
     assert pending.reason == f"1 of 2 GPUs free in pool ondemand; position 1 of 1 ({LACKS})"
     assert (pending.kind, pending.lacks_gpu) == (WaitKind.QUEUE, True)
 
@@ -53,7 +53,7 @@ def test_free_gpus_and_the_place_are_told() -> None:
     ids=["younger", "older", "more urgent", "less urgent", "another queue", "admitted", "finished"],
 )
 def test_the_place_is_by_priority_and_then_by_age(others: list[dict[str, Any]], place: str) -> None:
-    pending = kueue.why_queued(JOB, [*others, workload("u1")], "ondemand")
+    pending = kueue.why_queued(JOB, [*others, workload("u1")], "pool ondemand")
     assert pending.reason == f"position {place} in the queue for pool ondemand"
 
 
@@ -70,7 +70,7 @@ def test_gpus_that_kueue_counts_and_no_node_offers_are_told() -> None:
 
 def test_who_makes_room_is_told() -> None:
     message = f"{LACKS}. Pending the preemption of 2 workload(s)"
-    pending = kueue.why_queued(JOB, [workload("u1", QuotaReserved=reserved(message))], "ondemand")
+    pending = kueue.why_queued(JOB, [workload("u1", QuotaReserved=reserved(message))], "pool ondemand")
     assert "; 2 of lower priority make room for it (" in pending.reason
 
 
@@ -94,13 +94,13 @@ NEVER = (
 )
 def test_a_team_is_told(message: str, told: str) -> None:
     found = [workload("u1", QuotaReserved=reserved(message)), workload("u2")]
-    assert told in kueue.why_queued(JOB, found, "spot", "vision").reason
+    assert told in kueue.why_queued(JOB, found, "pool spot", "vision").reason
 
 
 @pytest.mark.parametrize(("team", "whose"), [("vision", "team vision"), ("", "its queue")])
 def test_what_a_queue_can_never_admit_is_told(team: str, whose: str) -> None:
     found = [workload("u1", QuotaReserved=reserved(NEVER))]
-    assert kueue.why_never(JOB, found, "spot", team) == (
+    assert kueue.why_never(JOB, found, "pool spot", team) == (
         f"it asks for 2 GPUs of pool spot, of which {whose} may have 1 at most: use fewer nodes or gpus, or "
         f"another pool ({NEVER})"
     )
@@ -109,7 +109,7 @@ def test_what_a_queue_can_never_admit_is_told(team: str, whose: str) -> None:
 def test_how_older_kueues_say_so_is_understood() -> None:
     message = "insufficient quota for nvidia.com/gpu in flavor f, request > maximum capacity (2 > 1)"
     found = [workload("u1", QuotaReserved=reserved(message))]
-    assert "team vision may have 1 at most" in kueue.why_never(JOB, found, "spot", "vision")
+    assert "team vision may have 1 at most" in kueue.why_never(JOB, found, "pool spot", "vision")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_how_older_kueues_say_so_is_understood() -> None:
     ids=["not seen yet", "nothing said yet", "waits", "another's"],
 )
 def test_what_waits_is_not_given_up(workloads: list[dict[str, Any]]) -> None:
-    assert kueue.why_never(JOB, workloads, "spot", "vision") == ""
+    assert kueue.why_never(JOB, workloads, "pool spot", "vision") == ""
 
 
 @pytest.mark.parametrize(
@@ -147,18 +147,18 @@ def test_what_waits_is_not_given_up(workloads: list[dict[str, Any]]) -> None:
 )
 def test_why_the_gpus_were_taken_away_is_told(conditions: dict[str, Any], says: str) -> None:
     assert kueue.why_evicted(workload("u1", **conditions)) == says
-    told = kueue.why_queued(JOB, [workload("u1", **conditions)], "ondemand").reason
+    told = kueue.why_queued(JOB, [workload("u1", **conditions)], "pool ondemand").reason
     assert told.endswith(says or "pool ondemand")
 
 
 def test_a_queue_that_is_not_there_is_no_waiting_for_a_gpu() -> None:
     message = "LocalQueue ondemand doesn't exist"
     found = workload("u1", QuotaReserved=reserved(message, reason="Inadmissible"))
-    pending = kueue.why_queued(JOB, [found], "ondemand")
+    pending = kueue.why_queued(JOB, [found], "pool ondemand")
     assert (pending.kind, pending.lacks_gpu) == (WaitKind.OTHER, False)
     assert pending.reason == f"queue ondemand admits nothing: {message}"
 
 
 def test_kueue_that_has_not_seen_the_job_is_told() -> None:
-    pending = kueue.why_queued(JOB, [workload("u2")], "ondemand")
+    pending = kueue.why_queued(JOB, [workload("u2")], "pool ondemand")
     assert pending.reason == "Kueue has not looked at it yet; queue ondemand"

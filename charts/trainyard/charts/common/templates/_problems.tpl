@@ -9,7 +9,7 @@
     "airflowPodAnnotations" "common.annotationProblems" "jobAnnotations" "common.annotationProblems"
     "limitRange" "common.limitRangeProblems" "quota" "common.quantityProblems"
     "emptyDirConfig" "common.emptyDirProblems" "strategy" "common.strategyProblems" }}
-{{- $namesAreTheUsers := has (splitList "." .key | last) (list "gpuPools" "volumes" "priorityClasses" "bundles") }}
+{{- $namesAreTheUsers := has (splitList "." .key | last) (list "gpuPools" "gpuPoolLists" "volumes" "priorityClasses" "bundles") }}
 {{- range $name, $value := omit .values "config" }}
 {{- if kindIs "map" $value }}
 {{- $key := printf "%s.%s" $.key $name | trimPrefix "." }}
