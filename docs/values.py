@@ -152,6 +152,8 @@ def described(node: Schema, value: object, definitions: Schema) -> Schema:
     shown = {key: part for key, part in node.items() if key not in NOT_SHOWN}
     if "enum" in node or "const" in node:
         shown.setdefault("type", "string")
+    if None in node.get("enum", []):
+        shown |= {"type": ["string", "null"], "enum": [each for each in node["enum"] if each is not None]}
     if "items" in node:
         shown["items"] = described(node["items"], None, definitions)
     children = dict(node.get("properties", {}))

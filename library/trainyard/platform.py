@@ -55,8 +55,8 @@ class Volume:
 class GpuPool:
     """One entry of the chart's `gpuPools`: which nodes they are and how pods get there.
 
-    Also one of its `gpuPoolLists`: then `choices` are its pools, the preferred one first, and Kueue places a pod
-    on the nodes of one of them.
+    Also one of its `gpuPoolLists`: then `choices` are its pools, the preferred one first, and Kueue places
+    pods on the nodes of one of them.
     """
 
     name: str
@@ -470,7 +470,10 @@ def _pool_lists(top: _Section, pools: Mapping[str, GpuPool]) -> dict[str, GpuPoo
 
 
 def _pool_list(name: str, section: _Section, pools: Mapping[str, GpuPool]) -> GpuPool:
-    """What holds in each of its pools, as a Job is made before one is chosen. The chart refuses other differences."""
+    """What holds in each of its pools: a Job is made before one is chosen.
+
+    In what is taken from the first pool the others are the same: the chart refuses other lists.
+    """
     names = section.get("pools", list)
     if not names or not set(names) <= set(pools):
         known = ", ".join(sorted(pools)) or "none"

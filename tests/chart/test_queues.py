@@ -102,7 +102,10 @@ def test_a_list_of_pools_is_a_queue_of_the_same_gpus() -> None:
     assert "parentName" not in cohort
     for name, pools in {"cheapest": ["spot", "ondemand"], "spot": ["spot"], "ondemand": ["ondemand"]}.items():
         spec = spec_of(objects, name)
-        assert (spec["queueingStrategy"], spec["cohortName"]) == ("StrictFIFO", "trainyard-trainyard-own.pools")
+        assert (spec["queueingStrategy"], spec["cohortName"]) == (
+            "StrictFIFO",
+            "trainyard-trainyard-own.pools",
+        )
         assert list(quotas(spec)) == pools, "the preferred one first"
         assert all(quota == {"nominalQuota": "0"} for quota in quotas(spec).values())
         assert spec["preemption"] == {
@@ -158,11 +161,14 @@ def test_a_list_says_when_the_next_pool_is_taken(chosen: Object, borrow: str, pr
 
 
 def test_lists_of_several_resources_are_apart() -> None:
-    other = {**A100, "spot": False}
-    values = {"gpuPools": {"a100": A100, "b100": other}, "gpuPoolLists": {"big": {"pools": ["b100", "a100"]}}}
-    objects = render_chart(values={**LISTS, "gpuPools": values["gpuPools"], "gpuPoolLists": {**LISTS["gpuPoolLists"], **values["gpuPoolLists"]}})
+    lists = {**LISTS["gpuPoolLists"], "big": {"pools": ["b100", "a100"]}}
+    pools = {"a100": A100, "b100": {**A100, "spot": False}}
+    objects = render_chart(values={**ON, "gpuPools": pools, "gpuPoolLists": lists})
     cohort = find(objects, "Cohort", "trainyard-trainyard-own.pools")["spec"]
-    assert [group["coveredResources"] for group in cohort["resourceGroups"]] == [["amd.com/gpu"], ["nvidia.com/gpu"]]
+    assert [group["coveredResources"] for group in cohort["resourceGroups"]] == [
+        ["amd.com/gpu"],
+        ["nvidia.com/gpu"],
+    ]
     assert list(quotas(cohort)) == ["a100", "b100", "ondemand", "spot"]
     assert list(quotas(spec_of(objects, "big"))) == ["b100", "a100"]
 
@@ -174,8 +180,12 @@ def test_a_list_is_told_and_has_an_airflow_pool() -> None:
         "cheapest": {"pools": ["spot", "ondemand"], "airflowPool": "gpu-cheapest", "queue": "cheapest"}
     }
     assert "poolLists" not in platform(render_chart(values=ON))
-    (job,) = (each for each in objects if each["kind"] == "Job" and "airflow-pools" in each["metadata"]["name"])
-    env = {each["name"]: each.get("value") for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    (job,) = (
+        each for each in objects if each["kind"] == "Job" and "airflow-pools" in each["metadata"]["name"]
+    )
+    env = {
+        each["name"]: each.get("value") for each in job["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
     (pool,) = (each for each in json.loads(env["POOLS"]) if each["name"] == "gpu-cheapest")
     assert pool["slots"] == 2
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DAG
+from conftest import DAG, NAMESPACE, run_tags
 from kubernetes import client
-from pods import PodRecorder, wait_until
+from pods import PodRecorder, sync_mounts, wait_until
 from queues import (
     JOB,
     QUEUE,
@@ -39,6 +39,7 @@ from trainyard.kube.jobs import JobKube
 from trainyard.naming import TaskIdentity
 from trainyard.training.leftovers import delete_leftovers
 from trainyard.training.start import QUEUE_POLL_SECONDS
+from trainyard_cli.airflow_api import Airflow
 
 pytestmark = pytest.mark.alone
 
@@ -129,6 +130,49 @@ def test_who_waits_for_one_pool_stops_nobody_who_waits_for_another(
     (pod,) = _pods(core, platform, "e2e-spot")
     assert core.read_node(pod.spec.node_name).metadata.labels["trainyard.dev/pool"] == "spot"
     assert _pods(core, platform, "e2e-waits") == []
+
+
+@pytest.fixture
+def listed(airflow: Airflow, core: client.CoreV1Api, tmp_path: Path) -> Iterator[None]:
+    """The release with a list of pools as well; the DAGs' parameters offer it."""
+    values = {"gpuPoolLists": {"cheapest": {"pools": ["spot", "ondemand"]}}}
+    with training_with(values, airflow, core, tmp_path):
+        sync_mounts(core, "dag-processor", NAMESPACE)
+
+        def is_offered() -> bool:
+            return "cheapest" in json.dumps(airflow.request("GET", f"/api/v2/dags/{DAG}/details"))
+
+        wait_until("the list to be offered", is_offered, seconds=180)
+        yield
+
+
+@pytest.mark.nightly
+def test_a_list_of_pools_takes_spot_if_it_is_free_and_else_on_demand(
+    listed: None,
+    make: Make,
+    trigger,
+    finish,
+    versions,
+    recorder: PodRecorder,
+    core: client.CoreV1Api,
+    airflow,
+    mlflow,
+    platform: dict[str, Any],
+) -> None:
+    def trained_in(name: str) -> str:
+        run_id = trigger(name, pool="cheapest")
+        assert finish(run_id).state == "success"
+        (pod,) = recorder.of_task(run_id, "train")
+        pool = core.read_node(pod["spec"]["nodeName"]).metadata.labels["trainyard.dev/pool"]
+        assert airflow.xcom(DAG, run_id, "train", "gpu_pool") == pool
+        (version,) = versions(run_id)
+        assert run_tags(mlflow, version.run_id)["trainyard.gpu_pool"] == pool
+        return pool
+
+    assert trained_in("list-free") == "spot"
+    make("e2e-holds", "spot")
+    wait_until("spot to be full", lambda: _running(core, platform, "e2e-holds"))
+    assert trained_in("list-full") == "ondemand"
 
 
 def test_gpus_are_not_had_past_the_queue(core: client.CoreV1Api, platform: dict[str, Any]) -> None:

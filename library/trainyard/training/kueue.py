@@ -3,8 +3,9 @@
 The messages are Kueue 0.17's. A Workload has no condition about the quota while it is not at the head of its
 queue.
 
-Each team has a queue of its own for each pool and list of pools, which may borrow what others leave. The Workloads of another
-namespace cannot be seen here; but Kueue counts them when it says how many GPUs a queue lacks.
+Each team has a queue of its own for each pool and list of pools, which may borrow what others leave. The
+Workloads of another namespace cannot be seen here; but Kueue counts them when it says how many GPUs a queue
+lacks.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def why_never(job: Object, workloads: Iterable[Object], pool: str, team: str = "
 def why_queued(job: Object, workloads: Iterable[Object], pool: str, team: str = "") -> Pending:
     """Why a suspended Job waits in the queue of a GPU pool: free GPUs and its place, in one sentence.
 
-    `pool` is what it waits for, in words (`GpuPool.words`). Of a list, the pool with most free GPUs is told. With a `team`, free are those that the team may have now: its own and what it may borrow.
+    `pool` is what it waits for, in words (`GpuPool.words`); free GPUs of a list are those of the pool with
+    most of them. With a `team`, free are those that the team may have now: its own and what it may borrow.
     """
     workloads = list(workloads)
     workload = workload_of(job, workloads)
@@ -126,7 +128,7 @@ def _free(message: str, workload: Object, pool: str) -> str:
 
 
 def _number(quantity: str) -> int:
-    return int(quantity) if quantity.isdigit() else 0
+    return int(quantity) if quantity.isdigit() else 1000  # it is written as 1k
 
 
 def _gpus(workload: Object) -> int:

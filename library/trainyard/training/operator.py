@@ -95,7 +95,8 @@ class TrainingPodOperator(TriggererOperator):
             batch (as always if the GPU's memory ran out), `fail` does nothing.
         fallback: `cpu` runs an attempt on a CPU, with half the batch, if no GPU is free in time.
         fallback_after: how long to wait for a GPU before that, a timedelta or seconds.
-        escalate_to: name of the GPU pool for attempts after reclaims, for instance from spot to on-demand.
+        escalate_to: name of the GPU pool, or list of pools, for attempts after reclaims, for instance from
+            spot to on-demand.
         escalate_after: after how many reclaims.
         kwargs: as for any operator; `pool` defaults to the Airflow pool of the GPU pool. What only a worker
             minds is refused: `execution_timeout`, `pre_execute`, `executor_config` and so on.

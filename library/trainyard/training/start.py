@@ -113,8 +113,8 @@ class Start:
             keys = ", ".join(f"gpuPools.{each.name}.nodes.max" for each in pool.choices or (pool,))
             raise AttemptEnded(
                 Cause.BAD_CONFIG,
-                f"it asks for {asked} GPUs of {pool.words}, which has {has} ({keys}): use fewer nodes or gpus, "
-                "or another pool",
+                f"it asks for {asked} GPUs of {pool.words}, which has {has} ({keys}): use fewer nodes or "
+                "gpus, or another pool",
             )
 
     async def _await_admission(self) -> None:
