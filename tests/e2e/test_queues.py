@@ -6,6 +6,7 @@ And the same training without queues.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import time
