@@ -48,8 +48,10 @@ def texts() -> dict[Path, str]:
             continue
         if "valueFrom" in path:  # a variable has a value or this
             continue
+        # Letters and digits of any script, as Go writes them.
+        pattern = node.get("pattern", "").replace(r"\p{L}\p{N}", r"\w")
         for marker in (f"leaf{number}x", f"/leaf{number}x", f"http://leaf{number}x"):
-            if re.search(node.get("pattern", ""), marker):
+            if re.search(pattern, marker):
                 marked[path] = marker
                 break
     return marked
@@ -126,6 +128,7 @@ ELSEWHERE = re.compile(
     r"|^versitygw\.(namespace|persistence\.(existingClaim|storageClassName))$"  # that of the datasets is used
     r"|^training\.volumes\.datasets\.claimName$|^postgresql\.auth\.databases"
     r"|^gpuPools\.ondemand\.taints"  # an effect is needed, too
+    r"|^gpuPoolLists\.odd\.pools"  # there must be such pools
     r"|[rR]equirements\.0\."  # and an operator
     r"|\.pod\.extraVolume"  # a mount names a volume
     r"|^(externalAirflow|secrets\.external)\b"  # only without an Airflow here; what is left out

@@ -1,5 +1,5 @@
 {{/* The pod that mounts the claims of training pods, as they do. Params: root, labels (of common.podLabels),
-     paths (volume -> where it is mounted) */}}
+     paths (volume -> where it is mounted), team (its name; "" for no team) */}}
 {{- define "trainyard.trainingVolumesPod" -}}
 {{- $runtime := include "trainyard.scriptRuntime" .root | fromJson -}}
 {{- $training := .root.Values.training -}}
@@ -15,8 +15,9 @@ spec:
   {{- /* The image may be of another registry than the trainer's. */}}
   {{- $secrets := concat ($training.imagePullSecrets | default list) ($runtime.imagePullSecrets | default list) }}
   {{- with include "common.imagePullSecrets" (dict "root" .root "secrets" $secrets) | trim }}{{ . | nindent 2 }}{{ end }}
-  {{- /* Of a class that a team's Jobs may have. */}}
-  {{- with include "common.scheduling" (dict "priorityClassName" $training.priorityClassName
+  {{- /* A team's Jobs may have no class but theirs. */}}
+  {{- $class := ternary $training.priorityClassName .root.Values.scriptJobs.priorityClassName (ne .team "") }}
+  {{- with include "common.scheduling" (dict "priorityClassName" $class
       "nodeSelector" $runtime.nodeSelector "tolerations" $runtime.tolerations) | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: mount
