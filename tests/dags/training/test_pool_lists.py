@@ -320,7 +320,7 @@ def test_reclaims_escalate_from_a_list_to_a_pool(train: Any, tags: Any, model: s
 
     trigger = trigger_of(model, escalate_to="ondemand", escalate_after=1)
     read = tags(trigger)
-    train(server := Kueue(is_reclaimed_once, "spot"), trigger)
+    train(server := Kueue(is_reclaimed_once, "spot", "ondemand"), trigger)
     assert [Attempt.of_pod(pod).gpu_pool for pod in server.created] == ["cheapest", "ondemand"]
     assert trigger.pushed("gpu_pool") == ["spot", "ondemand"]
     assert read()[GPU_POOL] == "ondemand"
