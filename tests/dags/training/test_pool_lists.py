@@ -302,11 +302,18 @@ def test_a_preempted_training_may_come_back_elsewhere(train: Any, tags: Any, mod
         await server.change(
             pod["metadata"]["name"], node="node-1", phase="Running", containerStatuses=running
         )
-        asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(server.preempt()))
+        preemptions.append(asyncio.ensure_future(preempted_once_it_is_seen_to_run()))
 
+    async def preempted_once_it_is_seen_to_run() -> None:
+        while not trigger.pushed("gpu_pool"):
+            await asyncio.sleep(0.05)
+        await server.preempt()
+
+    preemptions: list[asyncio.Future[None]] = []
     trigger = trigger_of(model, max_preemptions=0)
     read = tags(trigger)
-    train(server := Kueue(is_preempted_once, "spot", "ondemand"), trigger)
+    server = Kueue(is_preempted_once, "spot", "ondemand")
+    train(server, trigger)
     assert trigger.pushed("gpu_pool") == ["spot", "ondemand"]
     assert read()[GPU_POOL] == "ondemand"
     assert {Attempt.of_pod(pod).number for pod in server.created} == {1}
