@@ -255,6 +255,8 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str) -> A
     for module in (attempt_pods, attempt_run, start):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
     monkeypatch.setattr("trainyard.training.job_run.RELAUNCH_SECONDS", 0)
+    # A tag is worth no delay, but here it is.
+    monkeypatch.setattr("trainyard.training.links.MLFLOW_SECONDS", 60)
 
     def _train(server: Kueue, trigger: Told) -> None:
         async def work() -> None:
