@@ -30,6 +30,8 @@ whichever values file has made it.
 """
 # What subcharts take from the umbrella, where it has no keys, and what says nothing to a reader.
 LEFT_OUT = {"global", "common"}
+# A null in it is read: it is Airflow's own default, not the chart's.
+OPTIONS = ("airflow", "config")
 NOT_SHOWN = {
     *("additionalProperties", "definitions", "pattern", "patternProperties", "properties"),
     *("if", "then"),
@@ -67,14 +69,14 @@ def defaults(chart: Path) -> str:
     """
     values = yaml.safe_load((chart / "values.yaml").read_text())
     lines = dict(keys(read_schema(chart), values, ()))
-    entries = dict.fromkeys(own_names(read_schema(chart), ()))
+    entries = dict.fromkeys(own_names(chart, ()))
     if chart == CHART:
         for subchart in charts()[1:]:
             own = yaml.safe_load((subchart / "values.yaml").read_text())
             merged = merge(own, values.get(subchart.name, {}))
             lines.pop((subchart.name,), None)
             lines |= dict(keys(read_schema(subchart), merged, (subchart.name,)))
-            entries |= dict.fromkeys(own_names(read_schema(subchart), (subchart.name,)))
+            entries |= dict.fromkeys(own_names(subchart, (subchart.name,)))
     lines |= entries
     told = ",\n".join(f"{json.dumps('.'.join(path))}: {json.dumps(value)}" for path, value in lines.items())
     return f"{{\n{told}\n}}\n"
@@ -111,20 +113,20 @@ def keys(schema: Schema, values: object, path: Names) -> Iterator[tuple[Names, o
     yield from below(schema, values, path)
 
 
-def own_names(schema: Schema, path: Names) -> Iterator[Names]:
+def own_names(chart: Path, above: Names) -> Iterator[Names]:
     """Yield the path of the entries of each map with names of the user's own, a map before what is in it."""
-    definitions = schema["definitions"]
+    schema = read_schema(chart)
 
     def below(node: Schema, path: Names) -> Iterator[Names]:
-        node = resolved(node, definitions)
+        node = resolved(node, schema["definitions"])
         for key, child in node.get("properties", {}).items():
-            if "deprecated" not in child:
+            if "deprecated" not in child and (chart.name, *path, key) != OPTIONS:
                 yield from below(child, (*path, key))
         if isinstance(node.get("additionalProperties"), dict):
             yield (*path, "*")
             yield from below(node["additionalProperties"], (*path, "*"))
 
-    yield from below(schema, path)
+    return ((*above, *path) for path in below(schema, ()))
 
 
 def section(chart: Path) -> str:

@@ -164,7 +164,7 @@ def test_an_entry_that_no_chart_has_is_removed_as_well() -> None:
     told = json.loads((CHART / "files/defaults.json").read_text())
     maps = [path.split(".") for path in told if path.endswith(".*")]
     names: list[list[str]] = [["gone" if key == "*" else key for key in path] for path in maps]
-    inner = {"gpuPools": "ondemand", "config": "core"}
+    inner = {"gpuPools": "ondemand"}
     for path, stars in zip(names, maps, strict=True):
         for index, key in enumerate(stars[:-1]):
             if key == "*":

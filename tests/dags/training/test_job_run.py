@@ -237,9 +237,9 @@ def test_only_a_node_that_is_gone_costs_the_grace_period(
         server.unanswered = 0
         await succeeds(server, name)
 
-    monkeypatch.setattr("trainyard.kube.client.NODE_SECONDS", 0.3)
-    monkeypatch.setattr("trainyard.kube.client.NODE_PAUSE_SECONDS", 0.02)
     answers = unanswered < math.inf
+    monkeypatch.setattr("trainyard.kube.client.NODE_SECONDS", 30 if answers else 0.3)
+    monkeypatch.setattr("trainyard.kube.client.NODE_PAUSE_SECONDS", 0.02)
     caplog.set_level(logging.INFO)
     story = play(deleted_for_a_taint, succeeds_elsewhere)
     assert story.outcome.cause is Cause.SUCCESS

@@ -6,6 +6,8 @@ airflow.cfg: |
   {{- range $section, $options := $config }}
   [{{ $section | include "common.scalar" }}]
   {{- range $option, $value := $options }}
+  {{- /* Null is Airflow's own default. */}}
+  {{- if kindIs "invalid" $value }}{{ continue }}{{ end }}
   {{ $option }} = {{ include "common.made" (dict "root" $ "text" $value) | trim | replace "\n" "\n    " }}
   {{- end }}
   {{- if eq $section "dag_processor" }}
