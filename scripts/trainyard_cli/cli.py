@@ -203,6 +203,9 @@ def test(
     nightly: Annotated[
         bool, typer.Option("--nightly", help="The slow tests as well: before a release, not on every change.")
     ] = False,
+    cuda: Annotated[
+        bool, typer.Option("--cuda", help="Only the trainer's, with PyTorch's CUDA build; no GPU is needed.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Do all set-up and run every test; what follows -- goes to pytest.
@@ -211,10 +214,11 @@ def test(
     """
     from . import tests_command
 
-    if fast and e2e:
-        raise CliError("--fast and --e2e exclude each other", "give neither to run every test")
+    if fast + e2e + cuda > 1:
+        raise CliError("--fast, --e2e and --cuda exclude each other", "give none to run every test")
+    parts = {"fast": not (e2e or cuda), "e2e": not (fast or cuda), "cuda": cuda}
     with Stages(out) as stages:
-        tests_command.run_tests(stages, context.args, fast=not e2e, e2e=not fast, nightly=nightly)
+        tests_command.run_tests(stages, context.args, **parts, nightly=nightly)
 
 
 @app.command(context_settings={"allow_extra_args": True})

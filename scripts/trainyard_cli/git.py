@@ -6,7 +6,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +32,14 @@ def describe(root: Path, *options: str) -> str:
         return ""
 
 
-def checked_out(root: Path) -> str:
-    """Return the commit of a checkout, marked where files differ from it; "" outside git."""
-    return describe(root, "--always", "--abbrev=40")
+def last_change(root: Path, files: Iterable[str]) -> str:
+    """Return the last commit that changed files of a checkout, marked where they differ; "" outside git."""
+    try:
+        commit = run(["git", "log", "-1", "--format=%H", "--", *files], cwd=root, check=False).stdout.strip()
+        status = run(["git", "status", "--porcelain", "--", *files], cwd=root, check=False).stdout
+    except CliError:  # git is not installed
+        return ""
+    return f"{commit}-dirty" if commit and status else commit
 
 
 class Tree(Protocol):

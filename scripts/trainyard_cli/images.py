@@ -13,7 +13,7 @@ from pathlib import Path
 from . import argocd_build, host, image_archive, kueue_build, node_image, paths, program_context
 from .cluster import Cluster
 from .errors import CliError
-from .git import checked_out
+from .git import last_change
 from .shell import run
 from .stages import Reporter
 
@@ -55,6 +55,7 @@ class Image:
     """What an image is built from (paths below the repository's root), and the kinds of nodes that run it.
 
     ``directory`` below images/ has the Dockerfile, where it is not the image's name.
+    ``knows_commit``: it carries the last commit that changed what it is built from.
     ``beside`` names what it belongs to beside the release. ``kept_tags`` stay on a node, the current one
     included. A ``released`` image takes the place of a build where it can be pulled. ``context`` lays out a
     build context that is not the repository.
@@ -65,6 +66,7 @@ class Image:
     directory: str = ""
     target: str = "final"
     kept_tags: int = KEPT_TAGS
+    knows_commit: bool = False
     beside: str = ""
     released: str = ""
     context: Callable[[Reporter], Path] | None = None
@@ -91,6 +93,7 @@ IMAGES = {
             "library/trainyard_contract.py",
         ),
         (CPU, GPU),
+        knows_commit=True,
     ),
     "dag-publisher": Image(_inputs("dag-publisher", "src"), (CPU,)),
     # Runs that wait for a GPU or a person go on with the DAGs that they started with.
@@ -126,6 +129,7 @@ VARIANTS = {
         (),
         directory="trainer",
         target="cuda",
+        knows_commit=True,
     ),
 }
 """Images that only other clusters run."""
@@ -164,7 +168,8 @@ def ensure_built(stage: Reporter, name: str) -> str:
         context = made.context(stage) if made.context else paths.ROOT
         stage.update(f"building image {name}")
         base = node_image.base_image(stage)
-        build(made.directory or name, image, base, target=made.target, context=context)
+        commit = {"GIT_COMMIT": _commit(name)} if made.knows_commit else {}
+        build(made.directory or name, image, base, target=made.target, context=context, arguments=commit)
     return image
 
 
@@ -192,8 +197,14 @@ def expected(stage: Reporter, name: str) -> str:
 
 
 def reference(name: str, base_identity: str) -> str:
-    """Return the image's reference, its tag a hash over the base image and all that the build reads."""
+    """Return the image's reference, its tag a hash over the base image and all that the build reads.
+
+    A commit in the image is a part of it: what was built from changed files is built anew once they are
+    committed.
+    """
     digest = hashlib.sha256(base_identity.encode())
+    if _image(name).knows_commit:
+        digest.update(f"\n{_commit(name)}".encode())
     for path in files(name):
         executable = "x" if os.access(path, os.X_OK) else "-"
         content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -212,6 +223,10 @@ def files(name: str) -> list[Path]:
             )
         found += [path] if path.is_file() else [each for each in path.rglob("*") if _is_input(each)]
     return sorted(found)
+
+
+def _commit(name: str) -> str:
+    return last_change(paths.ROOT, _image(name).inputs)
 
 
 def _image(name: str) -> Image:
@@ -246,8 +261,7 @@ def build(
     """
     command = [host.docker(), "build", "--network", "host", "--progress", "plain", "--target", target]
     command += ["--file", f"images/{name}/Dockerfile", "--tag", image, "--build-arg", f"BASE_IMAGE={base}"]
-    commit = {"GIT_COMMIT": checked_out(paths.ROOT)}
-    for setting, value in {**_build_settings(), **commit, **(arguments or {})}.items():
+    for setting, value in {**_build_settings(), **(arguments or {})}.items():
         command += ["--build-arg", f"{setting}={value}"]
     bundle = _ca_bundle()
     if bundle:

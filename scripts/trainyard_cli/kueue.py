@@ -15,6 +15,7 @@ from .toolchain import Tools
 
 Json = dict[str, Any]
 
+API = "kueue.x-k8s.io/v1beta2"
 MANIFESTS = paths.ROOT / "manifests/kind/kueue"
 
 
@@ -30,4 +31,13 @@ def install(stage: Stage, made: cluster.Cluster, tools: Tools, images: dict[str,
     apply = [*made.kubectl(tools), "apply", "--server-side", "--force-conflicts", "-f"]
     run([*apply, definitions])
     run([*apply, "-"], input=yaml.safe_dump_all(release.manifests(MANIFESTS, images)))
-    release.wait_for_workloads(Kube(made.kubeconfig), stage, (kueue_build.NAMESPACE,))
+    kube = Kube(made.kubeconfig)
+    release.wait_for_workloads(kube, stage, (kueue_build.NAMESPACE,))
+    _wait_for_webhooks(kube)
+
+
+def _wait_for_webhooks(kube: Kube) -> None:
+    """Return when they answer: after its node was started again, the pod is Ready a while before it is."""
+    flavor = {"apiVersion": API, "kind": "ResourceFlavor", "metadata": {"generateName": "probe-"}}
+    # Kubernetes says HTTP 500 for a webhook that does not answer, which is asked again.
+    kube.call("POST", f"/apis/{API}/resourceflavors", params={"dryRun": "All"}, json=flavor)

@@ -23,7 +23,6 @@ from rich.console import Console
 
 from . import chart, host, images, paths, platform, toolchain
 from .errors import CliError
-from .git import checked_out
 from .shell import run
 from .stages import Stages
 
@@ -140,7 +139,6 @@ def _environment(platform_file: Path, dags: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(paths.ROOT / "library"), str(dags), *inherited]),
         "PATH": os.pathsep.join([str(Path(host.docker()).parent), os.environ["PATH"]]),
         "TRAINYARD_PLATFORM": str(platform_file),
-        "GIT_COMMIT": checked_out(paths.ROOT),
         "PYTHONWARNINGS": "ignore",
     }
 

@@ -1,4 +1,4 @@
-"""The image of the cluster's nodes, and the base of every image: pulled where they can be, else built."""
+"""The image of the cluster's nodes, and the bases of all images: pulled where they can be, else built."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import host, paths, toolchain
@@ -16,9 +17,7 @@ from .stages import Reporter
 from .versions import VERSIONS
 
 SOURCE = paths.ROOT / "images" / "kind-node"
-PUBLIC_BASE = VERSIONS.base_image
 PUBLIC_NODE = VERSIONS.node_image
-SUITE = VERSIONS.debian_suite
 BASE_FILES = SOURCE / "base"
 DEBOOTSTRAP_ATTEMPTS = 3
 PULL_SECONDS = 180
@@ -35,27 +34,40 @@ IMPORT = "ctr -n k8s.io images import --local --discard-unpacked-layers -".split
 _making_base = threading.Lock()
 
 
-def _built_base() -> str:
-    """Return what the base made of packages is called, with a hash of the files that it gets from us."""
-    digest = hashlib.sha256()
-    for file in sorted(each for each in BASE_FILES.rglob("*") if each.is_file()):
-        digest.update(f"{file.relative_to(BASE_FILES)}\0".encode() + file.read_bytes() + b"\0")
-    return f"trainyard/base:{SUITE}-{digest.hexdigest()[:12]}"
+@dataclass(frozen=True)
+class Base:
+    """A Debian that Dockerfiles start from: ``public`` is its slim image."""
+
+    public: str
+
+    @property
+    def suite(self) -> str:
+        """Return Debian's name, e.g. trixie."""
+        return self.public.partition(":")[2].partition("-")[0]
+
+    @property
+    def built(self) -> str:
+        """Return what the one made of packages is called, with a hash of the files that it gets from us."""
+        digest = hashlib.sha256()
+        for file in sorted(each for each in BASE_FILES.rglob("*") if each.is_file()):
+            digest.update(f"{file.relative_to(BASE_FILES)}\0".encode() + file.read_bytes() + b"\0")
+        return f"trainyard/base:{self.suite}-{digest.hexdigest()[:12]}"
 
 
-BUILT_BASE = _built_base()
+BASE = Base(VERSIONS.base_image)
+NODE_BASE = Base(VERSIONS.node_base_image)
 
 
-def base_image(stage: Reporter) -> str:
-    """Return the image that all Dockerfiles start from: Debian's slim one, or one made of its packages."""
+def base_image(stage: Reporter, base: Base = BASE) -> str:
+    """Return the image that Dockerfiles start from: Debian's slim one, or one made of its packages."""
     with _making_base:  # every image wants it
-        for image in (BUILT_BASE, PUBLIC_BASE):
+        for image in (base.built, base.public):
             if present(image):
                 return image
-        if pull(stage, PUBLIC_BASE):
-            return PUBLIC_BASE
-        _bootstrap_base(stage)
-        return BUILT_BASE
+        if pull(stage, base.public):
+            return base.public
+        _bootstrap_base(stage, base)
+        return base.built
 
 
 def ensure(stage: Reporter) -> str:
@@ -105,19 +117,19 @@ def pull(stage: Reporter, image: str) -> bool:
     return found.returncode == 0
 
 
-def _bootstrap_base(stage: Reporter) -> None:
+def _bootstrap_base(stage: Reporter, base: Base) -> None:
     if os.geteuid() != 0:
         raise CliError(
-            f"{PUBLIC_BASE} cannot be pulled, and only root can make a Debian from packages",
-            f"run the command as root, or docker pull {PUBLIC_BASE} where a registry answers",
+            f"{base.public} cannot be pulled, and only root can make a Debian from packages",
+            f"run the command as root, or docker pull {base.public} where a registry answers",
         )
     if not shutil.which("debootstrap"):
         host.install_packages("debootstrap")
     paths.HOME.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.HOME, prefix="base-") as temporary:
         tree = Path(temporary) / "debian"
-        sources = _debian_sources()
-        _debootstrap(stage, tree, Path(temporary) / "packages", sources[SUITE])
+        sources = _debian_sources(base.suite)
+        _debootstrap(stage, tree, Path(temporary) / "packages", base.suite, sources[base.suite])
         lines = (f"deb {uri} {suite} main\n" for suite, uri in sources.items())
         (tree / "etc/apt/sources.list").write_text("".join(lines))
         shutil.copytree(BASE_FILES, tree, dirs_exist_ok=True)
@@ -130,17 +142,17 @@ def _bootstrap_base(stage: Reporter) -> None:
         for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
             shutil.rmtree(tree / folder, ignore_errors=True)
             (tree / folder).mkdir()
-        stage.update(f"importing {BUILT_BASE}")
+        stage.update(f"importing {base.built}")
         archive = Path(temporary) / "debian.tar"
         run(["tar", "--numeric-owner", "--sort=name", "-C", tree, "-cf", archive, "."])
-        run([host.docker(), "import", "--change", 'CMD ["bash"]', archive, BUILT_BASE])
+        run([host.docker(), "import", "--change", 'CMD ["bash"]', archive, base.built])
 
 
-def _debootstrap(stage: Reporter, tree: Path, packages: Path, mirror: str) -> None:
+def _debootstrap(stage: Reporter, tree: Path, packages: Path, suite: str, mirror: str) -> None:
     """Unpack a minimal Debian into `tree`; debootstrap gives up at the first package that does not arrive."""
     packages.mkdir()
     command: list[str | Path] = ["debootstrap", "--variant=minbase", f"--cache-dir={packages}"]
-    command += [SUITE, tree, mirror]
+    command += [suite, tree, mirror]
     for attempts_left in reversed(range(DEBOOTSTRAP_ATTEMPTS)):
         stage.update("making a Debian from packages, as no registry has one")
         try:
@@ -152,20 +164,24 @@ def _debootstrap(stage: Reporter, tree: Path, packages: Path, mirror: str) -> No
             shutil.rmtree(tree, ignore_errors=True)
 
 
-def _debian_sources() -> dict[str, str]:
-    """Return {suite: address of its packages}, security updates included, as this machine gets them."""
+def _debian_sources(suite: str) -> dict[str, str]:
+    """Return {suite: address of its packages}, security updates included.
+
+    The addresses are those by which this machine gets its own Debian, whichever that is.
+    """
     main, security = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
-    sources = {SUITE: main, f"{SUITE}-updates": main, f"{SUITE}-security": security}
+    sources = {suite: main, f"{suite}-updates": main, f"{suite}-security": security}
     listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"], check=False).stdout
-    for uri, suite in (line.split() for line in listed.splitlines()):
-        if suite in sources and "/debian" in uri:
-            sources[suite] = uri
+    for uri, own in (line.split() for line in listed.splitlines()):
+        named = own.replace(own.partition("-")[0], suite, 1)
+        if named in sources and "/debian" in uri:
+            sources[named] = uri
     return sources
 
 
 def _build(stage: Reporter, image: str) -> str:
     binaries = [toolchain.build(stage, module) for module in MODULES]
-    base = base_image(stage)
+    base = base_image(stage, NODE_BASE)
     context = _context(binaries)
     version = toolchain.version("kubernetes")
     listing = run([context / "bin/kubeadm", "config", "images", "list", f"--kubernetes-version={version}"])

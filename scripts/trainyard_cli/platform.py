@@ -207,8 +207,9 @@ def _remove_cache() -> None:
 
 
 @contextmanager
-def only_one(doing: str = "changing the cluster", lock_file: Path = paths.HOME / "lock") -> Iterator[None]:
+def only_one(doing: str = "changing the cluster", lock_file: Path | None = None) -> Iterator[None]:
     """Keep two commands from ``doing`` the same thing at once, by default from changing the same cluster."""
+    lock_file = lock_file or paths.HOME / "lock"
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a+") as lock:
         try:

@@ -50,11 +50,18 @@ def lint(stages: Stages, arguments: Sequence[str]) -> None:
 
 
 def run_tests(
-    stages: Stages, pytest_args: list[str], *, fast: bool, e2e: bool, nightly: bool = False
+    stages: Stages,
+    pytest_args: list[str],
+    *,
+    fast: bool,
+    e2e: bool,
+    nightly: bool = False,
+    cuda: bool = False,
 ) -> None:
     """Do all set-up and run the tests; CliError after the first stage that fails.
 
     ``nightly`` adds the tests with that marker; ``fast`` alone leaves out those that are ``exhaustive``.
+    ``cuda`` adds those of the trainer with PyTorch's CUDA build.
     """
     paths.HOME.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.HOME, prefix="reports-") as reports:
@@ -65,6 +72,8 @@ def run_tests(
                 _run_fast(suites)
             if e2e:
                 _run_e2e(suites)
+            if cuda:
+                _run_cuda(suites)
         finally:
             suites.show_slowest()
 
@@ -95,6 +104,12 @@ def _run_e2e(suites: Suites) -> None:
     suites.run("e2e", "e2e tests, two at once", env=env, options=two_at_once, selected="not alone")
     # Outside the lock: a test runs ./scripts/up itself.
     suites.run("e2e", "e2e tests, one by one", env=env, options=IN_ORDER, selected="alone")
+
+
+def _run_cuda(suites: Suites) -> None:
+    with suites.stages("docker") as stage:
+        host.ensure_docker(stage)
+    suites.run_trainer("cuda-test")
 
 
 def left_out(*, fast_alone: bool, nightly: bool) -> tuple[str, ...]:
@@ -162,13 +177,15 @@ class Suites:
             pytest: list[str | Path] = [*paths.DEV, "pytest", f"tests/{suite}", *options]
             self._show(stage, [*pytest, *self._options(self._reports / f"{name}.xml", selected)], env)
 
-    def run_trainer(self) -> None:
-        """Run the trainer's tests where the trainer runs: in its image."""
+    def run_trainer(self, target: str = "test") -> None:
+        """Run the trainer's tests where the trainer runs: in its image. ``target`` is that of its build."""
         # Of threads in several processes, some only spin until the others have had a core.
         one_thread = ["-e", "OMP_NUM_THREADS=1"]
         with self.stages("trainer tests") as stage:
             store = {"VERSITYGW_IMAGE": images.ensure_built(stage, "versitygw")}
-            self._run_in_image(stage, "trainer", options=["-n", "2"], docker=one_thread, arguments=store)
+            self._run_in_image(
+                stage, "trainer", target=target, options=["-n", "2"], docker=one_thread, arguments=store
+            )
 
     def run_mlflow(self) -> None:
         """Run the tests of MLflow's login in its image."""
@@ -180,16 +197,17 @@ class Suites:
         stage: Stage,
         name: str,
         *,
+        target: str = "test",
         options: Sequence[str] = (),
         docker: Sequence[str] = (),
         arguments: Mapping[str, str] | None = None,
     ) -> None:
-        """Run tests/<name> in the image of images/<name> whose target is ``test``.
+        """Run tests/<name> in the image of images/<name> whose target is ``target``.
 
         ``arguments`` are of its build, ``docker`` of the container, ``options`` of pytest.
         """
-        image = f"trainyard/{name}-test:latest"
-        images.build(name, image, node_image.base_image(stage), target="test", arguments=arguments)
+        image = f"trainyard/{name}-{target}:latest"
+        images.build(name, image, node_image.base_image(stage), target=target, arguments=arguments)
         volumes = ["-v", f"{paths.ROOT}:/src:ro", "-v", f"{self._reports}:{REPORTS_IN_CONTAINER}"]
         container = [host.docker(), "run", "--rm", *volumes, *docker, "-w", "/src", image]
         pytest = ["pytest", f"tests/{name}", "-p", "no:cacheprovider", *options]

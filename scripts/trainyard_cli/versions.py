@@ -25,18 +25,15 @@ class Versions:
     kueue: str
     nvidia_device_plugin: str
     python: str
+    host_python: str
     base_image: str
+    node_base_image: str
     node_image: str
 
     @property
     def kubernetes_minor(self) -> str:
         """Return the version of Kubernetes' API, e.g. 1.35."""
         return self.kubernetes.rpartition(".")[0]
-
-    @property
-    def debian_suite(self) -> str:
-        """Return the name of the base image's Debian, e.g. bookworm."""
-        return self.base_image.partition(":")[2].partition("-")[0]
 
 
 VERSIONS = Versions(**yaml.safe_load(FILE.read_text()))

@@ -159,7 +159,9 @@ def not_ready(kube: Kube, workload: Workload) -> CliError:
             lines += [f"{container}: {each}" for each in log.splitlines()]
     where = f"-n {workload.namespace} {workload.kind.lower()}/{workload.name}"
     cure = f"fix what the lines above say (kubectl describe {where}), then run the command again"
-    return CliError("\n  ".join(lines), cure)
+    # The platform's own programs end with the cure.
+    own = [line.partition(":   cure: ")[2] for line in lines if ":   cure: " in line]
+    return CliError("\n  ".join(lines), own[-1] if own else cure)
 
 
 def _broken_containers(pod: Json) -> list[str]:

@@ -51,7 +51,7 @@ def test_jobs_end_and_have_few_rights() -> None:
 
 
 def test_gitlab_runs_in_the_base_image() -> None:
-    assert yaml.safe_load(GITLAB.read_text())["default"]["image"] == VERSIONS.base_image
+    assert yaml.safe_load(GITLAB.read_text())["default"]["image"] == VERSIONS.node_base_image
 
 
 # ---- .ci/commit, with a real repository

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from trainyard_cli import images, paths
 from trainyard_cli.errors import CliError
+from trainyard_cli.shell import run
 
 NODES = {"control-plane": ["cp"], "cpu": ["worker"], "ondemand": ["worker2", "worker3"], "spot": ["worker4"]}
 COPY = re.compile(r"^COPY (?!--from)(.+) \S+$|--mount=type=bind,source=([^,\s]+)", re.MULTILINE)
@@ -100,6 +101,35 @@ def test_another_base_image_rebuilds_everything() -> None:
         assert images.reference(name, "sha256:other") != reference
 
 
+def test_a_trainer_knows_the_last_commit_of_its_files(checkout: Path) -> None:
+    def commit() -> str:
+        git("add", "-A")
+        git("commit", "--quiet", "-m", "A change")
+        return git("rev-parse", "HEAD")
+
+    def git(*words: str) -> str:
+        return run(["git", *words], cwd=checkout).stdout.strip()
+
+    def told() -> tuple[str, str]:
+        return images._commit("trainer"), images.reference("trainer", "sha256:base")
+
+    assert told()[0] == ""
+    git("init", "--quiet")
+    first = commit()
+    before = told()
+    assert before[0] == first
+    (checkout / "dags/digits_training.py").unlink()
+    commit()
+    assert told() == before, "what it is not made of is no change"
+    file = checkout / "images/trainer/src/trainyard_trainer/cli.py"
+    file.write_text(f"{file.read_text()}# changed\n")
+    dirty = told()
+    assert dirty[0] == f"{first}-dirty"
+    committed = commit()
+    assert told()[0] == committed
+    assert told()[1] != dirty[1], "it is built anew, as the first one says -dirty"
+
+
 def test_missing_input_is_named(checkout: Path) -> None:
     (checkout / "images/mlflow/requirements.txt").unlink()
     with pytest.raises(CliError, match=r"images/mlflow/requirements\.txt is missing"):
@@ -111,7 +141,7 @@ def test_hash_covers_everything_that_the_dockerfile_reads(name: str) -> None:
     hashed = [paths.ROOT / each for each in {**images.IMAGES, **images.FOR_TESTS}[name].inputs]
     dockerfile = (paths.ROOT / f"images/{name}/Dockerfile").read_text()
     # Other targets' lock files, and directories that are mounted for a few scripts of theirs.
-    other_targets = {"requirements-test.txt", "requirements-cuda.txt"}
+    other_targets = {"requirements-test.txt", "requirements-cuda.txt", "requirements-cuda-test.txt"}
     mounts = {f"images/{name}", "images/python"}
     # What is built of Go modules, which are hashed, and laid out in a build context of its own.
     programs = {"bin/argocd", "bin/helm", "bin/kueue", "bin/statsd_exporter"}

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from trainyard_cli import audit, paths, publish
 from trainyard_cli.errors import CliError
 from trainyard_cli.publish import Pushed
+from trainyard_cli.versions import VERSIONS
 
 DIGEST = "sha256:" + "ab" * 32
 LOGIN = ("somebody", "secret")
@@ -232,7 +233,7 @@ def test_the_sbom_has_every_locked_package(checkout: Path, tmp_path: Path) -> No
     }
     assert locked
     assert locked == {(canonicalize_name(each.name), each.version) for each in mlflow if each.kind == "pypi"}
-    assert "python3.11-minimal" in {each.name for each in mlflow if each.kind == "deb"}
+    assert f"python{VERSIONS.python}-minimal" in {each.name for each in mlflow if each.kind == "deb"}
 
     versitygw = audit.components([tmp_path / "versitygw.cdx.json"])
     go = {each.name: each for each in versitygw if each.kind == "golang"}

@@ -38,6 +38,8 @@ PGBOUNCER = f"airflow-pgbouncer-{VERSIONS.pgbouncer}"
 STATSD = "quay.io/prometheus/statsd-exporter"
 # Their digests could not be verified where this was written. Once Renovate has added one, take it off here.
 UNPINNED = {
+    VERSIONS.base_image,
+    f"postgres:{VERSIONS.postgresql}",
     f"kindest/node:v{VERSIONS.kubernetes}",
     f"apache/airflow:{VERSIONS.airflow}",
     f"apache/airflow:{PGBOUNCER}",
@@ -116,11 +118,14 @@ def test_lock_files_agree(package: str, version: str) -> None:
         ("images/argocd/go/go.mod", r"argoproj/argo-cd/v3 v(\S+)", VERSIONS.argocd),
         ("images/kueue/go/go.mod", r"sigs.k8s.io/kueue v(\S+)", VERSIONS.kueue),
         ("pyproject.toml", r'^version = "(.+)"', VERSIONS.trainyard),
-        ("pyproject.toml", r'^requires-python = ">=(.+),', VERSIONS.python),
-        ("pyproject.toml", r'^python_version = "(.+)"', VERSIONS.python),
-        ("pyproject.toml", r'^target-version = "(.+)"', f"py{VERSIONS.python.replace('.', '')}"),
-        ("scripts/lock", r"--python-version (\S+)", VERSIONS.python),
-        ("scripts/_python", r"in python(3\S+) ", VERSIONS.python),
+        ("pyproject.toml", r'^requires-python = ">=(.+),', VERSIONS.host_python),
+        ("pyproject.toml", r'^python_version = "(.+)"', VERSIONS.host_python),
+        ("pyproject.toml", r'^target-version = "(.+)"', f"py{VERSIONS.host_python.replace('.', '')}"),
+        ("scripts/_python", r"in python(3\S+) ", VERSIONS.host_python),
+        (".github/actions/prepare/action.yaml", r'python-version: "(.+)"', VERSIONS.host_python),
+        ("docs/existing-airflow.md", r"^FROM apache/airflow:\S+-python(.+)", VERSIONS.python),
+        ("images/postgres/Dockerfile", r"/build/apt-install postgresql-(\S+)", VERSIONS.postgresql),
+        ("images/postgres/Dockerfile", r"postgresql/(\d+)/", VERSIONS.postgresql),
     ],
 )
 def test_other_places_agree(file: str, pattern: str, version: str) -> None:
@@ -129,7 +134,8 @@ def test_other_places_agree(file: str, pattern: str, version: str) -> None:
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=relative)
 def test_images_start_from_the_same_base(file: Path) -> None:
-    assert re.findall(r"^ARG BASE_IMAGE=(\S+)", file.read_text(), re.M) == [VERSIONS.base_image]
+    base = VERSIONS.node_base_image if file.parent == node_image.SOURCE else VERSIONS.base_image
+    assert re.findall(r"^ARG BASE_IMAGE=(\S+)", file.read_text(), re.M) == [base]
     assert set(re.findall(r"lib/python(3\.\d+)/", file.read_text())) <= {VERSIONS.python}
 
 
@@ -137,15 +143,17 @@ def test_the_cluster_is_built_from_this_kubernetes() -> None:
     assert toolchain.version("kubernetes") == f"v{VERSIONS.kubernetes}"
 
 
-def test_the_base_that_is_made_of_packages_is_the_same_debian() -> None:
-    assert node_image.BUILT_BASE.startswith(f"trainyard/base:{VERSIONS.debian_suite}-")
-    assert re.match(rf"debian:{VERSIONS.debian_suite}-\d+-slim@", VERSIONS.base_image)
+@pytest.mark.parametrize(
+    ("base", "suite"), [(node_image.BASE, "trixie"), (node_image.NODE_BASE, "bookworm")], ids=str
+)
+def test_the_base_that_is_made_of_packages_is_the_same_debian(base: node_image.Base, suite: str) -> None:
+    assert base.built.startswith(f"trainyard/base:{suite}-")
+    assert re.fullmatch(rf"debian:{suite}-\d+-slim(@sha256:[0-9a-f]{{64}})?", base.public)
 
 
 def pulled_images() -> Iterator[str]:
     """Every image of a public registry: what local builds start from, and what the charts take by default."""
-    yield VERSIONS.base_image
-    yield VERSIONS.node_image
+    yield from (VERSIONS.base_image, VERSIONS.node_base_image, VERSIONS.node_image)
     for file in CHARTS:
         chart = yaml.safe_load(file.read_text())
         values = file.with_name("values.yaml")
@@ -160,6 +168,13 @@ def test_what_is_pulled_is_pulled_by_digest() -> None:
     assert unpinned == UNPINNED
 
 
+def parts(image: str) -> tuple[str, str, str | None]:
+    """The image's name, tag and digest."""
+    tagged, _, digest = image.partition("@")
+    name, _, tag = tagged.rpartition(":")
+    return name, tag, digest or None
+
+
 def test_renovate_finds_what_only_this_project_pins() -> None:
     """Its own managers know Go modules, Dockerfiles and workflows; these are its regular expressions."""
     found = set()
@@ -172,15 +187,14 @@ def test_renovate_finds_what_only_this_project_pins() -> None:
                         groups = match.groupdict()
                         name = groups.get("depName") or manager["depNameTemplate"]
                         found.add((name, groups["currentValue"], groups.get("currentDigest")))
-    base, node = VERSIONS.base_image.partition("@"), VERSIONS.node_image.partition("@")
     postgresql = yaml.safe_load((paths.ROOT / "charts/trainyard/charts/postgresql/Chart.yaml").read_text())
+    digest = postgresql.get("annotations", {}).get("trainyard.dev/image-digest")
     assert found == {
-        ("debian", base[0].partition(":")[2], base[2] or None),
-        ("kindest/node", node[0].partition(":")[2], node[2] or None),
+        *(parts(image) for image in (VERSIONS.base_image, VERSIONS.node_base_image, VERSIONS.node_image)),
         ("airflow", VERSIONS.airflow, None),
         ("mlflow", VERSIONS.mlflow, None),
         ("nvidia-device-plugin", VERSIONS.nvidia_device_plugin, None),
-        ("postgres", VERSIONS.postgresql, postgresql["annotations"]["trainyard.dev/image-digest"]),
+        ("postgres", VERSIONS.postgresql, digest),
     }
 
 

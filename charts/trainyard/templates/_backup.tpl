@@ -60,8 +60,7 @@
 {{- dict "image" (include "common.image" (dict "root" $ "key" "backup.image" "image" .)) "pullPolicy" .pullPolicy | toJson }}
 {{- else }}
 {{- $postgresql := $.Subcharts.postgresql }}
-{{- dict "image" (include "common.image" (dict "root" $postgresql "key" "postgresql.image" "image" $postgresql.Values.image "version" (include "postgresql.imageVersion" $postgresql)))
-    "pullPolicy" $postgresql.Values.image.pullPolicy | toJson }}
+{{- dict "image" (include "postgresql.image" $postgresql) "pullPolicy" $postgresql.Values.image.pullPolicy | toJson }}
 {{- end }}
 {{- end }}
 {{- end }}

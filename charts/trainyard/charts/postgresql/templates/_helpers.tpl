@@ -9,7 +9,12 @@
 
 {{/* What follows the repository where the values name neither a tag nor a digest. Params: the chart's root context */}}
 {{- define "postgresql.imageVersion" -}}
-{{ .Chart.AppVersion }}@{{ index .Chart.Annotations "trainyard.dev/image-digest" }}
+{{ .Chart.AppVersion }}{{ with get (.Chart.Annotations | default dict) "trainyard.dev/image-digest" }}@{{ . }}{{ end }}
+{{- end }}
+
+{{/* The server's image. Params: the chart's root context */}}
+{{- define "postgresql.image" -}}
+{{ include "common.image" (dict "root" . "key" "postgresql.image" "image" .Values.image "version" (include "postgresql.imageVersion" .)) }}
 {{- end }}
 
 {{/* Arguments of a server that has a certificate, as a YAML list: who comes without TLS is refused. After the user's
