@@ -108,7 +108,7 @@ with DAG(
                 step="validate",
                 dataset=wanted["source"],
                 output_uri=DATASETS,
-                step_params=step_params,
+                step_params={**step_params, "split": "none"},  # nothing is trained or tested
                 deadline=timedelta(minutes=30),
             )
             features = TrainingPodOperator(

@@ -34,6 +34,7 @@ from trainyard.operators import (
     seed_param,
     select_best,
     space_param,
+    split_param,
     train_trials,
 )
 
@@ -50,11 +51,13 @@ DOC = """
 Trains the fraud model on the week's card transactions, and deploys it if it beats the one in production.
 
 1. `wait_for_data`: until the day's transactions are in `s3://incoming` (six hours at most; no worker waits).
-2. `data`: `validate`, then cleaning (`preprocess`) beside feature engineering (`features`).
+2. `data`: `validate`, which also checks the split for leakage, then cleaning (`preprocess`) beside feature
+   engineering (`features`).
 3. `tuning`: every combination of the values in `space`, nine by default, each trained on a GPU pod and nested
    in MLflow under the run. `select_best` takes the best validation score; failed trials do not matter as long
    as one succeeded.
-4. `judgement`: the best model and the production champion on the same held-out data. It must reach
+4. `judgement`: the best model and the production champion on the same held-out data: the latest days, with
+   `split` `time`. It must reach
    `threshold` and be better by more than `min_improvement`. Without a champion there is nothing to beat.
 5. `deploy`: registers the version, rolls it out (and back if it does not serve), then names it `champion`.
    `skip` registers it as `challenger` instead.
@@ -72,6 +75,10 @@ PARAMS = {
         SPACE, "per parameter the values to try; every combination is trained", ranges=False
     ),
     "seed": seed_param("the same seed gives the same models"),
+    "split": split_param(
+        "time",
+        "time: train on the earlier days, test on the latest; group: no card is in both; random: neither",
+    ),
     "pool": pool_param(PLATFORM),
     "threshold": Param(0.3, **SHARE, minimum=0, description=f"{METRIC} that a champion needs"),
     "min_improvement": Param(
@@ -101,7 +108,7 @@ with DAG(
     **dag_args(),
 ) as dag:
     model_name = "{{ params.model_name }}"
-    data_params = {"model": MODEL, "date": DATE}
+    data_params = {"model": MODEL, "date": DATE, "split": "{{ params.split }}"}
 
     wait_for_data = WaitForObjectOperator(
         task_id="wait_for_data",

@@ -25,6 +25,7 @@ from trainyard.operators import (
     promote,
     seed_param,
     space_param,
+    split_param,
     survivors,
     train_trials,
 )
@@ -95,6 +96,7 @@ PARAMS = {
     "eta": Param(
         3, type="integer", minimum=2, maximum=100, description="each round keeps 1/eta of the trials"
     ),
+    "split": split_param("", "by what rows are split; empty for the model's own"),
     "pool": pool_param(PLATFORM),
     "model_name": Param(
         "",
@@ -116,7 +118,7 @@ with DAG(
 ) as dag:
     to_lake: dict[str, Any] = {
         "output_uri": PLATFORM.training.datasets.uri,
-        "step_params": {"model": "{{ params.model }}", "date": DATE},
+        "step_params": {"model": "{{ params.model }}", "date": DATE, "split": "{{ params.split }}"},
         "deadline": timedelta(minutes=30),
     }
 

@@ -32,6 +32,10 @@ RUN_KEY_RULE = f"use at most {MAX_RUN_KEY} of A-Z a-z 0-9 . _ + : = @ -"
 RUN_KEY_SEPARATOR = "__"
 RUN_KEY_SUFFIX = re.compile(rf"{RUN_KEY_SEPARATOR}[A-Za-z0-9_.]+-[0-9]+")
 
+# By what rows are split into training, validation and test; and the word for data that is only predicted.
+SPLIT_KINDS = ("random", "time", "group")
+NO_SPLIT = "none"
+
 # ---- the end of a step
 
 
@@ -76,7 +80,8 @@ class Env:
     PARENT_RUN_KEY = "TRAINYARD_PARENT_RUN_KEY"  # run key of the MLflow run above this one
     AIRFLOW_URL = "TRAINYARD_AIRFLOW_URL"  # page of the DAG run
     USER = "TRAINYARD_USER"  # owner of the MLflow run
-    GIT_COMMIT = "GIT_COMMIT"  # of the DAG library
+    DAG_VERSION = "TRAINYARD_DAG_VERSION"  # the id that Airflow knows it by
+    GIT_COMMIT = "GIT_COMMIT"  # that the image was made from, which sets it itself
     RETURN_FILE = "TRAINYARD_RETURN"  # replaces RESULT_PATH
     TRACKING_PATIENCE = "TRAINYARD_TRACKING_PATIENCE"  # seconds for which calls to MLflow are retried
     PEER_TIMEOUT = "TRAINYARD_PEER_TIMEOUT"  # seconds after which a process of a gang counts as lost
@@ -110,8 +115,12 @@ class Tag:
     WORLD_SIZE = f"{TAG_PREFIX}world_size"
     RESUMED_FROM_EPOCH = f"{TAG_PREFIX}resumed_from_epoch"
     GIT_COMMIT = f"{TAG_PREFIX}git_commit"
+    IMAGE = f"{TAG_PREFIX}image"  # with its digest
+    DAG_VERSION = f"{TAG_PREFIX}dag_version"
     AIRFLOW_URL = f"{TAG_PREFIX}airflow_url"
     RAW_DATA = f"{TAG_PREFIX}raw_data"
+    SPLIT = f"{TAG_PREFIX}split"
+    LEAKAGE = f"{TAG_PREFIX}leakage"  # what validate found in the split
     DATA = f"{TAG_PREFIX}data"
     DATA_VERSION = f"{TAG_PREFIX}data_version"
     FEATURES = f"{TAG_PREFIX}features"

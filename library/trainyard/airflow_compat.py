@@ -53,6 +53,7 @@ SKIP_KEY = "skipmixin_key"
 TRIGGER_EXTENSION = "asset events and final failures of tasks that end in the triggerer"
 POLL_EXTENSION = "shorter polls of the triggerer"
 CANCEL_EXTENSION = "clean-up of what a user ended"
+LAST_LINES_EXTENSION = "last lines of triggers in the logs of their tasks"
 END_EXTENSION = "end of runs as a person told it"
 CALLBACK_EXTENSION = "callbacks of versioned bundles"
 ROLE_EXTENSION = "roles of teams"
@@ -63,6 +64,7 @@ _TRIGGERER = "airflow.jobs.triggerer_job_runner"
 _DAG_PROCESSOR = "airflow.dag_processing.manager"
 _DAG_STORE = "airflow.dag_processing.collection"
 POLL_SECONDS = 0.25  # of the triggerer; see `shorten_triggerer_polls`
+KEPT_LOGS = 100  # where the triggers log faster than the triggerer reads; see `keep_last_lines`
 TRAINING_SHARE = 0.8  # of a triggerer's capacity; see `leave_room_in_triggerers`
 _TRAINING = ("trainyard.training.trigger.TrainingPodTrigger", "trainyard.triggers.TrainingPodTrigger")
 _CALLBACKS = "trainyard_after_commit"  # in `Session.info`
@@ -397,6 +399,39 @@ def _cancel_once(triggerer: Any) -> None:
         await original(self)
 
     runner_class.cancel_triggers = cancel_triggers
+
+
+def keep_last_lines() -> None:
+    """Let what a trigger logs last come into the log of its task.
+
+    Airflow 3.3.2 closes the log of a trigger as soon as it hears that the trigger has ended. The last lines,
+    such as why a task failed or is skipped, come by another socket; a triggerer that reads it later has them
+    in its own log only. To be called as `extend_triggers`.
+    """
+    _after_import(_TRIGGERER, _hear_last_lines_first, LAST_LINES_EXTENSION)
+
+
+def _hear_last_lines_first(triggerer: Any) -> None:
+    supervisor_class = triggerer.TriggerRunnerSupervisor
+    original = supervisor_class._handle_request
+    ended: list[int] = []  # of which lines may be unread
+
+    def handle_request(self: Any, message: Any, *args: Any) -> None:
+        if isinstance(message, triggerer.messages.TriggerStateChanges):
+            ended.extend(message.finished or ())
+            # It reads only what it is told to be ready: here it must not, but may wait for the next message.
+            has_heard = not _has_unread_log(self) or len(ended) > KEPT_LOGS
+            message = message.model_copy(update={"finished": list(ended) if has_heard else None})
+            if has_heard:
+                ended.clear()
+        original(self, message, *args)
+
+    supervisor_class._handle_request = handle_request
+
+
+def _has_unread_log(supervisor: Any) -> bool:
+    ready = (key.fileobj for key, _ in supervisor.selector.select(timeout=0))
+    return any(supervisor._open_sockets.get(each) == "logs" for each in ready)
 
 
 def end_runs_as_told() -> None:

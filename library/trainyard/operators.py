@@ -23,6 +23,7 @@ from trainyard.params import (
     pool_param,
     seed_param,
     space_param,
+    split_param,
 )
 from trainyard.platform import load_platform
 from trainyard.registry.approval import approval_task
@@ -80,6 +81,7 @@ __all__ = [
     "seed_param",
     "select_best",
     "space_param",
+    "split_param",
     "survivors",
     "train_trials",
 ]

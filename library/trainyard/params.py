@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Param
+from trainyard_contract import SPLIT_KINDS
 
 from trainyard.platform import Platform
 
@@ -60,6 +61,12 @@ def in_chosen_pool(platform: Platform, default: str | None = None) -> dict[str, 
         return {}
     pool = platform.pool(default or str(platform.default_pool))
     return {"gpu_pool": "{{ params.pool }}", "pool": pool.airflow_pool}
+
+
+def split_param(default: str, description: str) -> Param:
+    """By what rows are split; an empty default leaves it to the trainer's model."""
+    kinds = [*SPLIT_KINDS, *([] if default else [""])]
+    return Param(default, type="string", enum=kinds, description=description)
 
 
 def model_name_param(model: str) -> Param:

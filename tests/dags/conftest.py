@@ -40,7 +40,11 @@ def _install(directory: Path) -> None:
 
 _install(Path(os.environ["AIRFLOW_HOME"]) / "distribution")
 
+from airflow.models import import_all_models  # noqa: E402
+from airflow.models.dagrun import DagRun  # noqa: E402
 from mlflow_server import serving  # noqa: E402
+from sqlalchemy import create_engine, event  # noqa: E402
+from sqlalchemy.orm import Session  # noqa: E402
 from trainyard.alerts import receivers  # noqa: E402
 from trainyard.naming import TaskIdentity  # noqa: E402
 from trainyard.platform import Platform, load_platform  # noqa: E402
@@ -120,3 +124,23 @@ def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(receivers, "PAUSES", (0.01, 0.01))
     (tmp_path / "alerts").mkdir()
     return tmp_path / "alerts"
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A session on a SQLite database with Airflow's tables."""
+    import_all_models()
+    engine = create_engine("sqlite://")
+    DagRun.metadata.create_all(engine)
+
+    # The driver begins no transaction before a savepoint on its own.
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    with Session(engine) as session:
+        yield session

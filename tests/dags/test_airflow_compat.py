@@ -6,13 +6,16 @@ import asyncio
 import gc
 import inspect
 import itertools
+import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from inspect import signature
 from pathlib import Path
+from socket import socketpair
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -23,7 +26,6 @@ from airflow.dag_processing import manager
 from airflow.dag_processing.importers import get_importer_registry
 from airflow.jobs import triggerer_job_runner
 from airflow.jobs.job import Job
-from airflow.models import import_all_models
 from airflow.models import trigger as trigger_models
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
@@ -40,7 +42,7 @@ from airflow.triggers.base import BaseTrigger, DiscrimatedTriggerEvent, TaskSucc
 from airflow.utils import file
 from fresh_process import output_of
 from pydantic import TypeAdapter
-from sqlalchemy import create_engine, event, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 from trainyard import airflow_compat
 from trainyard.factory.importer import ModelImporter
@@ -399,6 +401,42 @@ def test_what_a_user_ended_is_cleaned_up_however_often_its_trigger_is_cancelled(
     assert (as_airflow_has_it, repaired) == (False, True), "Airflow does it itself: drop the repair"
 
 
+def test_what_a_trigger_logs_last_is_in_the_log_of_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's own supervisor, which hears of the end before it reads the log."""
+    lines = [json.dumps({"trigger_id": 1, "level": "info", "event": f"line {n}"}) for n in range(500)]
+    changes = partial(triggerer_job_runner.messages.TriggerStateChanges, events=None, failures=None)
+
+    def log_of_trigger(name: str) -> str:
+        (log, written), (stdin, _answers), *others = pairs = [socketpair() for _ in range(5)]
+        supervisor = triggerer_job_runner.TriggerRunnerSupervisor(
+            id=uuid4(), pid=0, stdin=stdin, process=None, process_log=None, capacity=1
+        )
+        supervisor._register_pipe_readers(*(each for each, _ in others), log, data={})
+        supervisor.logger_cache[1] = triggerer_job_runner.TriggerLoggingFactory(
+            log_path=str(tmp_path / name), ti=None
+        )
+        written.sendall("".join(f"{line}\n" for line in lines).encode())
+        supervisor._handle_request(changes(finished=[1]), None, 1)
+        # As its loop does: what is ready is read, once.
+        while ready := supervisor.selector.select(timeout=0):
+            for key, _ in ready:
+                key.data[0](key.fileobj)
+        supervisor._handle_request(changes(finished=None), None, 2)
+        assert supervisor.logger_cache == {}, "its file stays open"
+        for each in itertools.chain(*pairs):
+            each.close()
+        return (tmp_path / name).read_text() if (tmp_path / name).exists() else ""
+
+    repaired = log_of_trigger("repaired")
+    supervisor_class = triggerer_job_runner.TriggerRunnerSupervisor
+    original = inspect.getclosurevars(supervisor_class._handle_request).nonlocals["original"]
+    monkeypatch.setattr(supervisor_class, "_handle_request", original)
+    assert [f"line {n}" in repaired for n in (0, 499)] == [True, True]
+    assert "line" not in log_of_trigger("as_airflow_has_it"), "Airflow does it itself: drop the repair"
+
+
 def test_the_triggerer_polls_four_times_a_second() -> None:
     code = """
 import airflow.settings
@@ -475,26 +513,6 @@ def test_a_run_whose_origin_cannot_be_read_goes_to_its_triggers_as_it_is(
     assert [record.args for record in caplog.records] == [
         ("user and asset events of a run in its triggers", "trainyard.airflow_compat:_origin")
     ]
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """A session on a SQLite database with Airflow's tables."""
-    import_all_models()
-    engine = create_engine("sqlite://")
-    DagRun.metadata.create_all(engine)
-
-    # The driver begins no transaction before a savepoint on its own.
-    @event.listens_for(engine, "connect")
-    def _(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def _(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    with Session(engine) as session:
-        yield session
 
 
 def deferred(session: Session) -> TaskInstance:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow_command import run_script
 from trainyard.access import RIGHTS, restrict
 
 HERE = Path(__file__).parent / "roles_in_airflow"
@@ -73,23 +71,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What people get of a real Airflow with its FAB auth manager; see roles_in_airflow/run.py."""
     home = tmp_path_factory.mktemp("airflow")
     (home / "platform.json").write_text(json.dumps({**PLATFORM, "teams": TEAMS}))
-    env = {
-        **os.environ,
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__API__SECRET_KEY": "k" * 64,
-        "AIRFLOW__API_AUTH__JWT_SECRET": "k" * 64,
-        "AIRFLOW__CORE__AUTH_MANAGER": FAB,
-        "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__FAB__CACHE_TTL": "0",
-        "TRAINYARD_PLATFORM": str(home / "platform.json"),
-    }
-    command = [sys.executable, str(HERE / "run.py"), str(SCRIPT)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-    answer: dict[str, Any] = json.loads((home / "found.json").read_text())
-    return answer
+    return run_script(
+        home,
+        HERE / "run.py",
+        str(SCRIPT),
+        AIRFLOW__API__SECRET_KEY="k" * 64,
+        AIRFLOW__API_AUTH__JWT_SECRET="k" * 64,
+        AIRFLOW__CORE__AUTH_MANAGER=FAB,
+        AIRFLOW__FAB__CACHE_TTL="0",
+        TRAINYARD_PLATFORM=str(home / "platform.json"),
+    )
 
 
 def on(dag: str) -> list[str]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ import numpy as np
 import torch
 from trainyard_contract import Env, Tag
 from trainyard_trainer import storage
+from trainyard_trainer.models.base import BaseModel
+from trainyard_trainer.params import COMMON, complete
 
 PARAMS = {"epochs": 8, "batch_size": 64}  # of a training that is compared with others
 
@@ -94,8 +97,15 @@ class Steps:
         """The MLflow runs of the run key."""
         client = self.client()
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        found = client.search_runs(experiments, f"tags.`{Tag.RUN_KEY}` = '{self.run_key}'")
-        return list(found)
+        filter_string = f"tags.`{Tag.RUN_KEY}` = '{self.run_key}'"
+        until = time.monotonic() + 1
+        while True:
+            try:
+                return list(client.search_runs(experiments, filter_string))
+            except ValueError:  # the file of a metric that is being logged has no line yet
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     def steps_of(self, metric: str) -> list[int]:
         """The steps that were logged for a metric, in order of logging."""
@@ -196,6 +206,11 @@ def train(directory: Path, dataset: str, params: dict[str, Any]) -> Ended:
     ended = Steps(directory, directory / "lake", "undisturbed").run("train", dataset, params=params)
     assert ended.code == 0, ended.text
     return ended
+
+
+def completed(model: BaseModel, given: dict[str, Any]) -> dict[str, Any]:
+    """All parameters of the model's steps, of which some are given."""
+    return complete(given, {**COMMON, **model.params})
 
 
 def free_port() -> int:

@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
 
 def leave(directory: Path, days: float = 0) -> Path:
     """Let a run have written its files, so many days ago."""
-    for name in ("epoch-000002-batch-000000.checkpoint", "model/MLmodel", "evaluation/evaluation.json"):
+    for name in ("epoch-000002-batch-000000/manifest.json", "model/MLmodel", "evaluation/evaluation.json"):
         write(directory / name, b"12345", days)
     return directory
 
@@ -71,7 +71,7 @@ def test_links_are_not_followed(steps: Steps, root: Path, tmp_path: Path):
     (root / "digits_training__manual-1__trial-9").symlink_to(elsewhere)
     (root / "digits_training__manual-1" / "link").symlink_to(elsewhere)
     assert clean(steps, root, finished=True).code == 0
-    assert len(list(elsewhere.rglob("*"))) == 5
+    assert len(list(elsewhere.rglob("*"))) == 6
     assert "digits_training__manual-1__trial-9" in names(root)
 
 
@@ -79,15 +79,15 @@ def test_a_run_that_failed_keeps_what_it_resumes_from(steps: Steps, processed: s
     steps.checkpoints = steps.checkpoints / steps.run_key
     environment = {"CHECKPOINT_DIR": str(steps.checkpoints), "CHECKPOINT_FREQ": "1"}
     assert steps.run("train", processed, params={"epochs": 3}, **environment).code == 0
-    first, second, third = sorted(steps.checkpoints.glob("*.checkpoint"))
-    third.write_bytes(third.read_bytes()[:-1])  # damaged by what ended the run
+    first, second, third = sorted(steps.checkpoints.glob("epoch-*"))
+    (third / "manifest.json").unlink()  # killed before it was complete
     left = write(steps.checkpoints / ".tmp-old", b"", days=1)
     fresh = write(steps.checkpoints / ".tmp-new", b"")
     ended = clean(steps, steps.checkpoints.parent)
     assert ended.code == 0, ended.text
     assert (first.exists(), second.exists(), third.exists()) == (False, True, True)
     assert (left.exists(), fresh.exists()) == (False, True)
-    assert ended.result["removed_files"] == 2
+    assert ended.result["removed_files"] == 4  # the three of the first, and what was left
     (run,) = steps.runs()
     assert run.info.status == "FINISHED"  # as train left it
     again = steps.run("train", processed, "--resume-if-exists", params={"epochs": 3}, **environment)
@@ -115,7 +115,7 @@ def test_old_directories_go_but_for_what_registered_models_and_running_trainings
     leave(root / "running", days=6)
     leave(root / "young", days=2)
     write(root / "resumed" / "model" / "MLmodel", b"1", days=40)
-    write(root / "resumed" / "epoch-000001-batch-000000.checkpoint", b"1", days=1)
+    write(root / "resumed" / "epoch-000001-batch-000000" / "manifest.json", b"1", days=1)
     (root / "a-link").symlink_to(leave(tmp_path / "elsewhere", days=40))
     write(root / "a-file", b"1", days=40)
     left = write(root / "young" / ".tmp-checkpoint", b"12", days=2)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import completed
 from sklearn.datasets import load_digits
 from trainyard_trainer.errors import BadConfig, BadData
 from trainyard_trainer.models.digits import Model
@@ -58,8 +59,8 @@ def test_dropout_is_a_parameter_with_the_bounds_of_the_dag():
 
 def test_the_split_is_stratified_complete_and_repeatable():
     columns = {"images": IMAGES, "labels": LABELS}
-    splits = Model().preprocess(columns, {"split_seed": 0})
-    again = Model().preprocess(columns, {"split_seed": 0})
+    splits = Model().preprocess(columns, completed(Model(), {}))
+    again = Model().preprocess(columns, completed(Model(), {}))
     for name, values in splits.items():
         np.testing.assert_array_equal(values, again[name])
     shares = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -69,5 +70,5 @@ def test_the_split_is_stratified_complete_and_repeatable():
     rows = np.concatenate([splits[f"{split}_inputs"] for split in shares]).reshape(-1, 64) * 16
     expected = IMAGES.reshape(-1, 64)
     assert sorted(map(bytes, rows.astype(np.uint8))) == sorted(map(bytes, expected.astype(np.uint8)))
-    other = Model().preprocess(columns, {"split_seed": 1})
+    other = Model().preprocess(columns, completed(Model(), {"split_seed": 1}))
     assert not np.array_equal(splits["test_inputs"], other["test_inputs"])

@@ -1,6 +1,7 @@
 """Several processes train one model: as one process would, and together or not at all."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,119 @@ def test_a_node_of_two_gpus_runs_two_processes(steps, processed, alone):
     same(ended, alone)
     assert len([event for event in ended.events if event["event"] == "epoch_done"]) == PARAMS["epochs"]
     assert steps.runs()[0].data.tags["trainyard.nodes"] == "1"
+
+
+NORMALIZED = """
+import sys
+import numpy as np, torch
+from trainyard_trainer import compute
+from trainyard_trainer.distributed import PeerLost, Worker, process_group
+from trainyard_trainer.models.digits import Model
+from trainyard_trainer.params import COMMON, complete
+from trainyard_trainer.preemption import Preemption
+from trainyard_trainer.steps.train import Trainer, batched_forward
+
+class Normalized(Model):
+    def network(self, inputs, params):
+        layers = torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU()
+        return torch.nn.Sequential(*layers, torch.nn.Linear(32, 10))
+
+random = np.random.default_rng(0)
+columns = {
+    f"{split}_{part}": values.copy()
+    for split in ("train", "validation")
+    for part, values in {
+        "inputs": random.normal(size=(40, 1, 8, 8)).astype(np.float32),
+        "labels": random.integers(0, 10, 40),
+    }.items()
+}
+params = complete({"learning_rate": 0.01, "batch_size": 18}, COMMON)  # the last batch has four rows
+device = compute.device("cpu", 1)
+with process_group(Worker.from_environment(), device, Preemption()) as group:
+    def trained(batches):
+        trainer = Trainer(Normalized(), columns, params, device, group=group)
+        while trainer.batch < batches:
+            trainer.train_batch()
+        return trainer
+
+    trainer = trained(3)
+    assert trainer.batches == 3 and trainer.network[2].running_mean.abs().sum() > 0
+    print(trainer.validate()["val_loss"], compute.weights_sha256(trainer.network))
+"""
+# The peer is lost at the end of an epoch: between the gradient and the buffers.
+LOST_LATE = f"""{NORMALIZED}
+    def lose(network):
+        del group.share_buffers
+        raise PeerLost("gone")
+
+    disturbed = trained(2)
+    group.share_buffers = lose
+    try:
+        disturbed.train_batch()
+    except PeerLost:
+        disturbed.state()
+        disturbed.train_batch()
+    print(disturbed.validate()["train_loss"] == trainer.validate()["train_loss"])
+    print(compute.weights_sha256(disturbed.network) == compute.weights_sha256(trainer.network))
+"""
+
+
+def told_by_two(script: str) -> list[str]:
+    """Run a script in two processes that train together; return their outputs."""
+    gang = os.environ | GANG | {"MASTER_PORT": str(free_port())}
+    gang["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=gang | {"NODE_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        told = [process.communicate(timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0]
+        return told
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_batch_normalization_is_the_same_on_all_processes():
+    told = told_by_two(NORMALIZED)
+    assert told[0] == told[1] != ""
+
+
+def test_a_batch_whose_peer_is_lost_at_its_end_counts_once():
+    for told in told_by_two(LOST_LATE):
+        assert told.split()[2:] == ["True", "True"]
+
+
+ENDING = """
+import dataclasses, sys
+import torch
+from trainyard_trainer.distributed import Worker, process_group
+from trainyard_trainer.preemption import Preemption
+
+sys.setswitchinterval(0.05)  # threads wait long for the GIL, as on a busy node
+worker = Worker.from_environment()
+
+def train(number):
+    network = torch.nn.Linear(4, 4)
+    own = dataclasses.replace(worker, master_port=worker.master_port + number)
+    with process_group(own, torch.device("cpu"), Preemption()) as group:
+        group.replicate(network)(torch.ones(2, 4)).sum().backward()
+        group.broadcast({"weights": number})
+
+for number in range(8):
+    train(number)
+print("ended")
+"""
+
+
+def test_the_end_of_a_group_waits_for_no_thread_that_waits_for_it():
+    assert [told.splitlines()[-1] for told in told_by_two(ENDING)] == ["ended", "ended"]
 
 
 @pytest.mark.parametrize(

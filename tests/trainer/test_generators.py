@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import completed
 from trainyard_trainer.errors import BadConfig
 from trainyard_trainer.generators import Source, to_csv
 from trainyard_trainer.models import churn, fraud, recommendation
@@ -25,7 +26,7 @@ def test_the_same_name_rows_seed_and_date_give_the_same_bytes(name):
 @pytest.mark.parametrize("date", ["2025-01-01", "2026-11-21", "2029-06-01"])
 def test_the_data_keeps_the_models_rules(name, date):
     model = MODELS[name]
-    model.check(model.load(f"generator://{name}", {"date": date}))
+    model.check(model.load(f"generator://{name}", completed(model, {"date": date})))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -33,9 +34,9 @@ def test_a_delivered_file_is_the_generators_data(name, tmp_path):
     uri = f"generator://{name}?rows=2000"
     (tmp_path / f"{name}.csv").write_bytes(to_csv(columns(uri)))
     (tmp_path / "_SUCCESS").touch()
-    direct = MODELS[name].load(uri, {"date": "2026-03-01"})
+    direct = MODELS[name].load(uri, completed(MODELS[name], {"date": "2026-03-01"}))
     for source in (tmp_path, tmp_path / f"{name}.csv"):
-        read = MODELS[name].load(source.as_uri(), {"date": ""})
+        read = MODELS[name].load(source.as_uri(), completed(MODELS[name], {}))
         assert read.keys() == direct.keys()
         for column, values in direct.items():
             assert read[column].dtype == values.dtype

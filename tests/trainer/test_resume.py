@@ -87,9 +87,10 @@ def test_sigkill_between_checkpoints(steps: Steps, processed: str, undisturbed: 
 def test_damaged_checkpoint_falls_back(steps: Steps, processed: str, undisturbed: Ended):
     interrupt(steps, processed, signal.SIGKILL, done(5))
     before, newest = sorted(steps.checkpoints.glob("epoch-*"))[-2:]
-    content = bytearray(newest.read_bytes())
+    shard = newest / "__0_0.distcp"
+    content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
+    shard.write_bytes(content)
     ended = finish(steps, processed, undisturbed)
     assert ended.event("checkpoint_damaged")["path"] == str(newest)
     assert ended.event("checkpoint_read")["path"] == str(before)

@@ -4,22 +4,27 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
 import torch
+import uvicorn
+import yaml
 from conftest import free_port
 from mlflow import MlflowClient
 from processes import ForkedProcess
 from trainyard_contract import VERSION_HEADER, Env, ExitCode, ServingEnv, ServingPath
-from trainyard_serving import model
+from trainyard_serving import app, model
 from trainyard_serving.settings import Settings
 from trainyard_trainer import artifact
 from trainyard_trainer.errors import BadConfig, BadData
@@ -31,6 +36,7 @@ FILES = {
     "example": artifact.INPUT_EXAMPLE,
     "expected": artifact.OUTPUT_EXAMPLE,
     "weights": "data/model.pth",
+    "mlmodel": "MLmodel",
 }
 
 
@@ -69,7 +75,7 @@ class Registry:
 class Server:
     """A running server."""
 
-    process: ForkedProcess
+    process: ForkedProcess | None
     url: str
     version: str
 
@@ -163,11 +169,84 @@ def test_it_predicts_by_mlflows_protocol_and_names_the_version(server: Server, r
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"[1]", b'{"rows": []}', b'{"inputs": [[1.0]]}', b'{"inputs": ["a"]}']
+    ("body", "status", "told"),
+    [
+        (b"{", 400, "JSON"),
+        (b"[1]", 422, "dictionary"),
+        (b'{"rows": []}', 422, "inputs"),
+        (b'{"inputs": [[1.0]]}', 422, "shape (-1, 2)"),
+        (b'{"inputs": ["a"]}', 422, "to float: 'a'"),
+        (b'{"dataframe_split": {"columns": ["a"], "data": [[1]]}}', 422, "shape"),
+    ],
 )
-def test_a_bad_request_is_the_clients_fault_and_the_server_goes_on(server: Server, body: bytes) -> None:
-    assert server.request(ServingPath.INVOCATIONS, body)[0] == 400
+def test_a_bad_request_is_told_what_is_wrong_and_the_server_goes_on(
+    server: Server, body: bytes, status: int, told: str
+) -> None:
+    found, answer, _ = server.request(ServingPath.INVOCATIONS, body)
+    assert (found, set(answer)) == (status, {"error"})
+    assert told in answer["error"]
+    assert "Traceback" not in answer["error"] and "site-packages" not in answer["error"]
     assert server.predict(inputs=ROWS)[0] == 200
+
+
+def test_another_type_of_content_is_refused(server: Server) -> None:
+    status, answer, _ = server.request(ServingPath.INVOCATIONS, b"1", **{"Content-Type": "text/plain"})
+    assert status == 415 and "content types" in answer["error"]
+
+
+class Slow:
+    """A model that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.metadata = SimpleNamespace(get_input_schema=lambda: None, get_params_schema=lambda: None)
+        self.go_on = threading.Event()
+
+    def predict(self, data: Any) -> Any:
+        self.go_on.wait(timeout=60)
+        return data
+
+
+@contextmanager
+def in_thread(application: app.App) -> Iterator[Server]:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(application, port=port, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield Server(None, f"http://127.0.0.1:{port}", "1")
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_busy_server_says_when_to_come_again() -> None:
+    slow = Slow()
+    busy = app.create(model.Model(MODEL, "1", slow, None))
+    with in_thread(busy) as server, ThreadPoolExecutor(app.AT_ONCE + 1) as clients:
+        waiting = [clients.submit(server.predict, inputs=ROWS) for _ in range(app.AT_ONCE + 1)]
+        refused = next(as_completed(waiting)).result()
+        ready = server.request(ServingPath.READY)[0]
+        slow.go_on.set()
+        codes = [each.result()[0] for each in waiting]
+        codes.append(server.predict(inputs=ROWS)[0])
+    assert (refused[0], refused[2]["Retry-After"], ready) == (503, "1", 200)
+    assert "more replicas" in refused[1]["error"]
+    assert sorted(codes) == [200] * (app.AT_ONCE + 1) + [503]
+
+
+def test_a_request_that_takes_too_long_is_answered_and_counts_until_it_ends(monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "1")
+    monkeypatch.setattr(app, "AT_ONCE", 1)
+    slow = Slow()
+    with in_thread(app.create(model.Model(MODEL, "1", slow, None))) as server:
+        status, answer, _ = server.predict(inputs=ROWS)
+        meanwhile = server.predict(inputs=ROWS)[0]
+        slow.go_on.set()
+        until = time.monotonic() + 30
+        while (later := server.predict(inputs=ROWS)[0]) == 503 and time.monotonic() < until:
+            time.sleep(0.02)
+    assert (status, meanwhile, later) == (504, 503, 200)
+    assert "within 1 s; send fewer rows" in answer["error"]
 
 
 def test_a_body_must_say_its_size_and_not_be_too_large(server: Server) -> None:
@@ -193,6 +272,16 @@ def test_a_model_with_other_predictions_than_after_training_is_not_served(regist
 def test_a_model_that_cannot_predict_its_example_is_not_served(registry: Registry) -> None:
     with pytest.raises(BadData, match="cannot predict its own example"):
         load(registry, registry.register(example='{"inputs": [[1.0]]}'))
+
+
+def test_a_model_without_a_signature_is_served(registry: Registry) -> None:
+    """As the trainer wrote them once, and as who logs a model without one."""
+    directory = registry.directory / f"artifact-{registry.register()}"
+    mlmodel = yaml.safe_load((directory / "MLmodel").read_text())
+    assert mlmodel.pop("signature")
+    loaded = load(registry, registry.register(mlmodel=yaml.safe_dump(mlmodel)))
+    assert loaded.pyfunc.metadata.signature is None
+    assert model.predict(loaded.pyfunc, {"inputs": ROWS}) == PREDICTIONS
 
 
 def test_a_model_without_an_example_is_served(registry: Registry) -> None:

@@ -1,18 +1,19 @@
 """What is refused of a CSV file: the rule is named, and the column, and the first row that breaks it."""
 
 import pytest
+from conftest import completed
 from trainyard_trainer.errors import BadConfig, BadData
 from trainyard_trainer.generators import Source, to_csv
 from trainyard_trainer.models.churn import Model
 
-DATE = {"date": "2026-03-01"}
+PARAMS = completed(Model(), {"date": "2026-03-01"})
 LINES = to_csv(Source.parse("generator://customers?rows=600").columns("2026-03-01")).decode().splitlines()
 HEADER = LINES[0].split(",")
 
 
 def check(tmp_path, content: bytes) -> None:
     (tmp_path / "customers.csv").write_bytes(content)
-    Model().check(Model().load(tmp_path.as_uri(), DATE))
+    Model().check(Model().load(tmp_path.as_uri(), PARAMS))
 
 
 def csv(lines: list[str]) -> bytes:
@@ -77,10 +78,10 @@ def test_a_broken_rule_is_named(tmp_path, rule, content):
 
 def test_other_sources_are_named(tmp_path):
     with pytest.raises(BadConfig, match="use generator://NAME, file:///"):
-        Model().load("ftp://incoming/customers.csv", DATE)
+        Model().load("ftp://incoming/customers.csv", PARAMS)
     with pytest.raises(BadData, match="rule file: there is no file"):
-        Model().load((tmp_path / "absent.csv").as_uri(), DATE)
+        Model().load((tmp_path / "absent.csv").as_uri(), PARAMS)
     with pytest.raises(BadData, match=r"holds 0 \.csv files"):
-        Model().load(tmp_path.as_uri(), DATE)
+        Model().load(tmp_path.as_uri(), PARAMS)
     with pytest.raises(BadData, match="rule columns: customer_id"):
-        Model().load("generator://ratings", DATE)
+        Model().load("generator://ratings", PARAMS)

@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from conftest import Steps
-from trainyard_trainer import tracking
+from trainyard_trainer import epoch_sender, tracking
 from trainyard_trainer.errors import BadConfig, Temporary
 from trainyard_trainer.settings import Settings
 
@@ -21,7 +23,7 @@ HISTORY = [{"epoch": epoch, "timestamp_ms": 1000 + epoch, "val_loss": 1 / epoch}
 @pytest.fixture
 def tracker(steps: Steps, monkeypatch) -> tracking.Tracker:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", steps.tracking_uri)
-    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(epoch_sender, "PAUSE_SECONDS", 0.01)
     return tracking.Tracker(Settings.from_environment(), steps.run_key)
 
 
@@ -40,19 +42,78 @@ def lose_a_response(tracker: tracking.Tracker, monkeypatch) -> None:
     monkeypatch.setattr(tracker._client, "log_batch", flaky)
 
 
+def wait_for(condition) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_epochs_are_logged_once(tracker, steps: Steps):
-    assert tracker.log_epochs(HISTORY[:2], retry=False)
-    assert tracker.log_epochs(HISTORY, retry=False)
+    for end in (1, 2, 4):
+        tracker.log_epochs_meanwhile(HISTORY[:end])
+    wait_for(lambda: len(steps.steps_of("val_loss")) == 4)
+    tracker.log_epochs(HISTORY)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
 def test_short_epochs_share_a_call_and_none_is_left_out(tracker, steps: Steps, monkeypatch):
-    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 60)
-    assert tracker.log_epochs(HISTORY[:1], retry=False)
-    assert not tracker.log_epochs(HISTORY[:3], retry=False)
-    assert steps.steps_of("val_loss") == [1]
-    assert tracker.log_epochs(HISTORY, retry=True)
+    monkeypatch.setattr(epoch_sender, "PAUSE_SECONDS", 60)
+    tracker.log_epochs_meanwhile(HISTORY[:1])
+    wait_for(lambda: steps.steps_of("val_loss") == [1])
+    tracker.log_epochs_meanwhile(HISTORY[:3])
+    tracker.log_epochs(HISTORY)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
+
+
+def test_training_does_not_wait_for_an_mlflow_that_hangs(tracker, steps: Steps, monkeypatch):
+    """What comes meanwhile does not pile up; once MLflow answers, it is all there."""
+    log_batch, answers, calls = tracker._client.log_batch, threading.Event(), []
+
+    def hangs(*args, **kwargs):
+        calls.append(len(kwargs["metrics"]))
+        assert answers.wait(30)
+        log_batch(*args, **kwargs)
+
+    monkeypatch.setattr(tracker._client, "log_batch", hangs)
+    for end in range(1, 5):
+        tracker.log_epochs_meanwhile(HISTORY[:end])
+        wait_for(lambda: calls)
+    assert steps.steps_of("val_loss") == []
+    answers.set()
+    wait_for(lambda: len(steps.steps_of("val_loss")) == 4)
+    assert calls == [1, 3]
+
+
+def test_calls_become_rare_while_mlflow_does_not_respond(tracker, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    times: list[float] = []
+
+    def broken(*args, **kwargs):
+        times.append(time.monotonic())
+        raise MlflowException("the connection was reset")
+
+    monkeypatch.setattr(epoch_sender, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(tracker._client, "log_batch", broken)
+    tracker.log_epochs_meanwhile(HISTORY)
+    wait_for(lambda: len(times) == 4)
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert pauses[1] > 1.5 * pauses[0] and pauses[2] > 1.5 * pauses[1]
+
+
+def test_what_mlflow_refuses_ends_the_training(tracker, steps: Steps):
+    steps.client().delete_run(tracker.run_id)
+    tracker.log_epochs_meanwhile(HISTORY[:1])
+
+    def is_told() -> bool:
+        try:
+            tracker.log_epochs_meanwhile(HISTORY)
+        except BadConfig as error:
+            return "MLflow refused" in str(error)
+        return False
+
+    wait_for(is_told)
 
 
 def test_the_client_needs_no_pandas_and_leaves_it_to_others(steps: Steps):
@@ -62,23 +123,26 @@ def test_the_client_needs_no_pandas_and_leaves_it_to_others(steps: Steps):
 
 
 def test_epochs_of_an_attempt_before_are_not_logged_again(tracker, steps: Steps, monkeypatch):
-    tracker.log_epochs(HISTORY[:3], retry=False)
+    tracker.log_epochs(HISTORY[:3])
     second = tracking.Tracker(Settings.from_environment(), steps.run_key)
     assert second.run_id == tracker.run_id
-    second.log_epochs([*HISTORY[:2], HISTORY[2] | {"timestamp_ms": 5000}, HISTORY[3]], retry=True)
+    second.log_epochs([*HISTORY[:2], HISTORY[2] | {"timestamp_ms": 5000}, HISTORY[3]])
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
 def test_a_lost_response_makes_no_duplicate(tracker, steps: Steps, monkeypatch):
     lose_a_response(tracker, monkeypatch)
-    assert not tracker.log_epochs(HISTORY[:2], retry=False)
-    assert tracker.log_epochs(HISTORY, retry=False)
+    tracker.log_epochs_meanwhile(HISTORY[:2])
+    wait_for(lambda: len(steps.steps_of("val_loss")) == 2)
+    tracker.log_epochs_meanwhile(HISTORY)
+    wait_for(lambda: len(steps.steps_of("val_loss")) == 4)
+    tracker.log_epochs(HISTORY)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
 def test_patience_bridges_a_failure(tracker, steps: Steps, monkeypatch):
     lose_a_response(tracker, monkeypatch)
-    assert tracker.log_epochs(HISTORY, retry=True)
+    tracker.log_epochs(HISTORY)
     assert steps.steps_of("val_loss") == [1, 2, 3, 4]
 
 
@@ -91,7 +155,7 @@ def test_patience_ends(tracker, monkeypatch):
     monkeypatch.setattr(tracker, "_patience", 1.5)
     monkeypatch.setattr(tracker._client, "log_batch", broken)
     with pytest.raises(Temporary, match="MLflow does not respond: the connection was reset"):
-        tracker.log_epochs(HISTORY, retry=True)
+        tracker.log_epochs(HISTORY)
 
 
 def test_a_password_that_changes_is_read_anew(monkeypatch, tmp_path: Path):

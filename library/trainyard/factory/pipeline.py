@@ -21,6 +21,8 @@ from trainyard.training.operator import TrainingPodOperator
 from trainyard.triggerer.templates import as_template
 
 DATA_DEADLINE = timedelta(minutes=30)
+# The trainer's parameter for each key of `split`.
+SPLIT_PARAMS = {"by": "split", "column": "split_column", "max_repeated": "max_repeated"}
 MODEL_NAME = "{{ params.model_name }}"
 
 DOC = """
@@ -123,9 +125,10 @@ def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
 def _training(spec: ModelSpec, platform: Platform, date: Any) -> Any:
     """The tasks up to `evaluate`, whose result they return; `date` is the day of the data."""
     model = {"model": spec.model}
+    split = {SPLIT_PARAMS[key]: value for key, value in spec.split.items()}
     data: dict[str, Any] = {
         "output_uri": platform.training.datasets.uri,
-        "step_params": {**model, "date": date},
+        "step_params": {**model, "date": date, **split},
         "deadline": DATA_DEADLINE,
     }
     checkpoints = f"{platform.training.checkpoints.uri}/{{{{ run_key }}}}"

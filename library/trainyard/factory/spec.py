@@ -48,7 +48,7 @@ class TrainSettings:
     scratch_size: str | None
     shared_memory_size: str | None
     deadline: timedelta
-    params: Mapping[str, int | float]
+    params: Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class DeploySettings:
 class ModelSpec:
     """One model file. `model` is the trainer's, `registered_as` the name under which a champion is kept.
 
-    `schedule` is a cron expression, `asset` the URI of an asset; at most one is given.
+    `schedule` is a cron expression, `asset` the URI of an asset; at most one is given. `split` is empty where
+    the trainer's model says how to split.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ModelSpec:
     asset: str | None
     data: str
     features: bool
+    split: Mapping[str, str | float]
     image: str | None
     train: TrainSettings
     gate: GateSettings
@@ -212,6 +214,7 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
         asset=schedule["asset"] if isinstance(schedule, Mapping) else None,
         data=data["data"],
         features=data["features"],
+        split=data.get("split", {}),
         image=data["image"],
         train=TrainSettings(
             pool=_text(train["pool"]),

@@ -68,14 +68,16 @@ class Containers:
         if not file.exists():
             return None
         try:
-            state = json.loads(await _docker("inspect", "--format", "{{json .State}}", name))
+            found = await _docker("inspect", "--format", "[{{json .State}}, {{json .Image}}]", name)
         except KubeError:  # somebody has removed the container
             return None
+        state, image = json.loads(found)
         pod = json.loads(file.read_text())
         phase, container = await self._status(name, state)
         pod["metadata"]["resourceVersion"] = f"{state['Status']}-{state['FinishedAt']}"
         pod["spec"]["nodeName"] = os.uname().nodename
-        pod["status"] = {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": container}]}
+        status = {"name": CONTAINER, "imageID": image, "state": container}
+        pod["status"] = {"phase": phase, "containerStatuses": [status]}
         return pod
 
     async def find(self, selector: str) -> list[Pod]:

@@ -11,9 +11,11 @@ from typing import Any
 
 from trainyard_contract import CHAMPION, TAG_PREFIX, Tag
 
-from trainyard.mlflow_client import MlflowClient, MlflowError, ModelVersion
+from trainyard.mlflow_client import MlflowClient, MlflowError, ModelVersion, Run
 
 CHALLENGER = "challenger"
+# Tags of a run that say of what code it trained.
+MADE_OF = (Tag.GIT_COMMIT, Tag.IMAGE, Tag.DAG_VERSION)
 # Tag of a version that is or was champion: run key of the run that made it so.
 CHAMPION_BY_TAG = f"{TAG_PREFIX}champion_by"
 # Tags of a version that was champion: until when, and which version came after it.
@@ -155,13 +157,16 @@ async def register(
 
     A run whose tasks were cleared may come with another model: that becomes a version of its own, with the
     same run key. The version is a candidate: it has no alias before `promote`. `models:/m-...` (a logged
-    model) and `runs:/RUN/path` are understood; `tags` go onto the version.
+    model) and `runs:/RUN/path` are understood; `tags` go onto the version, and those of the run that say what
+    trained it.
     """
     await _ensure_model(client, model)
-    source, model_id = await _origin(client, model_uri, run_id)
+    run = await client.get_run(run_id)
+    source, model_id = await _origin(client, model_uri, run)
     known = await _versions_of(client, model, run_key, source)
+    made_of = {tag.removeprefix(TAG_PREFIX): run.tags.get(tag) for tag in MADE_OF}
     version = known[0] if known else await _create_version(client, model, source, model_id, run_id, run_key)
-    await _tag(client, version, tags or {})
+    await _tag(client, version, {**made_of, **(tags or {})})
     return version
 
 
@@ -250,14 +255,14 @@ async def _move_alias(
     await client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
-async def _origin(client: MlflowClient, model_uri: str, run_id: str) -> tuple[str, str | None]:
+async def _origin(client: MlflowClient, model_uri: str, run: Run) -> tuple[str, str | None]:
     """Where the model's files lie, by which a version tells whose it is, and the id of a logged model."""
     if model_uri.startswith("models:/"):
         model_id = model_uri.removeprefix("models:/")
         return await client.get_logged_model_location(model_id), model_id
     if model_uri.startswith("runs:/"):
         artifact = model_uri.removeprefix("runs:/").partition("/")[2]
-        return f"{(await client.get_run(run_id)).artifact_uri}/{artifact}", None
+        return f"{run.artifact_uri}/{artifact}", None
     return model_uri, None
 
 

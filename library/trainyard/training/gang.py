@@ -32,7 +32,10 @@ _CAUSE_PRIORITY = (
 
 
 class GangStatus:
-    """The state of the `nodes` pods of one attempt, by rank; a deleted pod keeps its last known state."""
+    """The state of the `nodes` pods of one attempt, by rank.
+
+    A deleted pod keeps its last known state, also when the Job has made another one for its rank.
+    """
 
     def __init__(self, nodes: int) -> None:
         self.nodes = nodes
@@ -41,9 +44,14 @@ class GangStatus:
 
     def update(self, pods: Iterable[Pod]) -> None:
         """Update the state from the list of all pods that exist now."""
-        current = {_rank(pod): pod for pod in pods}
+        current = {_rank(pod): pod for pod in pods if not self._is_another(pod)}
         self.pods |= current
         self._deleted = self.pods.keys() - current.keys()
+
+    def _is_another(self, pod: Pod) -> bool:
+        """Whether the pod of its rank that was seen has another UID."""
+        seen = self.pods.get(_rank(pod), pod)
+        return seen["metadata"].get("uid") != pod["metadata"].get("uid")
 
     @property
     def scheduled(self) -> int:

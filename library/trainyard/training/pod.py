@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -287,9 +286,6 @@ def _environment(
             env |= job.torchrun_environment("127.0.0.1", 1, request.gpus)
     if request.parent_run_key:
         env[Env.PARENT_RUN_KEY] = request.parent_run_key
-    # The commit of the DAGs, which the airflow image sets.
-    if commit := os.environ.get(Env.GIT_COMMIT):
-        env[Env.GIT_COMMIT] = commit
     return env
 
 

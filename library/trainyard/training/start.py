@@ -13,7 +13,7 @@ from typing import Any
 
 from trainyard.failures import Cause
 from trainyard.kube.client import KubeError
-from trainyard.kube.status import Pod, condition, scheduled_at
+from trainyard.kube.status import Pod, condition, container_status, scheduled_at
 from trainyard.training import job, kueue, outcomes
 from trainyard.training.attempt import Attempt
 from trainyard.training.attempt_pods import POLL_SECONDS, AttemptPods
@@ -27,6 +27,10 @@ from trainyard.training.waiting import StartFailures, WaitingTime
 
 PENDING_POLL_SECONDS = 10  # how often waiting pods are read, in addition to the watch
 QUEUE_POLL_SECONDS = 180  # how often the place in Kueue's queue is told again, in addition to the watch
+UNCLEAR_POLL_SECONDS = (
+    10,
+    30,
+)  # when a queue that never admits is looked at again: quotas change
 TOO_LARGE_SECONDS = 120  # how long an autoscaler may think about a pod that no node has the memory for
 
 
@@ -122,6 +126,7 @@ class Start:
         if not self._pool or not self.queue or self._is_alone:
             return
         seconds: float = POLL_SECONDS
+        unclear = 0  # looks at a queue that never admits
         while True:
             made = await self._kube.watch_job(
                 self._pods.name, lambda each: not kueue.is_suspended(each), seconds
@@ -130,9 +135,14 @@ class Start:
                 break
             workloads = await self._kube.workloads()
             if never := kueue.why_never(made, workloads, self._pool.words, self._team):
-                raise AttemptEnded(Cause.BAD_CONFIG, never)
+                if unclear == len(UNCLEAR_POLL_SECONDS):
+                    raise AttemptEnded(Cause.BAD_CONFIG, never)
+                unclear += 1
+            else:
+                unclear = 0
             await self._check_waiting(kueue.why_queued(made, workloads, self._pool.words, self._team))
-            seconds = self._until_fallback(QUEUE_POLL_SECONDS)
+            poll_seconds = UNCLEAR_POLL_SECONDS[unclear - 1] if unclear else QUEUE_POLL_SECONDS
+            seconds = self._until_fallback(poll_seconds)
         if started := (made or {}).get("status", {}).get("startTime"):
             self.waiting_time.has_nodes([datetime.fromisoformat(started)])
         if made and self._pool.choices:
@@ -168,6 +178,7 @@ class Start:
             "pod_name": self._pods.leader,
             "pod_namespace": self._kube.namespace,
             "node_name": nodes,
+            "image": container_status(pods[0]).get("imageID", ""),
             **({"gpu_pool": self._pool.name} if self._pool else {}),
         }
         await self._shared.announce({**place, "pending": self.waiting_time.resolved_xcom(self._pods.leader)})

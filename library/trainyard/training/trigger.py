@@ -44,6 +44,7 @@ class TrainingPodTrigger(TriggererTask):
         super().__init__(request)
         self._has_mlflow_link = False
         self._gpu_pool = ""  # the one in which the newest attempt runs; "" on a CPU
+        self._image = ""  # that it runs, with its digest; "" where Kubernetes does not say it
         self._keeps_pods = False
 
     def rendered(self, context: Any) -> dict[str, Any]:
@@ -133,31 +134,39 @@ class TrainingPodTrigger(TriggererTask):
         return load_platform().for_dag(self.identity.dag_id)
 
     def _origin_env(self) -> dict[str, str]:
-        """Environment variables for the tags of the MLflow run: the DAG run's URL and the user.
+        """Environment variables for the tags of the MLflow run: the DAG run's URL and version, and the user.
 
         The user is who triggered the run; of a run that nobody triggered, it is the task's owner.
         """
         task = self.identity
         user = getattr(self.context.get("dag_run"), "triggering_user_name", None)
         owner = self.task.owner if self.task else ""
-        return {Env.AIRFLOW_URL: run_url(task.dag_id, task.run_id), Env.USER: user or owner}
+        version = getattr(self.task_instance, "dag_version_id", None)
+        return {
+            Env.AIRFLOW_URL: run_url(task.dag_id, task.run_id),
+            Env.USER: user or owner,
+            **({Env.DAG_VERSION: str(version)} if version else {}),
+        }
 
     async def _announce(self, platform: Platform, request: TrainingRequest, xcoms: Mapping[str, Any]) -> None:
         """Push XComs during the run, and the links that belong to them."""
         link = links.why_pending(self.identity) if "pending" in xcoms else {}
         await self.push({**xcoms, **link})
         if "node_name" in xcoms:
-            self._gpu_pool = xcoms.get("gpu_pool", "")
+            self._gpu_pool, self._image = xcoms.get("gpu_pool", ""), xcoms.get("image", "")
             await self._link_mlflow(platform, request)
 
     async def _link_mlflow(self, platform: Platform, request: TrainingRequest) -> None:
         """Push the link to the MLflow run as soon as the run exists: at the start or at the end.
 
-        Where Kueue has chosen the pool from a list, a pod does not know it, so the run gets the tag here.
+        What a pod does not know becomes a tag here: the digest of the image that trains, and the pool where
+        Kueue has chosen it from a list.
         """
         asked = {request.gpu_pool, self.request.get("escalate_to")}
         is_told_here = self._gpu_pool and asked & platform.pool_lists.keys()
         tags = {Tag.GPU_POOL: self._gpu_pool} if is_told_here else {}
+        if self._image and request.step == "train":
+            tags[Tag.IMAGE] = self._image
         if not self._has_mlflow_link or tags:
             task = self.identity
             key = run_key_of(request, task)

@@ -13,6 +13,7 @@ from airflow.sdk import AssetOrTimeSchedule
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError
 from batch_inference import dag, only_on_schedule
 from trainyard.assets import champion
+from trainyard_contract import NO_SPLIT
 
 
 def test_it_runs_by_time_and_by_promotion() -> None:
@@ -58,6 +59,11 @@ def test_data_is_loaded_beside_the_model() -> None:
     predict = dag.get_task("predict")
     assert {"load.data.validate", "load.data.features", "load.load_champion"} <= predict.upstream_task_ids
     assert predict.downstream_task_ids == {"summary"}
+
+
+def test_data_to_predict_is_not_split() -> None:
+    request = dag.get_task("load.data.validate").start_trigger_args.trigger_kwargs["request"]
+    assert request["step_params"]["split"] == NO_SPLIT
 
 
 def test_predictions_lie_by_day_and_version() -> None:

@@ -33,6 +33,12 @@ def test_cleaning_runs_beside_feature_engineering() -> None:
     assert "tuning.candidates" in downstream("data.features")
 
 
+def test_the_split_that_is_checked_is_the_one_that_is_made() -> None:
+    assert dag.params["split"] == "time"
+    for task_id in ("data.validate", "data.preprocess"):
+        assert request_of(task_id)["step_params"]["split"] == "{{ params.split }}"
+
+
 def test_nine_settings_are_mapped_over_gpu_pods() -> None:
     assert dag.params["space"] == SPACE
     assert request_of("tuning.candidates")["arguments"]["space"] == "{{ params.space }}"
@@ -86,7 +92,7 @@ def test_it_can_trigger_the_inference() -> None:
     ("name", "value"),
     [
         *(("threshold", -0.1), ("threshold", 2), ("min_improvement", -2)),
-        *(("model_name", "a/b"), ("epochs", 0)),
+        *(("model_name", "a/b"), ("epochs", 0), ("split", "none"), ("split", "")),
         *(("space", {}), ("space", {"hidden": []}), ("space", {"hidden": {"low": 1, "high": 9}})),
     ],
 )

@@ -64,6 +64,16 @@ def test_each_model_has_its_data(params: dict[str, Any], expected: str) -> None:
     assert rendered == {"dataset": expected}
 
 
+def test_the_split_is_the_models_own_unless_a_run_says_otherwise() -> None:
+    assert PARAMS["split"].resolve() == ""
+    assert PARAMS["split"].resolve("group") == "group"
+    for task_id in ("data.validate", "data.preprocess"):
+        request = dag.get_task(task_id).start_trigger_args.trigger_kwargs["request"]
+        for split in ("", "group"):
+            context = {"params": {"split": split}, "ti": None}
+            assert render({"split": request["step_params"]["split"]}, context) == {"split": split}
+
+
 @pytest.mark.parametrize(
     "space",
     [

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[3]
 LOCKS = ROOT / "images/airflow"
 HOME = Path(os.environ.get("TRAINYARD_HOME") or Path.home() / ".cache/trainyard")
 UV = shutil.which("uv") or str(HOME / "uv-venv/bin/uv")
+# What only the image's Python needs, which is newer than that of the tests.
+NEWER = "pyyaml-ft\n"
 UV_ENVIRONMENT = {"UV_CACHE_DIR": str(HOME / "uv"), **os.environ}
 
 
@@ -58,7 +60,9 @@ def make_environment(directory: Path, lock: Path) -> Path:
     """Make a virtual environment of exactly the locked packages; return its directory of programs."""
     python = directory / "bin/python"
     uv("venv", "--quiet", "--python", sys.executable, directory)
-    install = ("pip", "install", "--quiet", "--python", python, "--no-deps", "--require-hashes", "-r", lock)
+    (directory / "excludes.txt").write_text(NEWER)
+    options = ("--no-deps", "--require-hashes", "--excludes", directory / "excludes.txt")
+    install = ("pip", "install", "--quiet", "--python", python, *options, "-r", lock)
     try:
         uv(*install, "--offline")  # they are in the cache that the tests' own environment was made from
     except subprocess.CalledProcessError:

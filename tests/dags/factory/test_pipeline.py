@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk import DAG, Asset
 from airflow.sdk.definitions._internal.templater import create_template_env
 from airflow.sdk.definitions.param import ParamValidationError
-from test_spec import LEAST
+from test_spec import LEAST, ROOT
 from trainyard.alerts.callbacks import on_failure, on_success
 from trainyard.assets import DATE
 from trainyard.factory import pipeline as pipelines
@@ -54,6 +54,19 @@ def test_features_are_computed_beside_the_cleaning(platform: Platform) -> None:
     assert after(dag, "train") == {"preprocess", "features"}
     for task_id in ("train", "evaluate"):
         assert "task_ids='features', key='dataset'" in request_of(dag, task_id)["step_params"]["features_uri"]
+
+
+def test_the_steps_of_the_data_get_the_split(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "images/trainer/src"))
+    from trainyard_trainer.params import COMMON, complete
+
+    assert set(request_of(pipeline(platform), "validate")["step_params"]) == {"model", "date"}
+    dag = pipeline(platform, "split: {by: group, column: household, max_repeated: 0.1}")
+    for task_id in ("validate", "preprocess"):
+        given = request_of(dag, task_id)["step_params"]
+        known = complete({**given, "date": "2026-11-28"}, COMMON)
+        assert (known["split"], known["split_column"], known["max_repeated"]) == ("group", "household", 0.1)
+    assert "split" not in request_of(dag, "train")["step_params"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_the_least_file_gets_the_defaults_of_the_schema() -> None:
     assert (spec.dag_id, spec.model, spec.owner) == ("churn_training", "churn", "ml-platform")
     assert spec.registered_as == "churn"
     assert (spec.schedule, spec.asset, spec.features, spec.image) == (None, None, False, None)
-    assert (spec.approval, spec.deploy) == (None, None)
+    assert (spec.approval, spec.deploy, spec.split) == (None, None, {})
     assert (spec.train.gpus, spec.train.deadline) == (1, timedelta(hours=2))
     assert spec.gate.min_improvement == 0.005
     assert (spec.retries, spec.timeout, spec.max_active_runs) == (2, timedelta(hours=12), 1)
@@ -61,6 +62,7 @@ tags: [cards]
 schedule: {asset: "s3://incoming/transactions"}
 data: file:///data/incoming/transactions/date={date}
 features: true
+split: {by: time, column: paid_at, max_repeated: 0.05}
 image: team.example:5000/trainer:1.2.0
 train:
   pool: spot
@@ -71,7 +73,10 @@ train:
   resources: {requests: {cpu: 1, memory: 1Gi}, limits: {cpu: 500m}}
   shared_memory_size: 8Gi
   deadline: 1d
-  params: {epochs: 3, batch_size: 32, learning_rate: 1e-3, seed: 1, hidden: 8, dropout: 0, weight_decay: 0.1}
+  params:
+    {epochs: 3, batch_size: 32, learning_rate: 1e-3, seed: 1, hidden: 8, dropout: 0, weight_decay: 0.1,
+     schedule: cosine, warmup: 0.1, max_gradient_norm: 1, accumulate: 2, precision: bfloat16,
+     deterministic: false}
 gate: {metric: average_precision, minimum: 0.5, min_improvement: 0}
 approval: {timeout: 2h, approvers: [anna, 2]}
 deploy: {replicas: 2}
@@ -83,9 +88,11 @@ timeout: 2d
     )
     assert (spec.name, spec.model, spec.asset) == ("churn", "fraud", "s3://incoming/transactions")
     assert spec.registered_as == "cards"
+    assert spec.split == {"by": "time", "column": "paid_at", "max_repeated": 0.05}
     assert spec.train.resources["requests"] == {"cpu": "1", "memory": "1Gi"}
     assert (spec.train.shared_memory_size, spec.train.scratch_size) == ("8Gi", None)
-    assert spec.train.params["learning_rate"] == 0.001
+    params = spec.train.params
+    assert (params["learning_rate"], params["schedule"], params["deterministic"]) == (0.001, "cosine", False)
     assert spec.approval == ApprovalSettings(timedelta(hours=2), ("anna", "2"))
     assert (spec.deploy, spec.notify, spec.max_active_runs) == (DeploySettings(2), "always", 2)
     assert spec.timeout == timedelta(days=2)
@@ -106,6 +113,10 @@ def test_true_means_the_defaults() -> None:
         ("retries: 11", "5:1 retries: 11 is more than 10"),
         ("retries:", "5:1 retries: expected a whole number, got nothing"),
         ("features: maybe", "5:1 features: expected true or false, got the text 'maybe'"),
+        ("split: {by: month}", "5:9 split.by: 'month' is none of random, time, group"),
+        ("split: {column: day}", "5:1 split: by is missing; add split.by"),
+        ("split: {by: time, column: '{{ ds }}'}", "5:19 split.column: the text '{{ ds }}' does not fit"),
+        ("split: {by: time, max_repeated: 2}", "5:19 split.max_repeated: 2 is more than 1"),
         ("tags: [a, 1]", "5:11 tags[1]: expected text, got the number 1"),
         ("owner: yes", "5:1 owner: expected text, got true"),
         ("timeout: 12", "5:1 timeout: expected text, got the number 12"),
@@ -272,12 +283,31 @@ def test_what_is_resumed_elsewhere_goes_to_the_default_pool(platform: Platform) 
     assert (train.pool, train.escalate_to) == ("spot", "ondemand")
 
 
+def limits_of(key: Mapping[str, Any]) -> tuple[Any, ...]:
+    if key["type"] in ("integer", "number"):
+        return key["minimum"], key["maximum"]
+    return tuple(key.get("enum", (key["type"],)))
+
+
+def limits_in_trainer(param: Any) -> tuple[Any, ...]:
+    if isinstance(param.default, bool):
+        return ("boolean",)
+    return param.choices if isinstance(param.default, str) else (param.low, param.high)
+
+
 def test_the_schema_has_the_bounds_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "images/trainer/src"))
     from trainyard_trainer.params import COMMON
 
+    split = schema()["properties"]["split"]["properties"]
+    repeated = COMMON["max_repeated"]
+    assert (split["max_repeated"]["minimum"], split["max_repeated"]["maximum"]) == (
+        repeated.low,
+        repeated.high,
+    )
+    assert ("", *split["by"]["enum"], "none") == COMMON["split"].choices
     known = schema()["properties"]["train"]["properties"]["params"]["properties"]
     for name in known.keys() & COMMON.keys():
-        assert (known[name]["minimum"], known[name]["maximum"]) == (COMMON[name].low, COMMON[name].high), name
+        assert limits_of(known[name]) == limits_in_trainer(COMMON[name]), name
     # The others are a model's own, which only numpy and torch can load.
     assert known.keys() - COMMON.keys() == {"hidden", "dropout", "weight_decay"}

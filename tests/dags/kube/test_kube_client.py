@@ -31,7 +31,7 @@ def with_pod(use: Any) -> Any:
             await kube.create_job(JOB)
             return await use(kube, POD)
 
-    return asyncio.run(asyncio.wait_for(serve(), 20))
+    return asyncio.run(asyncio.wait_for(serve(), 120))
 
 
 def test_creating_a_job_again_returns_the_one_that_exists() -> None:
@@ -75,7 +75,7 @@ def test_a_call_is_made_again_while_the_server_is_away_or_knows_nobody(
                 patch.setattr(client.asyncio, "sleep", sleep)
                 return await kube.get(POD)
 
-    pod = asyncio.run(asyncio.wait_for(read(), 20))
+    pod = asyncio.run(asyncio.wait_for(read(), 120))
     assert pod and pod["metadata"]["name"] == POD
     told = [record.message for record in caplog.records if record.levelname == "WARNING"]
     seconds = client.RIGHTS_SECONDS if code < 429 else client.RETRY_SECONDS
@@ -103,7 +103,7 @@ def test_what_may_not_be_created_is_an_error_at_once() -> None:
             await kube.create_job(JOB)
 
     with pytest.raises(client.KubeError, match="403"):
-        asyncio.run(asyncio.wait_for(create(), 5))
+        asyncio.run(asyncio.wait_for(create(), 120))
 
 
 def test_a_log_that_cannot_be_read_has_no_lines() -> None:
@@ -137,7 +137,7 @@ def test_a_watch_shows_what_there_is_and_every_change() -> None:
             await kube.watch("a=b", until, 10)
             await kube.watch("a=c", until, 10)  # which it is at once: there are none
 
-    asyncio.run(asyncio.wait_for(watch(), 5))
+    asyncio.run(asyncio.wait_for(watch(), 120))
     assert shown[0] == ["Running"] and ["Failed"] in shown and shown[-2:] == [[], []]
 
 

@@ -77,7 +77,7 @@ def looks(
             assert set(asked) <= {UUID(identity.uid), UUID(int=0)}
             return server
 
-        return asyncio.run(asyncio.wait_for(look(), 20))
+        return asyncio.run(asyncio.wait_for(look(), 120))
 
     return _look
 
@@ -197,7 +197,7 @@ def test_patience_with_one_namespace_is_not_lost_over_another(
                 await asyncio.sleep(pause)
             assert (one.pods, other.pods) == ({}, {})
 
-    asyncio.run(asyncio.wait_for(look(), 20))
+    asyncio.run(asyncio.wait_for(look(), 120))
 
 
 def has_no_try(path: Path) -> Database:
@@ -250,7 +250,7 @@ def test_a_namespace_that_gives_no_answer_does_not_stop_the_others(
             runs.cancel()
             assert server.pods == {}
 
-    asyncio.run(asyncio.wait_for(look(), 20))
+    asyncio.run(asyncio.wait_for(look(), 120))
     assert "at namespace ml-training, ml-vision" in caplog.text
     first = next(record.getMessage() for record in caplog.records if "nothing out" in record.getMessage())
     assert first.startswith("this look at namespace ml-training ") and told in first

@@ -50,6 +50,16 @@ def test_better_replaces_and_no_better_challenges(client: mlflow.MlflowClient, m
     assert {"trainyard.reason", "trainyard.decided_at", "trainyard.f1_macro"} <= set(now.tags)
 
 
+def test_a_version_tells_what_trained_it(client: mlflow.MlflowClient, model: str) -> None:
+    about = trained(client, 0.95)
+    tags = {"trainyard.git_commit": "c", "trainyard.image": "i@sha256:1", "trainyard.dag_version": "v"}
+    for key, value in {**tags, "trainyard.device": "cpu"}.items():
+        client.set_tag(about["run_id"], key, value)
+    version = ask(client, registry.register, model=model, run_key="k", **about)
+    found = client.get_model_version(model, str(version.version)).tags
+    assert found == {**tags, "trainyard.run_key": "k"}
+
+
 def test_a_repeated_run_keeps_its_version_and_its_alias(client: mlflow.MlflowClient, model: str) -> None:
     about = trained(client, 0.95)
     first = run(client, model, "k", 0.95, about)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from dag_store import store_dags
 
 PASSWORD = "secret"
 ROLES = {"ada": "vision", "bob": "text", "eve": "User"}
@@ -100,21 +101,12 @@ def roles() -> dict[str, list[str]]:
 
 def sync() -> dict[str, Any]:
     """Store the DAGs as the dag-processor does; which have import errors, and what roles may do with DAGs."""
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
     from airflow.models.dag import DagModel
     from airflow.models.errors import ParseImportError
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    manager = DagBundlesManager()
-    with create_session() as session:
-        manager.sync_bundles_to_db(session=session)
-    (bundle,) = manager.get_all_dag_bundles()
-    bundle.initialize()
-    bag = BundleDagBag(dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
-    assert not bag.import_errors, bag.import_errors
-    sync_bag_to_db(bag, bundle.name, bundle.version)
+    store_dags()
     with create_session() as session:
         errors = {each.filename: each.stacktrace for each in session.scalars(select(ParseImportError))}
         stale = list(session.scalars(select(DagModel.dag_id).where(DagModel.is_stale)))

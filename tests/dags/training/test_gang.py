@@ -21,6 +21,7 @@ def pod(
     node: str = "node",
     runs: bool = False,
     deleted: bool = False,
+    uid: str = "first",
 ) -> dict[str, Any]:
     """A gang's pod: ended with a code, running, or waiting."""
     state: dict[str, Any] = {"running": {}} if runs else {}
@@ -29,6 +30,7 @@ def pod(
     return {
         "metadata": {
             "name": f"job-{rank}-abcde",
+            "uid": uid,
             "annotations": {INDEX: str(rank)},
             **({"deletionTimestamp": DELETED} if deleted else {}),
         },
@@ -121,3 +123,14 @@ def test_what_is_left_is_what_may_still_write() -> None:
     assert [entry["metadata"]["name"] for entry in found.unfinished()] == ["job-0-abcde"]
     found.update([])
     assert found.unfinished() == []
+
+
+@pytest.mark.parametrize("again", [[0, 1], [1, 0]])
+def test_a_pod_that_the_job_has_made_anew_has_not_taken_the_place_of_the_one_before(again: list[int]) -> None:
+    """Also where the triggerer did not see that the other was deleted."""
+    first = [pod(0, runs=True), pod(1, runs=True)]
+    replaced = seen(first, [pod(rank, uid="second", runs=True) for rank in again])
+    assert replaced.has_ended and replaced.unfinished() == []
+    assert [each["metadata"]["uid"] for each in replaced.pods.values()] == ["first"] * 2
+    both = seen(first, [*first, pod(0, uid="second")])
+    assert not both.has_ended and both.unfinished() == first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -118,7 +118,7 @@ def play(
                 run = JobRun(shared, alert)
                 return Story(await run.run(), server, run, xcoms, alerts)
 
-        return asyncio.run(asyncio.wait_for(tell(), 20))
+        return asyncio.run(asyncio.wait_for(tell(), 120))
 
     return _play
 
@@ -436,15 +436,21 @@ def test_what_no_queue_can_ever_admit_is_not_queued(play: Callable[..., Story]) 
 VISION = {"vision": Team("vision", "ml-vision", ("digits_*",))}
 
 
+def admitted_after(message: str) -> Callable[[ApiServer, str], Awaitable[None]]:
+    """Kueue says `message` of a Job, and admits it when the Job is looked at again."""
+
+    async def tell(server: ApiServer, job: str) -> None:
+        if server.workloads:
+            await server.suspend(job, False)
+        queued(server, job, message)
+
+    return tell
+
+
 def test_a_team_that_waits_is_named(play: Callable[..., Story], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "QUEUE_POLL_SECONDS", 0.05)
 
-    async def goes_on(server: ApiServer, job: str) -> None:
-        if server.workloads:
-            await server.suspend(job, False)
-        queued(server, job, WAITS)
-
-    story = play(succeeds, queue="spot", when_told=goes_on, teams=VISION)
+    story = play(succeeds, queue="spot", when_told=admitted_after(WAITS), teams=VISION)
     assert story.outcome.cause is Cause.SUCCESS
     reasons = [pending["reason"] for pending in story.pushed("pending")]
     assert f"0 of 1 GPUs free in pool spot for team vision; position 1 of 1 ({WAITS})" in reasons
@@ -456,6 +462,7 @@ def test_what_the_team_may_never_have_is_not_waited_for(
 ) -> None:
     """The pool has so many GPUs, but the team may not borrow."""
     monkeypatch.setattr(start, "QUEUE_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(start, "UNCLEAR_POLL_SECONDS", (0.05, 0.05))
 
     async def says_never(server: ApiServer, job: str) -> None:
         queued(server, job, f"{WAITS.partition(',')[0]}, request > maximum capacity (0)")
@@ -464,6 +471,19 @@ def test_what_the_team_may_never_have_is_not_waited_for(
     story = play(queue="spot", when_told=says_never, teams=VISION, **plan)
     assert (story.outcome.cause, story.attempts) == (Cause.BAD_CONFIG, [])
     assert "it asks for 1 GPUs of pool spot, of which team vision may have 0 at most" in story.outcome.message
+
+
+def test_a_queue_whose_quota_changes_is_looked_at_again(
+    play: Callable[..., Story], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has none for a moment, as when a list of pools gets another member."""
+    monkeypatch.setattr(start, "QUEUE_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(start, "UNCLEAR_POLL_SECONDS", (0.05, 20))
+    never = f"{WAITS.partition(',')[0]}, request > maximum capacity (0)"
+
+    story = play(succeeds, queue="spot", when_told=admitted_after(never), teams=VISION)
+    assert story.outcome.cause is Cause.SUCCESS
+    assert any(never in pending["reason"] for pending in story.pushed("pending"))
 
 
 def test_a_cpu_takes_over_from_the_queue(play: Callable[..., Story]) -> None:

@@ -49,6 +49,7 @@ def test_its_mlflow_run_is_the_users_or_else_the_owners(triggered_by: str | None
     for task_id in ("plain", "mapped"):
         ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, try_number=1, id=uuid4())
         ti.task = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task(task_id)
+        ti.dag_version_id = uuid4()
         trigger = TrainingPodTrigger({})
         trigger.task_instance = ti
         dag_run = SimpleNamespace(triggering_user_name=triggered_by)
@@ -56,6 +57,7 @@ def test_its_mlflow_run_is_the_users_or_else_the_owners(triggered_by: str | None
         assert trigger._origin_env() == {
             "TRAINYARD_AIRFLOW_URL": "http://localhost:8080/dags/d/runs/r",
             "TRAINYARD_USER": user,
+            "TRAINYARD_DAG_VERSION": str(ti.dag_version_id),
         }
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from airflow.sdk import DAG
 from api_server import ApiServer, Pod, kubeconfig
 from conftest import PLATFORM_FILE
 from kubernetes_asyncio.config import kube_config
 from mlflow import MlflowClient
+from told import Told, training_of, trigger_of
 from trainyard.factory.spec import DocumentError, parse_spec
 from trainyard.naming import TaskIdentity
 from trainyard.params import pool_param
@@ -25,12 +22,11 @@ from trainyard.platform import Platform, PlatformError, load_platform
 from trainyard.stock_operators.arguments import gpu_arguments
 from trainyard.training import attempt_pods, attempt_run, kueue, start
 from trainyard.training.attempt import Attempt
-from trainyard.training.operator import TrainingPodOperator
 from trainyard.training.pod import RequestError, TrainingRequest, build_pod
-from trainyard.training.trigger import TrainingPodTrigger
 
 LONG = timedelta(days=10_000)
 GPU_POOL = "trainyard.gpu_pool"
+IMAGE = "registry/trainer@sha256:1"
 LISTS = {"cheapest": {"pools": ["spot", "ondemand"], "airflowPool": "gpu-cheapest", "queue": "cheapest"}}
 MODEL = """
 description: Digits
@@ -182,46 +178,20 @@ def test_what_is_too_much_for_each_pool_is_told(listed: Platform) -> None:
 # ---- a try, from its trigger on
 
 
-class Told(TrainingPodTrigger):
-    """A trigger that keeps the XComs which it pushes."""
-
-    xcoms: list[dict[str, Any]]
-
-    async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
-        self.xcoms.append(dict(xcoms))
-
-    def pushed(self, key: str) -> list[Any]:
-        return [each[key] for each in self.xcoms if key in each]
-
-
-def trigger_of(dag_id: str, **arguments: Any) -> Told:
-    with DAG(dag_id, schedule=None):
-        operator = TrainingPodOperator(
-            task_id="train",
-            step="train",
-            dataset="file:///data/x",
-            output_uri="file:///checkpoints/m",
-            gpu_pool="cheapest",
-            deadline=timedelta(hours=1),
-            queue_timeout=LONG,  # the server's objects are old
-            startup_timeout=LONG,
-            **arguments,
-        )
-    assert operator.pool == "gpu-cheapest"
-    trigger, trigger_args = Told({}), operator.start_trigger_args
-    ids = {"dag_id": dag_id, "run_id": "r", "task_id": "train", "map_index": -1, "try_number": 1}
-    trigger.task_instance = SimpleNamespace(**ids, id=uuid4(), task=None)
-    trigger.request, trigger.xcoms = dict((trigger_args.trigger_kwargs or {})["request"]), []
-    trigger.render_template_fields({"ti": trigger.task_instance})
-    return trigger
+def listing(dag_id: str, **arguments: Any) -> Told:
+    """The trigger of a training that names the list. The server's objects are old."""
+    training = training_of(dag_id, "cheapest", queue_timeout=LONG, startup_timeout=LONG, **arguments)
+    assert training.pool == "gpu-cheapest"
+    return trigger_of(training)
 
 
 class Kueue(ApiServer):
     """Admits each Job at once, to the pools in turn, and is asked to preempt it."""
 
-    def __init__(self, fate: Any, *pools: str) -> None:
+    def __init__(self, fate: Any, *pools: str, pause: float = 0.3) -> None:
         super().__init__(fate)
         self.turns = iter(pools)
+        self.pause = pause  # seconds between preemption and the next turn
 
     async def _create_job(self, request: Any) -> Any:
         answer = await super()._create_job(request)
@@ -239,7 +209,7 @@ class Kueue(ApiServer):
         (name,) = self.jobs
         del self.jobs[name]["spec"]["template"]["spec"]["nodeSelector"]
         await self.suspend(name, True)
-        asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(self.admit()))
+        asyncio.get_running_loop().call_later(self.pause, lambda: asyncio.ensure_future(self.admit()))
 
 
 async def _succeeds(server: ApiServer, pod: Pod) -> None:
@@ -265,7 +235,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str) -> A
                 monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", location)
                 assert await trigger.work() == {"f1": 0.9}
 
-        asyncio.run(asyncio.wait_for(work(), 20))
+        asyncio.run(asyncio.wait_for(work(), 120))
 
     return _train
 
@@ -284,7 +254,7 @@ def tags(client: MlflowClient) -> Any:
 
 @pytest.mark.parametrize("pool", ["spot", "ondemand"])
 def test_the_pool_that_it_got_is_recorded(train: Any, tags: Any, model: str, pool: str) -> None:
-    trigger = trigger_of(model)
+    trigger = listing(model)
     read = tags(trigger)
     train(server := Kueue(_succeeds, pool), trigger)
     (job,) = server.jobs.values()
@@ -293,31 +263,34 @@ def test_the_pool_that_it_got_is_recorded(train: Any, tags: Any, model: str, poo
     assert read()[GPU_POOL] == pool
 
 
-def test_a_preempted_training_may_come_back_elsewhere(train: Any, tags: Any, model: str) -> None:
+@pytest.mark.parametrize("pause", [0.3, 0.0], ids=["", "before it is looked at"])
+def test_a_preempted_training_may_come_back_elsewhere(
+    train: Any, tags: Any, model: str, pause: float
+) -> None:
     seen: list[str] = []
 
     async def is_preempted_once(server: Kueue, pod: Pod) -> None:
-        if seen:
-            return await _succeeds(server, pod)
-        seen.append(pod["metadata"]["name"])
-        running = [{"name": "trainer", "state": {"running": {}}}]
-        await server.change(
-            pod["metadata"]["name"], node="node-1", phase="Running", containerStatuses=running
-        )
-        preemptions.append(asyncio.ensure_future(preempted_once_it_is_seen_to_run()))
+        name = pod["metadata"]["name"]
+        seen.append(name)
+        running = [{"name": "trainer", "imageID": IMAGE, "state": {"running": {}}}]
+        await server.change(name, node="node-1", phase="Running", containerStatuses=running)
+        fates.append(asyncio.ensure_future(ends_once_it_is_seen_to_run(pod, len(seen))))
 
-    async def preempted_once_it_is_seen_to_run() -> None:
-        while not trigger.pushed("gpu_pool"):
+    async def ends_once_it_is_seen_to_run(pod: Pod, number: int) -> None:
+        while len(trigger.pushed("gpu_pool")) < number:
             await asyncio.sleep(0.05)
-        await server.preempt()
+        if number == 1:
+            await server.preempt()
+        else:
+            await _succeeds(server, pod)
 
-    preemptions: list[asyncio.Future[None]] = []
-    trigger = trigger_of(model, max_preemptions=0)
+    fates: list[asyncio.Future[None]] = []
+    trigger = listing(model, max_preemptions=0)
     read = tags(trigger)
-    server = Kueue(is_preempted_once, "spot", "ondemand")
+    server = Kueue(is_preempted_once, "spot", "ondemand", pause=pause)
     train(server, trigger)
     assert trigger.pushed("gpu_pool") == ["spot", "ondemand"]
-    assert read()[GPU_POOL] == "ondemand"
+    assert (read()[GPU_POOL], read()["trainyard.image"]) == ("ondemand", IMAGE)
     assert {Attempt.of_pod(pod).number for pod in server.created} == {1}
 
 
@@ -327,7 +300,7 @@ def test_reclaims_escalate_from_a_list_to_a_pool(train: Any, tags: Any, model: s
             return await _succeeds(server, pod)
         await server.run(pod["metadata"]["name"], exit_code=143)
 
-    trigger = trigger_of(model, escalate_to="ondemand", escalate_after=1)
+    trigger = listing(model, escalate_to="ondemand", escalate_after=1)
     read = tags(trigger)
     train(server := Kueue(is_reclaimed_once, "spot", "ondemand"), trigger)
     assert [Attempt.of_pod(pod).gpu_pool for pod in server.created] == ["cheapest", "ondemand"]
@@ -336,7 +309,7 @@ def test_reclaims_escalate_from_a_list_to_a_pool(train: Any, tags: Any, model: s
 
 
 def test_what_no_pool_of_the_list_has_is_not_queued(train: Any, model: str) -> None:
-    server, trigger = Kueue(_succeeds), trigger_of(model, nodes=3)
+    server, trigger = Kueue(_succeeds), listing(model, nodes=3)
     with pytest.raises(Exception, match=r"3 GPUs of pool spot or ondemand of list cheapest, which has 2 \("):
         train(server, trigger)
     assert server.jobs == {}

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-from uuid import uuid4
 
 import pytest
-from airflow.sdk import DAG
 from api_server import ApiServer, Pod, kubeconfig
 from conftest import PLATFORM_FILE
 from kubernetes_asyncio.config import kube_config
+from told import training_of, trigger_of
 from trainyard.training import attempt_pods, attempt_run, start
-from trainyard.training.operator import TrainingPodOperator
-from trainyard.training.trigger import TrainingPodTrigger
 
 TEAMS = {"vision": {"namespace": "ml-vision", "dags": ["vision_*"]}}
 TEAM = "trainyard.dev/team"
@@ -38,34 +31,6 @@ def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
 
 
-class Told(TrainingPodTrigger):
-    """A trigger that keeps the XComs which it pushes."""
-
-    xcoms: dict[str, Any]
-
-    async def push(self, xcoms: Mapping[str, Any], mapped_length: int | None = None) -> None:
-        self.xcoms.update(xcoms)
-
-
-def trigger_of(dag_id: str) -> Told:
-    """The trigger of a training in this DAG, as a triggerer gets it."""
-    with DAG(dag_id, schedule=None):
-        operator = TrainingPodOperator(
-            task_id="train",
-            step="train",
-            dataset="file:///data/x",
-            output_uri="file:///checkpoints/m",
-            gpu_pool="ondemand",
-            deadline=timedelta(hours=1),
-        )
-    trigger, trigger_args = Told({}), operator.start_trigger_args
-    ids = {"dag_id": dag_id, "run_id": "r", "task_id": "train", "map_index": -1, "try_number": 1}
-    trigger.task_instance = SimpleNamespace(**ids, id=uuid4(), task=None)
-    trigger.request, trigger.xcoms = dict((trigger_args.trigger_kwargs or {})["request"]), {}
-    trigger.render_template_fields({"ti": trigger.task_instance})
-    return trigger
-
-
 @pytest.mark.parametrize(
     ("dag_id", "namespace", "labels"),
     [("vision_training", "ml-vision", {TEAM: "vision"}), ("other", "ml-training", {})],
@@ -82,7 +47,7 @@ def test_a_training_is_in_the_namespace_of_its_dags_team(
         await server.run(pod["metadata"]["name"], exit_code=0, message='{"f1": 0.9}')
 
     async def train() -> None:
-        server, trigger = ApiServer(succeeds, namespace), trigger_of(dag_id)
+        server, trigger = ApiServer(succeeds, namespace), trigger_of(training_of(dag_id, "ondemand"))
         async with server.serve() as kube:  # which knows no other namespace
             # The client has read KUBECONFIG's value when it was imported.
             monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig(kube, tmp_path)))
@@ -92,8 +57,8 @@ def test_a_training_is_in_the_namespace_of_its_dags_team(
             for made in (job, *server.created):
                 found = made["metadata"]["labels"]
                 assert {key: each for key, each in found.items() if key == TEAM} == labels
-            assert trigger.xcoms["pod_namespace"] == namespace
+            assert trigger.pushed("pod_namespace") == [namespace]
             await trigger.abandon()
             assert (server.jobs, server.pods) == ({}, {})
 
-    asyncio.run(asyncio.wait_for(train(), 20))
+    asyncio.run(asyncio.wait_for(train(), 120))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from airflow_command import run_script
 
 HERE = Path(__file__).parent / "in_airflow"
 ROOT = Path(__file__).parents[3]
@@ -29,26 +27,14 @@ def database(logs: Path, mlflow_uri: str) -> dict[str, Any]:
     platform = json.loads(PLATFORM_FILE.read_text())
     platform["training"]["trackingUri"] = mlflow_uri
     (logs / "platform.json").write_text(json.dumps(platform))
-    env = {
-        **os.environ,
-        "AIRFLOW_HOME": str(logs),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # no event starts a DAG that is paused
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{logs}/airflow.db",
-        "TRAINYARD_PLATFORM": str(logs / "platform.json"),
-    }
     conf = {"evaluation": evaluation(mlflow_uri), "model": MODEL}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "run.py"), json.dumps(conf)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
+    return run_script(
+        logs,
+        HERE / "run.py",
+        json.dumps(conf),
+        AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",  # no event starts a DAG that is paused
+        TRAINYARD_PLATFORM=str(logs / "platform.json"),
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
-    found: dict[str, Any] = json.loads((logs / "found.json").read_text())
-    return found
 
 
 def evaluation(uri: str) -> dict[str, Any]:

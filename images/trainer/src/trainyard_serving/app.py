@@ -1,6 +1,8 @@
 """The HTTP API: MLflow's scoring protocol, and what the platform needs in addition.
 
 POST /invocations   predict: {"inputs": ...}, {"instances": ...}, {"dataframe_split": ...}, CSV
+                    400 no JSON; 422 not what the model's signature says; 503 busy, with Retry-After;
+                    504 not answered in MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT seconds, 60 by default
 GET  /ping          200 while the process runs
 GET  /ready         200 when the model is loaded and has passed its smoke test
 GET  /version       {"model": ..., "version": ..., "mlflow": ...}
@@ -9,18 +11,22 @@ GET  /example       a valid request for /invocations; 404 when the model has non
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 from trainyard_contract import VERSION_HEADER, ServingPath
 from trainyard_trainer import log
 
-from trainyard_serving.model import Model
+from trainyard_serving.model import Model, cause_of
 
 MAX_BODY_BYTES = 32 * 1024 * 1024  # a body is held in memory, as JSON several times its size
+AT_ONCE = 32  # requests; those above asyncio's number of threads (CPUs + 4) wait for one
 _PROBES = {ServingPath.PING, ServingPath.READY}
 
 Message = MutableMapping[str, Any]
@@ -32,9 +38,20 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 def create(model: Model) -> App:
     """Return the application for a model that is loaded and tested: it is ready at once."""
     import mlflow
-    from mlflow.pyfunc import scoring_server
+    from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
     app = FastAPI(openapi_url=None)
+    schema = model.pyfunc.metadata.get_input_schema()
+    patience = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+    running: set[asyncio.Task[Response]] = set()
+
+    async def answer(request: Request) -> Response:
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+        return await asyncio.to_thread(_answer, model.pyfunc, schema, body, content_type)
+
+    @app.get(ServingPath.PING)
+    async def ping() -> dict[str, bool]:
+        return {"alive": True}
 
     @app.get(ServingPath.READY)
     async def ready() -> dict[str, bool]:
@@ -50,8 +67,50 @@ def create(model: Model) -> App:
             return JSONResponse({"error": "the model has no example"}, status_code=404)
         return JSONResponse(model.example)
 
-    app.mount("/", scoring_server.init(model.pyfunc))
+    @app.post(ServingPath.INVOCATIONS)
+    async def invocations(request: Request) -> Response:
+        if len(running) >= AT_ONCE:
+            text = f"{AT_ONCE} requests are being answered; try again, or deploy more replicas"
+            return JSONResponse({"error": text}, status_code=503, headers={"Retry-After": "1"})
+        task = asyncio.create_task(answer(request))
+        running.add(task)  # until it ends: nothing can end a thread that computes
+        task.add_done_callback(running.discard)
+        await asyncio.wait([task], timeout=patience)
+        if task.done():
+            return task.result()
+        text = f"not answered within {patience} s; send fewer rows, or deploy more replicas"
+        return JSONResponse({"error": text}, status_code=504)
+
     return _Middleware(app, model.version)
+
+
+def _answer(pyfunc: Any, schema: Any, body: bytes, content_type: str) -> Response:
+    """Predict what a body says. An error tells the client what is wrong with it, no more."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc import scoring_server
+
+    try:
+        answer = scoring_server.invocations(body, content_type, pyfunc, schema)
+    except MlflowException as error:
+        if cause := cause_of(error):
+            log.warning("prediction_failed", reason=cause)
+        # MLflow puts the whole input before what is wrong with it.
+        text = error.message.rpartition("Error: ")[2]
+        return JSONResponse({"error": text}, status_code=422 if _is_json(body, content_type) else 400)
+    if answer.status != HTTPStatus.OK:
+        return JSONResponse({"error": answer.response}, status_code=answer.status)
+    return Response(answer.response, media_type=answer.mimetype)
+
+
+def _is_json(body: bytes, content_type: str) -> bool:
+    """Whether a body is what its type says; of other types than JSON nothing is known."""
+    if "json" not in content_type:
+        return True
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
 
 
 class _Middleware:

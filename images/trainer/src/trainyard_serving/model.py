@@ -80,9 +80,14 @@ def predict(pyfunc: Any, request: dict[str, Any]) -> Any:
     try:
         response = scoring_server.invocations(json.dumps(request), "application/json", pyfunc, schema)
     except MlflowException as error:
-        cause = str(error.json_kwargs.get("stack_trace", "")).strip().rpartition("\n")[2]
-        raise BadData(f"the model cannot predict its own example: {error.message} {cause}".strip()) from error
+        text = f"the model cannot predict its own example: {error.message} {cause_of(error)}"
+        raise BadData(text.strip()) from error
     return json.loads(response.response)["predictions"]
+
+
+def cause_of(error: Any) -> str:
+    """Return the last line of the stack trace that MLflow has put into its error; empty if there is none."""
+    return str(error.json_kwargs.get("stack_trace", "")).strip().rpartition("\n")[2]
 
 
 def _download(settings: Settings) -> Path:

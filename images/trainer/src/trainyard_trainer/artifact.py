@@ -4,7 +4,7 @@ The model predicts the probability of each class. A few inputs and their predict
 that a model server can run a smoke test.
 
 The network is saved as TorchScript, which includes its architecture: to load it, no class of this package is
-needed. The layout is written here because mlflow.pytorch 3 can load, but not save, models of torch 1.
+needed. The layout is written here, as mlflow.pytorch would pickle the network's class.
 """
 
 import json
@@ -55,13 +55,25 @@ def save(
         Path(INPUT_EXAMPLE): json.dumps({"inputs": example.tolist()}).encode(),
         Path(OUTPUT_EXAMPLE): json.dumps({"predictions": predictions.tolist()}).encode(),
         Path("config.yaml"): yaml.safe_dump(dict(config)).encode(),
-        Path("MLmodel"): yaml.safe_dump({"flavors": flavors}).encode(),
+        Path("MLmodel"): yaml.safe_dump(
+            {"flavors": flavors, "signature": _signature(example, predictions)}
+        ).encode(),
     }
     for name, content in files.items():
         try:
             storage.publish_file(directory / name, content)
         except OSError as error:
             raise storage_error("writing the model", directory / name, error) from error
+
+
+def _signature(inputs: torch.Tensor, outputs: torch.Tensor) -> dict[str, Any]:
+    """Return type and shape of a row, as MLflow has them in MLmodel; the number of rows is any."""
+
+    def schema(tensor: torch.Tensor) -> str:
+        spec = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [-1, *tensor.shape[1:]]}
+        return json.dumps([{"type": "tensor", "tensor-spec": spec}])
+
+    return {"inputs": schema(inputs), "outputs": schema(outputs), "params": None}
 
 
 def load(directory: Path) -> torch.nn.Module:

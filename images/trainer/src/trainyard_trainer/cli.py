@@ -18,6 +18,7 @@ from trainyard_trainer.errors import (
     Preempted,
     Temporary,
     TrainerError,
+    is_not_deterministic,
     ran_out_of_memory,
 )
 from trainyard_trainer.preemption import Preemption
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _preempted()
         if ran_out_of_memory(error):
             return _failed(f"out of memory: {error}", OutOfMemory.exit_code)
+        if is_not_deterministic(error):
+            message = f"{str(error).splitlines()[0]}; set the parameter 'deterministic' to false"
+            return _failed(message, BadConfig.exit_code)
         return _failed(f"{type(error).__name__}: {error}", TrainerError.exit_code, traceback=True)
     return ExitCode.DONE
 

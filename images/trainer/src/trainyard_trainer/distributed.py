@@ -1,9 +1,9 @@
 """Training in several processes, one for each GPU of each node, which share every batch (data parallelism).
 
-The result is that of one process: the rows of a batch do not depend on the number of processes, gradients are
-all-reduced before each optimizer step, and rank 0 alone writes checkpoints, logs to MLflow and saves the
-model. So a checkpoint of two nodes can be resumed on one node, and the other way round. Only what a layer
-draws at random (dropout) differs between processes.
+The result is that of one process: the rows of a batch do not depend on the number of processes, torch's
+DistributedDataParallel exchanges the gradients, and rank 0 alone writes checkpoints, logs to MLflow and saves
+the model. So a checkpoint of two nodes can be resumed on one node, and the other way round. Only what a layer
+draws at random (dropout), or computes of all rows of its process (BatchNorm), depends on their number.
 
 The environment describes the processes by torchrun's names: `MASTER_ADDR`, `MASTER_PORT`, `WORLD_SIZE`
 (processes in all), `LOCAL_WORLD_SIZE` (processes of this node) and `NODE_RANK`. Without them one process
@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from trainyard_contract import Env, ExitCode, Tag
 
 from trainyard_trainer import log, result
+from trainyard_trainer.epoch_sender import History
 from trainyard_trainer.errors import BadConfig, Preempted, ran_out_of_memory
 from trainyard_trainer.preemption import Preemption
 from trainyard_trainer.settings import number, positive_number
@@ -52,6 +55,14 @@ _CAUSES_FIRST = (
     ExitCode.OUT_OF_MEMORY,
     ExitCode.TEMPORARY,
 )
+
+
+# What was exchanged last, until the process ends. Gloo's threads let go of it a little later, and need the
+# GIL to free what nobody else holds. The end of torch's group has the GIL, and waits for them for ever.
+_EXCHANGED: deque[Any] = deque(maxlen=8)
+
+# What gloo and NCCL say of a process that is gone.
+_PEER_ERROR = re.compile(r"gloo|nccl|Dist\w+Error", re.IGNORECASE)
 
 
 class PeerLost(Preempted):
@@ -121,9 +132,11 @@ class NullTracker(Tracker):
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def log_epochs(self, history: Sequence[Mapping[str, Any]], *, retry: bool) -> bool:
+    def log_epochs(self, history: History) -> None:
         """Do nothing."""
-        return True
+
+    def log_epochs_meanwhile(self, history: History) -> None:
+        """Do nothing."""
 
     def end(self, *, failed: bool = False) -> None:
         """Do nothing."""
@@ -138,32 +151,93 @@ class ProcessGroup:
         self._device = device
         self._preemption = preemption
         self._stopped = False  # whether all processes know that one of them received SIGTERM
+        self._begun: tuple[torch.Tensor, Any] | None = None  # the sum, and torch's handle of the exchange
 
     def shard(self, rows: torch.Tensor) -> torch.Tensor:
         """Return this process's share of a batch's rows; it is empty where there are too few."""
         return rows.tensor_split(self.worker.world_size)[self.worker.rank]
 
-    def all_reduce_gradients(self, parameters: Sequence[torch.nn.Parameter], *numbers: float) -> list[float]:
-        """Sum the gradients over all processes, in place; return the sums of the given numbers.
+    def replicate(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return the network in whose backward pass the gradients become the means over all processes.
+
+        Its weights become those of rank 0. Raises PeerLost when a process does not respond.
+        """
+        if self.worker.world_size == 1:
+            return network
+        from torch.nn.parallel import DistributedDataParallel
+
+        devices = [self._device] if self._device.type == "cuda" else None
+        with peer_errors():
+            # Buffers are shared once an epoch, not with each batch.
+            return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+    def alone(self, replica: torch.nn.Module) -> AbstractContextManager[None]:
+        """Let backward passes in the block add to the gradients of this process only."""
+        return nullcontext() if self.worker.world_size == 1 else replica.no_sync()
+
+    @contextmanager
+    def undone_without_peer(self, network: torch.nn.Module) -> Iterator[None]:
+        """Restore the network's buffers and the random state, and drop the sum, when a peer is lost.
+
+        A process alone loses none, and copies nothing.
+        """
+        if self.worker.world_size == 1:
+            yield
+            return
+        import torch
+
+        random, before = torch.get_rng_state(), [buffer.clone() for buffer in network.buffers()]
+        try:
+            yield
+        except PeerLost:
+            torch.set_rng_state(random)
+            for buffer, value in zip(network.buffers(), before, strict=True):
+                buffer.copy_(value)
+            self._begun = None
+            raise
+
+    def begin_sum(self, number: torch.Tensor) -> None:
+        """Begin to sum a number of the device over all processes, and to tell them of a SIGTERM.
+
+        `end_sum` returns the sum. Between the two the device has other work.
+        """
+        if self.worker.world_size == 1:
+            self._begun = number, None
+            return
+        import torch
+
+        totals = torch.stack([number, torch.full_like(number, self._preemption.pending)])
+        _EXCHANGED.append(totals)
+        with peer_errors():
+            self._begun = totals, torch.distributed.all_reduce(totals, async_op=True)
+
+    def end_sum(self) -> torch.Tensor | None:
+        """Return the sum that was begun, on the device; None if none was.
+
+        Raises PeerLost when a process does not respond. What it has contributed is lost then.
+        """
+        if self._begun is None:
+            return None
+        (totals, work), self._begun = self._begun, None
+        if work is None:
+            return totals
+        with peer_errors():
+            work.wait()
+        self._stopped = bool(totals[1] > 0)
+        return totals[0]
+
+    def share_buffers(self, network: torch.nn.Module) -> None:
+        """Give all processes rank 0's buffers, as BatchNorm's means: each process has those of its own rows.
 
         Raises PeerLost when a process does not respond.
         """
         if self.worker.world_size == 1:
-            return list(numbers)
+            return
         import torch
 
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        own = torch.tensor([self._preemption.pending, *numbers], dtype=torch.float32, device=self._device)
-        # One tensor: many small ones would cost latency.
-        flat = torch.cat([grad.reshape(-1) for grad in grads] + [own])
-        with _peer_errors():
-            torch.distributed.all_reduce(flat)
-        *summed, totals = flat.split([grad.numel() for grad in grads] + [len(own)])
-        for parameter, grad, part in zip(parameters, grads, summed, strict=True):
-            parameter.grad = part.view_as(grad).to(grad.dtype)
-        stopped, *others = totals.tolist()
-        self._stopped = stopped > 0
-        return others
+        with peer_errors():
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def raise_if_preempted(self) -> None:
         """Raise Preempted on all processes once all know that one of them received SIGTERM."""
@@ -178,10 +252,17 @@ class ProcessGroup:
         end = time.monotonic() + seconds
         while True:
             own = max(0.0, end - time.monotonic()) if self.worker.is_leader else 0.0
-            (left,) = self.all_reduce_gradients([], own)
+            left = self._sum(own)
             if self._stopped or left <= 0:
                 return
             time.sleep(min(1.0, left))
+
+    def _sum(self, number: float) -> float:
+        import torch
+
+        self.begin_sum(torch.tensor(number, dtype=torch.float64, device=self._device))
+        total = self.end_sum()
+        return number if total is None else float(total)
 
     def broadcast(self, state: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """Return rank 0's `state` on every rank: a shared volume can look different on two nodes for a while.
@@ -196,10 +277,11 @@ class ProcessGroup:
         torch.save(dict(state or {}), buffer)
         payload = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8).to(self._device)
         length = torch.tensor([len(payload)], device=self._device)
-        with _peer_errors():
+        with peer_errors():
             torch.distributed.broadcast(length, src=0)
             if not self.worker.is_leader:
                 payload = torch.empty(int(length), dtype=torch.uint8, device=self._device)
+            _EXCHANGED.extend((length, payload))
             torch.distributed.broadcast(payload, src=0)
         received = BytesIO(payload.cpu().numpy().tobytes())
         return dict(torch.load(received, map_location="cpu", weights_only=True)) or None
@@ -222,7 +304,7 @@ def process_group(worker: Worker, device: torch.device, preemption: Preemption) 
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     seconds = positive_number(Env.PEER_TIMEOUT, _EXCHANGE_SECONDS)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    with _peer_errors():
+    with peer_errors():
         torch.distributed.init_process_group(
             backend,
             store=_rendezvous(worker, seconds),
@@ -315,6 +397,7 @@ def _rendezvous(worker: Worker, seconds: int) -> Any:
         is_master=worker.is_leader,
         timeout=timedelta(seconds=seconds),
         wait_for_workers=False,
+        use_libuv=False,  # which Debian's torch is built without
     )
     here, reported = int(store.add("here", 1)), 0
     while here < worker.world_size:
@@ -348,11 +431,15 @@ def _wait_for_leader(worker: Worker, deadline: float) -> None:
 
 
 @contextmanager
-def _peer_errors() -> Iterator[None]:
-    """Turn torch's RuntimeError, and its subclasses, for a peer that does not respond into PeerLost."""
+def peer_errors(*, in_backward: bool = False) -> Iterator[None]:
+    """Turn torch's RuntimeError, and its subclasses, for a peer that does not respond into PeerLost.
+
+    `in_backward` the network's own code may fail as well: what does not tell of a peer is left as it is.
+    """
     try:
         yield
     except RuntimeError as error:
-        if ran_out_of_memory(error):
+        is_own = in_backward and not _PEER_ERROR.search(f"{type(error).__name__} {error}")
+        if is_own or ran_out_of_memory(error):
             raise
         raise PeerLost(f"a process of the gang does not respond: {error}") from error

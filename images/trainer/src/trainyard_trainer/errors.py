@@ -47,6 +47,11 @@ def ran_out_of_memory(error: Exception) -> bool:
     return isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
+def is_not_deterministic(error: Exception) -> bool:
+    """Return whether torch refused an operation that has no deterministic implementation."""
+    return isinstance(error, RuntimeError) and "deterministic implementation" in str(error)
+
+
 class Preempted(BaseException):
     """SIGTERM came. Not an Exception, so that no library catches it."""
 

@@ -6,17 +6,25 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
+from trainyard_contract import NO_SPLIT, SPLIT_KINDS
+
 from trainyard_trainer.errors import BadConfig
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter: its default gives its type; numbers lie between `low` and `high`, both included."""
+    """One parameter: its default gives its type; numbers lie between `low` and `high`, both included.
+
+    A string is one of `choices`, if there are any.
+    """
 
     default: str | int | float  # or a bool, which is an int
     low: float = 0
     high: float = float("inf")
     is_hyperparameter: bool = True  # whether the trained model depends on it
+    choices: tuple[str, ...] = ()
 
 
 COMMON: Mapping[str, Param] = {
@@ -25,7 +33,18 @@ COMMON: Mapping[str, Param] = {
     "batch_size": Param(64, low=1, high=65_536),
     "learning_rate": Param(0.001, low=1e-9, high=10.0),
     "seed": Param(0, high=2**31 - 1),
+    "schedule": Param("constant", choices=("constant", "linear", "cosine")),  # of the learning rate
+    "warmup": Param(0.0, high=0.9),  # share of all steps in which the learning rate rises to its value
+    "max_gradient_norm": Param(0.0, high=1e6),  # a longer gradient is shortened to it; 0 = none is
+    "accumulate": Param(1, low=1, high=65_536),  # parts in which each batch is computed, to need less memory
+    "precision": Param("float32", choices=PRECISIONS),  # of the forward pass in training
+    "deterministic": Param(True, is_hyperparameter=False),  # whether the same inputs give the same weights
     "epoch_seconds": Param(0.0, high=3600, is_hyperparameter=False),  # minimum duration of an epoch
+    # validate, preprocess: by what rows are split; "" = as the model says
+    "split": Param("", choices=("", *SPLIT_KINDS, NO_SPLIT), is_hyperparameter=False),
+    "split_column": Param("", is_hyperparameter=False),  # of the time or group; "" = the model's own
+    # validate: share of the rows of validation and test that may be equal to a row of training
+    "max_repeated": Param(0.01, high=1.0, is_hyperparameter=False),
     "date": Param("", is_hyperparameter=False),  # YYYY-MM-DD; "" = today, UTC
     "stop_after": Param(0, high=10_000, is_hyperparameter=False),  # epochs; 0 = all; a later call resumes
     "features_uri": Param("", is_hyperparameter=False),  # train, evaluate, predict; "" = none
@@ -76,4 +95,6 @@ def _checked(key: str, value: Any, param: Param) -> str | int | float:
         if not param.low <= value <= param.high:  # also for NaN
             raise BadConfig(f"parameter {key!r} is {value}; use {param.low} to {param.high}")
         return value
+    if param.choices and value not in param.choices:
+        raise BadConfig(f"parameter {key!r} is {value!r}; use {', '.join(filter(None, param.choices))}")
     return str(value)

@@ -15,6 +15,7 @@ _TAGS = {
     Env.FALLBACK: Tag.FALLBACK,
     Env.GPU_POOL: Tag.GPU_POOL,
     Env.AIRFLOW_URL: Tag.AIRFLOW_URL,
+    Env.DAG_VERSION: Tag.DAG_VERSION,
     Env.USER: Tag.USER,
 }
 
@@ -31,7 +32,7 @@ class Settings:
     checkpoint_freq: int  # epochs
     device: str  # one of DEVICES
     attempt: int  # 1 for the first
-    git_commit: str  # "" = unknown
+    git_commit: str  # that this image was made from; "" = unknown
     batch_divisor: int  # parts in which each batch is computed, to need less memory
     parent_run_key: str  # "" = the MLflow run has no parent
     tags: Mapping[str, str]  # of the MLflow run: where, why and for whom it runs

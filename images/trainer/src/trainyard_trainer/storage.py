@@ -12,12 +12,13 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from trainyard_trainer.errors import BadConfig, storage_error
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 TEMPORARY_PREFIX = ".tmp-"  # of files that are not published yet
 SCHEMES = ("file", "s3")
 _PART_BYTES = 16 << 20  # of uploads in parts, of which S3 takes 10,000
+_PARTS_AT_ONCE = 4  # each is in memory
 _ERRNO = {"401": errno.EACCES, "403": errno.EACCES, "404": errno.ENOENT}  # by the status of an answer
 _RETRY_SECONDS = 60  # no longer than a pod has after SIGTERM
 
@@ -39,6 +41,13 @@ class File:
     name: str  # relative to the directory
     bytes: int
     modified: float  # seconds since 1970
+
+
+class Writable(Protocol):
+    """What bytes can be written to."""
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes, or a view of memory."""
 
 
 class Directory(ABC):
@@ -62,8 +71,20 @@ class Directory(ABC):
         """Return the content of a file."""
 
     @abstractmethod
+    def reader(self, name: str) -> AbstractContextManager[BufferedIOBase]:
+        """Open a file that may be larger than the memory. It is seekable."""
+
+    @abstractmethod
     def publish(self, name: str, content: bytes) -> None:
         """Write a file atomically."""
+
+    @abstractmethod
+    def writer(self, name: str) -> AbstractContextManager[Writable]:
+        """Write a file that may be larger than the memory; it is published at the end of the block."""
+
+    @abstractmethod
+    def rename(self, name: str, new: str) -> None:
+        """Give a file another name."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -160,13 +181,30 @@ class LocalDirectory(Directory):
         """Return the content of a file."""
         return (self.path / name).read_bytes()
 
+    def reader(self, name: str) -> AbstractContextManager[BufferedIOBase]:
+        """Open a file."""
+        return (self.path / name).open("rb")
+
     def publish(self, name: str, content: bytes) -> None:
         """Write a file atomically, even if the machine crashes."""
         publish_file(self.path / name, content)
 
+    def writer(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Write a file atomically, even if the machine crashes."""
+        return _published(self.path / name)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a file another name in its directory."""
+        (self.path / name).replace(self.path / new)
+        _sync_directory((self.path / new).parent)
+
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        (self.path / name).unlink(missing_ok=True)
+        """Remove a file, if it is there, and what directories are empty then."""
+        path = self.path / name
+        path.unlink(missing_ok=True)
+        for parent in path.parents[: len(Path(name).parts) - 1]:
+            with suppress(OSError):  # it is not empty
+                parent.rmdir()
 
     def remove_all(self) -> None:
         """Remove the directory and everything below."""
@@ -207,11 +245,18 @@ class LocalDirectory(Directory):
 
 def publish_file(path: Path, content: bytes) -> None:
     """Write a file atomically, even if the machine crashes. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _published(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def _published(path: Path) -> Iterator[BinaryIO]:
+    """Let the block write a file, which gets its name once it is whole and on the disk."""
+    _make_directory(path.parent)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fchmod(stream.fileno(), 0o644)  # mkstemp makes it private; other steps can run as other users
             os.fsync(stream.fileno())
@@ -220,6 +265,14 @@ def publish_file(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory with all above it, which are there after a crash as well."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:
@@ -276,12 +329,46 @@ class ObjectDirectory(Directory):
         with _os_errors():
             return bytes(obstore.get(_store(self.bucket), self._key(name)).bytes())
 
+    @contextmanager
+    def reader(self, name: str) -> Iterator[BufferedIOBase]:
+        """Open a copy of an object in the scratch space."""
+        import obstore
+
+        with tempfile.TemporaryFile() as copy:
+            with _os_errors():
+                for part in obstore.get(_store(self.bucket), self._key(name)):
+                    copy.write(part)
+            copy.seek(0)
+            yield copy
+
     def publish(self, name: str, content: bytes) -> None:
         """Put an object; a large one in parts."""
         import obstore
 
         with _os_errors():
             obstore.put(_store(self.bucket), self._key(name), content, chunk_size=_PART_BYTES)
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[Writable]:
+        """Put an object in parts."""
+        import obstore
+
+        with _os_errors():
+            stream = obstore.open_writer(
+                _store(self.bucket),
+                self._key(name),
+                buffer_size=_PART_BYTES,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
+            yield _Upload(stream)
+            stream.close()  # makes it an object; not after an error
+
+    def rename(self, name: str, new: str) -> None:
+        """Give an object another name: it is copied within the store."""
+        import obstore
+
+        with _os_errors():
+            obstore.rename(_store(self.bucket), self._key(name), self._key(new))
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
@@ -329,6 +416,20 @@ class ObjectDirectory(Directory):
         return f"{self.prefix}/{name}" if self.prefix else name
 
 
+class _Upload:
+    """Gives an upload copies of what is written: it sends them later, when the memory may be another's."""
+
+    def __init__(self, stream: Writable) -> None:
+        self._stream = stream
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes, or a view of memory."""
+        view = memoryview(data)
+        for start in range(0, len(view), _PART_BYTES):
+            self._stream.write(bytes(view[start : start + _PART_BYTES]))
+        return len(view)
+
+
 @cache
 def _store(bucket: str) -> "S3Store":
     from obstore.store import S3Store
@@ -354,8 +455,10 @@ def _os_errors() -> Iterator[None]:
         raise PermissionError(errno.EACCES, _first_line(error)) from error
     except exceptions.InvalidPathError as error:
         raise OSError(errno.EINVAL, _first_line(error)) from error
-    except exceptions.BaseError as error:
-        # What a list is answered with has no class of its own.
+    except (exceptions.BaseError, OSError) as error:
+        if getattr(error, "errno", None):  # of the scratch space
+            raise
+        # What a list or an upload in parts is answered with has no class of its own.
         status = re.search(r"status code: (\d+)", str(error))
         raise OSError(_ERRNO.get(status[1] if status else "", errno.EIO), _first_line(error)) from error
 

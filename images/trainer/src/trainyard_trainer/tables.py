@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -20,9 +21,12 @@ _MIN_ROWS_OF_CLASS = 20  # so that each split has some
 
 @dataclass(frozen=True)
 class Field:
-    """A column: numbers lie between `low` and `high`, both included; a text is one of `choices`."""
+    """A column: numbers lie between `low` and `high`, both included; a text is one of `choices`.
 
-    kind: Literal["int", "float", "text"]
+    A time is a number, or a date and time by ISO 8601, which become seconds; without a zone it is UTC.
+    """
+
+    kind: Literal["int", "float", "text", "time"]
     low: float = 0
     high: float = float("inf")
     choices: tuple[str, ...] = ()
@@ -31,7 +35,11 @@ class Field:
 
 Schema = Mapping[str, Field]
 _DTYPES = {"int": np.int64, "float": np.float64}
-_NUMBERS = {"int": "a whole number", "float": "a number"}
+_NUMBERS = {
+    "int": "a whole number",
+    "float": "a number",
+    "time": "a number, or a date and time such as 2026-03-01T10:00:00",
+}
 
 
 def load(source: str, schema: Schema, date: str) -> Columns:
@@ -135,7 +143,7 @@ def _converted(name: str, values: Sequence[Any], field: Field) -> npt.NDArray[An
     if field.optional:
         values = [value or "nan" for value in values]
     try:
-        return np.array(values, dtype=np.str_).astype(_DTYPES[field.kind])
+        return _numbers(values, field)
     except (ValueError, OverflowError):
         row = next(row for row, value in enumerate(values) if not _is_number(value, field))
     wrong = f"is {values[row][:40]!r}" if values[row] else "is missing"
@@ -145,9 +153,23 @@ def _converted(name: str, values: Sequence[Any], field: Field) -> npt.NDArray[An
     )
 
 
+def _numbers(values: Sequence[str], field: Field) -> npt.NDArray[Any]:
+    if field.kind == "time":
+        return np.array([_seconds(value) for value in values])
+    return np.array(values, dtype=np.str_).astype(_DTYPES[field.kind])
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
 def _is_number(text: str, field: Field) -> bool:
     try:
-        np.array([text]).astype(_DTYPES[field.kind])
+        _numbers([text], field)
     except (ValueError, OverflowError):
         return False
     return True

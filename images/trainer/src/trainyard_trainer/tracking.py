@@ -6,7 +6,7 @@ Uses only the client API, so that nothing depends on the process-wide active run
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trainyard_contract import CHAMPION, Tag
 
 from trainyard_trainer import log
+from trainyard_trainer.epoch_sender import EpochSender, History
 from trainyard_trainer.errors import BadConfig, Temporary
 from trainyard_trainer.settings import Settings
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, RunInfo
 
 Result = TypeVar("Result")
-# A call fails after two requests of at most 20 s: the Tracker retries for longer, and training does not wait.
+# A call fails after two requests of at most 20 s; the Tracker retries for longer.
 CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -45,8 +46,6 @@ _REFUSED = {
 # after its Secret has changed, and the client reads the file for each request.
 _UNAUTHENTICATED = 401
 _METRICS_PER_CALL = 1000  # MLflow's own limit
-# Between two calls with epochs during the training: short epochs would wait for MLflow as long as they train.
-PAUSE_SECONDS = 1.0
 
 
 class Tracker:
@@ -59,7 +58,7 @@ class Tracker:
         self._client = connect(settings.tracking_uri)
         self._run_key = run_key
         self._logged: dict[str, set[int]] = {}  # steps that MLflow has, by metric key
-        self._next_epochs = 0.0  # when the next call with epochs may follow (monotonic)
+        self._sender = EpochSender(lambda history: _with_own_errors(lambda: self._send(history)))
         tags = {
             Tag.RUN_KEY: run_key,
             Tag.ATTEMPT: str(settings.attempt),
@@ -98,37 +97,30 @@ class Tracker:
         entities = [Param(key, str(value)) for key, value in params.items()]
         self._retried(lambda: self._client.log_batch(self.run_id, params=entities))
 
-    def log_epochs(self, history: Sequence[Mapping[str, Any]], *, retry: bool) -> bool:
-        """Log the epochs of the history that MLflow does not have yet; return whether it has all of them now.
+    def log_epochs(self, history: History) -> None:
+        """Log the epochs of the history that MLflow does not have yet, and wait for it.
 
         An entry holds `epoch` (the step), `timestamp_ms` (since 1970) and metrics. So neither epochs that are
         trained again after a kill nor lost responses leave a gap or a duplicate.
-        While MLflow is unavailable: with `retry` the calls are repeated, and Temporary is raised in the end;
-        without, the epochs are left to the next call. Without `retry` they are also left to it when the last
-        call was less than PAUSE_SECONDS ago.
         """
+        self._sender.stop()
+        self._retried(lambda: self._send(history))
 
-        def send() -> bool:
-            try:
-                self._send(list(_metrics(history)))
-            except BaseException:
-                self._logged.clear()  # what MLflow has received is unknown
-                raise
-            return True
+    def log_epochs_meanwhile(self, history: History) -> None:
+        """Log the epochs of the history while the training goes on, which waits for nothing.
 
-        if retry:
-            return self._retried(send)
-        if time.monotonic() < self._next_epochs:
-            return False
+        Raises BadConfig when MLflow has refused earlier ones. `log_epochs` at the end logs what is left.
+        """
+        self._sender.put(history)
+
+    def _send(self, history: History) -> None:
         try:
-            return _with_own_errors(send)
-        except Temporary as error:
-            log.warning("tracking_deferred", reason=str(error))
-            return False
-        finally:
-            self._next_epochs = time.monotonic() + PAUSE_SECONDS
+            self._send_metrics(list(_metrics(history)))
+        except BaseException:
+            self._logged.clear()  # what MLflow has received is unknown
+            raise
 
-    def _send(self, metrics: list["Metric"]) -> None:
+    def _send_metrics(self, metrics: list["Metric"]) -> None:
         for key in {metric.key for metric in metrics} - self._logged.keys():
             self._logged[key] = {entry.step for entry in self._client.get_metric_history(self.run_id, key)}
         new = [metric for metric in metrics if metric.step not in self._logged[metric.key]]

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dag_store import store_dags
+
 USER = "ada"
 SECONDS = 240
 FOR_WORKERS = {"each", "fails_for_good"}
@@ -59,20 +61,10 @@ def test_without_triggerer() -> None:
 
 def sync() -> dict[str, Any]:
     """Store the DAGs; return them as the scheduler reads them."""
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
     from airflow.serialization.serialized_objects import DagSerialization
-    from airflow.utils.session import create_session
 
-    manager = DagBundlesManager()
-    with create_session() as session:
-        manager.sync_bundles_to_db(session=session)
-    (bundle,) = manager.get_all_dag_bundles()
-    bundle.initialize()
-    bag = BundleDagBag(dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
-    assert not bag.import_errors, bag.import_errors
-    sync_bag_to_db(bag, bundle.name, bundle.version)
-    return {name: DagSerialization.from_dict(DagSerialization.to_dict(dag)) for name, dag in bag.dags.items()}
+    dags = store_dags()
+    return {name: DagSerialization.from_dict(DagSerialization.to_dict(dag)) for name, dag in dags.items()}
 
 
 def run(triggerer: Any, dag: Any, run_type: str, conf: dict[str, Any], asset_events: Any = ()) -> None:

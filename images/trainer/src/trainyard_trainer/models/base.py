@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from trainyard_contract import NO_SPLIT
 
 from trainyard_trainer import splits, tables
+from trainyard_trainer.errors import BadConfig, BadData
 from trainyard_trainer.lake import Columns
 from trainyard_trainer.params import Param
 
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Cleaned rows: inputs (float32), labels (int64), and ids (int64) by which features are joined."""
+    """Cleaned rows: inputs (float32), labels (int64), and ids (int64) by which features are joined.
+
+    `raw_rows` is the row of the raw columns that each was made from.
+    """
 
     inputs: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int64]
+    raw_rows: npt.NDArray[np.intp]
 
 
 class BaseModel(ABC):
@@ -39,6 +45,10 @@ class BaseModel(ABC):
     # In addition to params.COMMON, or with another default. The split has its own seed, so that models of
     # different training seeds are tested on the same rows.
     params: Mapping[str, Param] = {"split_seed": Param(0, high=2**31 - 1)}
+    # By what the rows are split unless a parameter says otherwise, and the raw columns of `time` and `group`.
+    split_by: str = "random"
+    split_columns: Mapping[str, str] = {}
+    input_names: Sequence[str] = ()  # for the check for leakage; without names inputs are numbered
     # CPU threads. A fixed number and not the pod's limit: floating-point sums depend on the number of
     # threads, so weights would differ between nodes. Several threads also busy-wait where cores are shared.
     threads: int = 1
@@ -67,11 +77,40 @@ class BaseModel(ABC):
         """Return the weight of each class in the loss, given the training labels."""
         return np.ones(self.classes, dtype=np.float32)
 
+    def split_key(self, params: Mapping[str, Any]) -> tuple[str, str]:
+        """Return by what rows are split, and the raw column of that time or group. Raises BadConfig."""
+        kind, column = params["split"] or self.split_by, params["split_column"]
+        if kind not in ("time", "group"):
+            if column:
+                raise BadConfig(f"parameter 'split_column' is {column!r}; set split to time or group as well")
+            return kind, ""
+        column = column or self.split_columns.get(kind, "")
+        if not column:
+            raise BadConfig(
+                f"parameter 'split' is {kind!r}, for which {self.name} has no column of its own; "
+                "name one in split_column, or use random"
+            )
+        return kind, column
+
+    def split(self, columns: Columns, rows: Rows, params: Mapping[str, Any]) -> splits.Split:
+        """Split the rows, cleaned from these columns, as the parameters say. Raises BadConfig or BadData."""
+        kind, column = self.split_key(params)
+        if kind == NO_SPLIT:
+            raise BadConfig("parameter 'split' is 'none', as for data to predict; use random, time or group")
+        if column and column not in columns:
+            raise BadData(f"rule split: there is no column {column!r}; give split_column to validate as well")
+        if column:
+            split = splits.by_key(kind, column, columns[column][rows.raw_rows], params["split_seed"])
+        else:
+            split = splits.Split(kind, splits.stratified(rows.labels, self.classes, params["split_seed"]))
+        split.check_classes(rows.labels, self.classes)
+        return split
+
     def preprocess(self, columns: Columns, params: Mapping[str, Any]) -> Columns:
         """Return `<split>_inputs`, `<split>_labels` and `<split>_ids` for train, validation and test."""
         rows = self.clean(columns)
         result: Columns = {}
-        for split, chosen in splits.stratified(rows.labels, self.classes, params["split_seed"]).items():
+        for split, chosen in self.split(columns, rows, params).rows.items():
             result[f"{split}_inputs"] = rows.inputs[chosen]
             result[f"{split}_labels"] = rows.labels[chosen]
             result[f"{split}_ids"] = rows.ids[chosen]
@@ -87,8 +126,10 @@ class TableModel(BaseModel):
     min_rows: int
 
     def load(self, source: str, params: Mapping[str, Any]) -> Columns:
-        """Read the table of a URI."""
-        return tables.load(source, self.schema, params["date"])
+        """Read the table of a URI; with a `split_column` that is not in the schema also that column."""
+        kind, column = self.split_key(params)
+        extra = {column: tables.Field("time" if kind == "time" else "text")} if column else {}
+        return tables.load(source, {**extra, **self.schema}, params["date"])
 
     def check(self, columns: Columns) -> None:
         """Check columns, rows, values and classes, in this order."""

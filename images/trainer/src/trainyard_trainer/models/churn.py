@@ -27,6 +27,7 @@ class Model(TableModel):
     metric = "roc_auc"
     label_column = "has_churned"
     min_rows = 500
+    input_names = (*_INPUTS, *CONTRACTS)
     schema: Mapping[str, Field] = {
         "customer_id": Field("int"),
         "age": Field("float", low=16, high=120, optional=True),
@@ -50,7 +51,7 @@ class Model(TableModel):
         _, first = np.unique(columns["customer_id"], return_index=True)
         numbers = np.column_stack([columns[name] for name in _INPUTS])
         inputs = np.hstack([numbers, one_hot(columns["contract"], CONTRACTS)]).astype(np.float32)
-        return Rows(inputs[first], self.labels(columns)[first], columns["customer_id"][first])
+        return Rows(inputs[first], self.labels(columns)[first], columns["customer_id"][first], first)
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
         """Return a network of two hidden layers."""

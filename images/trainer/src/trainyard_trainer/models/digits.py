@@ -97,7 +97,8 @@ class Model(BaseModel):
         """Scale the pixels to 0 to 1."""
         labels = columns["labels"].astype(np.int64)
         inputs = (columns["images"] / _WHITE).astype(np.float32)[:, np.newaxis]
-        return Rows(inputs, labels, np.arange(len(labels)))
+        number = np.arange(len(labels))
+        return Rows(inputs, labels, number, number)
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
         """Return a network of two convolutions and two dense layers."""

@@ -27,6 +27,8 @@ class Model(TableModel):
     metric = "roc_auc"
     label_column = "rating"
     min_rows = 1000
+    input_names = ("user_id", "item_id")
+    split_columns: Mapping[str, str] = {"group": "user_id"}
     schema: Mapping[str, Field] = {
         "rating_id": Field("int"),
         "user_id": Field("int", high=_MAX_ID),
@@ -35,6 +37,8 @@ class Model(TableModel):
     }
     params: Mapping[str, Param] = {
         **TableModel.params,
+        # A user who rates an item twice gives two rows of equal inputs.
+        "max_repeated": Param(1.0, high=1.0, is_hyperparameter=False),
         "batch_size": Param(128, low=1, high=65_536),
         "learning_rate": Param(0.005, low=1e-9, high=10.0),
         "hidden": Param(8, low=1, high=1024),
@@ -50,7 +54,7 @@ class Model(TableModel):
         """Keep each rating once."""
         _, first = np.unique(columns["rating_id"], return_index=True)
         inputs = np.column_stack([columns["user_id"], columns["item_id"]]).astype(np.float32)
-        return Rows(inputs[first], self.labels(columns)[first], columns["rating_id"][first])
+        return Rows(inputs[first], self.labels(columns)[first], columns["rating_id"][first], first)
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
         """Return a matrix factorization with `hidden` numbers for each user and item."""

@@ -64,7 +64,8 @@ class Model(BaseModel):
     def clean(self, columns: Columns) -> Rows:
         """Use the measures unchanged: the network standardizes them."""
         labels = columns["labels"]
-        return Rows(columns["measures"].astype(np.float32), labels, np.arange(len(labels)))
+        number = np.arange(len(labels))
+        return Rows(columns["measures"].astype(np.float32), labels, number, number)
 
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
         """Return a network of two small hidden layers."""

@@ -21,6 +21,7 @@ from typing import Any
 from trainyard_contract import RUN_KEY, RUN_KEY_SEPARATOR, RUN_KEY_SUFFIX
 
 from trainyard_trainer import log, storage
+from trainyard_trainer.checkpoint_files import superseded
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.errors import storage_error
 from trainyard_trainer.run_key_usage import RunKeyUsage
@@ -70,8 +71,6 @@ class Cleaner:
 
     def remove_superseded(self, run_key: str) -> None:
         """Remove the superseded checkpoints of a run and of its mapped trainings, and nothing else."""
-        from trainyard_trainer.checkpoint import superseded  # imports torch, which takes seconds
-
         for directory, _ in self._of_run(run_key):
             old = set(superseded(directory))
             for one in directory.files():

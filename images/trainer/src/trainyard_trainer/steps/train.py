@@ -7,7 +7,7 @@ network, the optimizer, the state of the random generators and the position in t
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from trainyard_contract import Tag
 from trainyard_trainer import artifact, compute, lake, log, scores, storage
 from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.context import Context, Result
-from trainyard_trainer.distributed import PeerLost, ProcessGroup, Worker, process_group
+from trainyard_trainer.distributed import PeerLost, ProcessGroup, Worker, peer_errors, process_group
 from trainyard_trainer.errors import BadData, CodeError, Preempted
 from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.models.base import BaseModel
+from trainyard_trainer.optimization import Optimization
 from trainyard_trainer.preemption import Preemption
 
 _EVALUATION_BATCH = 1024  # rows
@@ -42,39 +43,43 @@ class Trainer:
         """Copy the data to the device and initialize the network from the seed."""
         self._metric = model.metric
         self._params = params
-        self._batch_divisor = batch_divisor
+        self._parts = batch_divisor * params["accumulate"]
+        self._precision = getattr(torch, params["precision"])
         self._device = device
         self._group = group or ProcessGroup(Worker(), device, Preemption())
         self._data = {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
         torch.manual_seed(params["seed"])
         self._class_weights = torch.from_numpy(model.class_weights(columns["train_labels"])).to(device)
         self.network = model.network(columns["train_inputs"], params).to(device)
-        self._optimizer = torch.optim.Adam(
-            self.network.parameters(),
-            lr=params["learning_rate"],
-            weight_decay=params.get("weight_decay", 0.0),
-        )
+        self._replica = self._group.replicate(self.network)
+        steps = self.batches * params["epochs"]
+        self._optimization = Optimization(self.network, params, steps)
         self.epoch = 0  # completed epochs
         self.batch = 0  # completed batches of the next epoch
         self.history: list[dict[str, Any]] = []  # one entry for each completed epoch, for Tracker.log_epochs
-        self._loss_sum = 0.0  # over the rows of the current epoch so far
-        self._order = torch.empty(0, dtype=torch.int64)  # of the rows in the current epoch
+        # Over the rows of the current epoch so far. On the device, which is not waited for with each batch.
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._order = torch.empty(0, dtype=torch.int64, device=device)  # of the rows in the current epoch
+        self._own_loss = torch.zeros_like(self._loss_sum)  # this process's part of that of the last batch
+        self._began: tuple[float, int] | None = None  # in this epoch: when, and with which batch
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs: tensors, and as JSON what torch 1 does not load with weights_only."""
-        optimizer = self._optimizer.state_dict()
+        """Return what `restore` needs: tensors, and as JSON what is no tensor."""
+        with suppress(PeerLost):
+            self._end_batch()
+        tensors, groups = self._optimization.state()
         progress = {
             "epoch": self.epoch,
             "batch": self.batch,
             "history": self.history,
-            "loss_sum": self._loss_sum,
-            "optimizer_groups": optimizer["param_groups"],
+            "loss_sum": float(self._loss_sum),
+            "optimizer_groups": groups,
         }
         return {
             "progress": json.dumps(progress),
-            "order": self._order,
+            "order": self._order.cpu(),
             "network": self.network.state_dict(),
-            "optimizer": optimizer["state"],
+            "optimizer": tensors,
             # A GPU's generator is not saved: `_own_random_numbers` seeds it from this one for each batch.
             "random": torch.get_rng_state(),
         }
@@ -84,12 +89,13 @@ class Trainer:
         progress = json.loads(state["progress"])
         self.epoch, self.batch = progress["epoch"], progress["batch"]
         self.history = progress["history"]
-        self._loss_sum = progress["loss_sum"]
-        self._order = state["order"]
+        self._loss_sum.fill_(progress["loss_sum"])
+        self._order = state["order"].to(self._device)
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(
-            {"state": state["optimizer"], "param_groups": progress["optimizer_groups"]}
-        )
+        # A checkpoint has no empty dictionaries, and all its keys are strings.
+        optimizer = {int(number): values for number, values in state.get("optimizer", {}).items()}
+        step = self.epoch * self.batches + self.batch
+        self._optimization.restore(optimizer, progress["optimizer_groups"], step)
         torch.set_rng_state(state["random"])
 
     @property
@@ -98,39 +104,62 @@ class Trainer:
         return -(-len(self._data["train_labels"]) // int(self._params["batch_size"]))
 
     def train_batch(self) -> None:
-        """Take one step of the optimizer.
+        """Take one step of the optimizer. The device may still compute when it returns.
 
         The gradients of the parts of the batch are accumulated, and summed over the processes of the group.
-        This needs less memory and time, and gives the gradient of the whole batch, except that dropout
-        draws differently. When a peer is lost, the state is the one before the call.
+        This needs less memory and time, and gives the gradient of the whole batch, except that dropout draws
+        differently and BatchNorm sees a part. When a peer is lost, the state is the one before the call.
         """
-        before = torch.get_rng_state()
-        if self.batch == 0:
-            self._order = torch.randperm(len(self._data["train_labels"]))
-            self._loss_sum = 0.0
-        size = self._params["batch_size"]
-        rows = self._order[self.batch * size : (self.batch + 1) * size].to(self._device)
-        weight = self._weight(self._data["train_labels"][rows])
-        self.network.train()
-        self._optimizer.zero_grad()
-        parts = self._group.shard(rows).chunk(self._batch_divisor)
-        with self._own_random_numbers():
-            own = sum(self._backward(part, weight) for part in parts if len(part))
-        try:
-            (loss,) = self._group.all_reduce_gradients(list(self.network.parameters()), own)
-        except PeerLost:
-            torch.set_rng_state(before)
-            raise
-        self._optimizer.step()
-        self._loss_sum += loss * len(rows)
+        self._end_batch()
+        self._began = self._began or (time.monotonic(), self.batch)
+        with self._group.undone_without_peer(self.network):
+            if self.batch == 0:
+                self._order = torch.randperm(len(self._data["train_labels"])).to(self._device)
+                self._loss_sum.zero_()
+            size = self._params["batch_size"]
+            rows = self._order[self.batch * size : (self.batch + 1) * size]
+            self.network.train()
+            self._optimization.zero_grad()
+            with self._own_random_numbers():
+                self._own_loss = self._accumulate(rows) * len(rows)
+            self._group.begin_sum(self._own_loss)
+            if self.batch + 1 == self.batches:
+                self._group.share_buffers(self.network)
+        self._optimization.step()
         self.batch += 1
 
-    def _backward(self, rows: torch.Tensor, weight: torch.Tensor) -> float:
+    def _end_batch(self) -> None:
+        """Add the loss of the last batch, which the processes exchange while the device goes on."""
+        try:
+            total = self._group.end_sum()
+        except PeerLost:
+            # The others' parts are lost: its own stands for each of them.
+            self._loss_sum += self._own_loss * self._group.worker.world_size
+            raise
+        if total is not None:
+            self._loss_sum += total
+
+    def _accumulate(self, rows: torch.Tensor) -> torch.Tensor:
+        """Compute the gradients of a batch, and return this process's part of its loss, on the device."""
+        weight = self._weight(self._data["train_labels"][rows])
+        share = self._group.shard(rows)
+        # A process without rows takes part in the exchange with one that does not count.
+        *parts, last = share.chunk(self._parts) if len(share) else (rows[:1],)
+        own = torch.zeros_like(self._loss_sum)
+        with self._group.alone(self._replica):
+            for part in parts:
+                own += self._backward(part, weight)
+        return own + self._backward(last, weight if len(share) else torch.full_like(weight, torch.inf))
+
+    def _backward(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Accumulate the gradients of the rows, and return their part of the loss of the whole batch."""
-        logits = self.network(self._data["train_inputs"][rows])
-        loss = self._loss(logits, self._data["train_labels"][rows]) / weight
-        loss.backward()
-        return float(loss.detach())
+        reduced = self._precision != torch.float32  # the weights and the loss stay in float32
+        with torch.autocast(self._device.type, self._precision, enabled=reduced):
+            logits = self._replica(self._data["train_inputs"][rows])
+        loss = self._loss(logits.float(), self._data["train_labels"][rows]) / weight
+        with peer_errors(in_backward=True):
+            (loss * self._group.worker.world_size).backward()  # the mean over the processes is then the sum
+        return loss.detach().double()
 
     @contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
@@ -138,23 +167,34 @@ class Trainer:
 
         So the order of the rows does not depend on the number of processes.
         """
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, ())) + self._group.worker.rank
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(seed + self._group.worker.rank)
+            compute.seed(seed, self._device)
             yield
 
     def validate(self) -> dict[str, Any]:
         """Return the history entry of the epoch whose batches are completed; change no state."""
+        self._end_batch()
+        train_loss = float(self._loss_sum) / len(self._data["train_labels"])  # waits for the device
+        pace = self._samples_per_second()
         logits = batched_forward(self.network, self._data["validation_inputs"])
         labels = self._data["validation_labels"]
         metrics = scores.metrics(labels.cpu().numpy(), softmax(logits, dim=1).cpu().numpy())
         return {
             "epoch": self.epoch + 1,
             "timestamp_ms": int(time.time() * 1000),
-            "train_loss": self._loss_sum / len(self._data["train_labels"]),
+            "samples_per_second": pace,
+            "learning_rate": self._optimization.learning_rate,
+            "train_loss": train_loss,
             "val_loss": float(self._loss(logits, labels) / self._weight(labels)),
             f"val_{self._metric}": metrics[self._metric],
         }
+
+    def _samples_per_second(self) -> float:
+        """Return how many rows this epoch has trained in a second, as far as this process trained it."""
+        began, batch = self._began or (time.monotonic(), self.batch)
+        rows = len(self._data["train_labels"]) - batch * int(self._params["batch_size"])
+        return max(0, rows) / max(time.monotonic() - began, 1e-9)
 
     def examples(self) -> torch.Tensor:
         """Return a few validation inputs without missing values, for which JSON has no number."""
@@ -172,6 +212,7 @@ class Trainer:
         self.history.append(entry)
         self.epoch += 1
         self.batch = 0
+        self._began = None
 
 
 def batched_forward(network: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -193,9 +234,15 @@ def run(context: Context) -> Result:
     tracker.set_tags({Tag.DATA: dataset.uri, Tag.DATA_VERSION: dataset.version})
     tracker.set_tags(context.worker.tags())
 
-    device = compute.device(context.settings.device, context.model.threads, context.worker.local_rank)
+    device = compute.device(
+        context.settings.device,
+        context.model.threads,
+        context.worker.local_rank,
+        deterministic=params["deterministic"],
+    )
     identity = {**config, "data": dataset.sha256, "features": features.sha256}
-    store = CheckpointStore(context.settings.checkpoint_dir, identity)
+    defaults = {key: context.known_params[key].default for key in config}
+    store = CheckpointStore(context.settings.checkpoint_dir, identity, defaults)
     last_epoch = min(params["stop_after"] or params["epochs"], params["epochs"])
     with process_group(context.worker, device, context.preemption) as group:
         trainer = Trainer(context.model, columns, params, device, context.settings.batch_divisor, group)
@@ -205,7 +252,7 @@ def run(context: Context) -> Result:
         weights = _require_equal_weights(trainer, group)
     if not group.worker.is_leader:
         return {"rank": group.worker.rank, "epochs": last_epoch, "weights_sha256": weights}
-    tracker.log_epochs(trainer.history, retry=True)
+    tracker.log_epochs(trainer.history)
 
     # A checkpoint of a longer training has more epochs than this call asks for.
     reached = trainer.history[last_epoch - 1]
@@ -274,7 +321,9 @@ def _resume(context: Context, trainer: Trainer, store: CheckpointStore, group: P
     """Restore rank 0's newest checkpoint with --resume-if-exists; return the epochs completed in it."""
     if group.worker.is_leader and not context.resume:
         store.clear()
-    state = group.broadcast(store.latest() if group.worker.is_leader else None)
+    with context.preemption.deferred():  # torch's C++ code would turn Preempted into an error of the file
+        newest = store.latest() if group.worker.is_leader else None
+    state = group.broadcast(newest)
     if state is None:
         return 0
     trainer.restore(state)
@@ -313,12 +362,14 @@ def _train(
             entry = trainer.history[-1]
             shown = {key: round(value, 4) for key, value in entry.items() if key != "timestamp_ms"}
             log.event("epoch_done", **shown, seconds=round(time.monotonic() - started, 3))
-            context.tracker.log_epochs(trainer.history, retry=False)
+            context.tracker.log_epochs_meanwhile(trainer.history)
         with context.preemption.deferred():
             save()
+            store.flush()
     except Preempted:
         with context.preemption.deferred():
             save()
+            store.flush()
         log.event("preempted", epoch=trainer.epoch, batch=trainer.batch)
         raise
 
