@@ -7,12 +7,14 @@ import json
 import os
 import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import kubernetes_validate.utils
 import yaml
+from remembered import of_helm, remembered
 from trainyard_cli.versions import VERSIONS
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +66,13 @@ def render_chart(
 def _objects(
     files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path, apis: tuple[str, ...]
 ) -> list[Object]:
-    documents = DOCUMENT_START.split(_helm(files, values, release, namespace, chart, apis))
-    return [one for one in map(_object, documents) if one]
+    text = _helm(files, values, release, namespace, chart, apis)
+    checked_by = [Path(__file__).read_text(), version("kubernetes-validate"), kubernetes_version()]
+    return remembered([*checked_by, text], lambda: _checked(text))
+
+
+def _checked(text: str) -> list[Object]:
+    return [one for one in map(_object, DOCUMENT_START.split(text)) if one]
 
 
 @functools.cache
@@ -91,24 +98,46 @@ def render_text(
     fresh: bool = False,
 ) -> str:
     """Return what `helm template` prints; `fresh` renders again what was rendered before."""
-    arguments = (files, json.dumps(values or {}), release, namespace, CHART)
-    return _helm.__wrapped__(*arguments) if fresh else _helm(*arguments)
+    text = json.dumps(values or {})
+    if fresh:
+        return _run(_command(files, release, namespace, CHART, ()), text)[1]
+    return _helm(files, text, release, namespace, CHART)
 
 
 @functools.cache
 def _helm(
     files: tuple[str, ...], values: str, release: str, namespace: str, chart: Path, apis: tuple[str, ...] = ()
 ) -> str:
-    command = [HELM, "template", release, str(chart), "--namespace", namespace]
+    command = _command(files, release, namespace, chart, apis)
+    if chart.is_relative_to(ROOT):
+        rendered, said = of_helm([*command, values], lambda: _run(command, values))
+    else:
+        rendered, said = _run(command, values)
+    if not rendered:
+        raise ChartError(said)
+    return said
+
+
+def _command(
+    files: tuple[str, ...], release: str, namespace: str, chart: Path, apis: tuple[str, ...]
+) -> list[str]:
+    # Of the repository's own charts the command is the same in each checkout.
+    where = chart.relative_to(ROOT) if chart.is_relative_to(ROOT) else chart
+    command = [HELM, "template", release, str(where), "--namespace", namespace]
     command += ["--kube-version", f"{kubernetes_version()}.0"]
     for api in apis:
         command += ["--api-versions", api]
     for file in files:
-        command += ["--values", str(ROOT / "values" / file)]
-    done = subprocess.run([*command, "--values", "-"], input=values, capture_output=True, text=True)
-    if done.returncode:
-        raise ChartError(done.stderr)
-    return done.stdout
+        command += ["--values", f"values/{file}"]
+    return [*command, "--values", "-"]
+
+
+def _run(command: list[str], values: str) -> tuple[bool, str]:
+    """Return whether helm rendered, and what it printed."""
+    done = subprocess.run(command, input=values, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode not in (0, 1):  # a signal: helm has said nothing
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+    return done.returncode == 0, done.stderr if done.returncode else done.stdout
 
 
 def kubernetes_version() -> str:

@@ -22,17 +22,19 @@ CLAIM = {
     "storageClassName": "fast",
 }
 CLASS = {"allowVolumeExpansion": True}
-TEMPLATE = '{{ include (printf "common.%s" .Values.template) .Values.params | trim | quote }}'
+TEMPLATE = "{{ include .Values.template .Values.params | trim | quote }}"
 
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chart that prints what a template of the library chart says of its values."""
+    """A chart that prints what a template of the charts says of its values."""
     directory = tmp_path_factory.mktemp("chart")
     (directory / "Chart.yaml").write_text("{apiVersion: v2, name: changes, version: 0.0.0}")
     (directory / "templates").mkdir()
     (directory / "templates/says.yaml").write_text(f"says: {TEMPLATE}\n")
-    shutil.copytree(ROOT / "charts/trainyard/charts/common", directory / "charts/common")
+    charts = ROOT / "charts/trainyard/charts"
+    shutil.copytree(charts / "common", directory / "charts/common")
+    shutil.copy(charts / "postgresql/templates/_problems.tpl", directory / "templates")
     return directory
 
 
@@ -77,7 +79,7 @@ def test_what_kubernetes_changes_passes(
     chart: Path, claim: dict[str, Any], one: dict[str, Any], storage_class: dict[str, Any]
 ) -> None:
     params = {"claim": {**CLAIM, **claim}, "there": one, "class": storage_class}
-    assert said(chart, "claimChanges", **params) == ""
+    assert said(chart, "common.claimChanges", **params) == ""
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_what_it_does_not_change_is_refused(
     chart: Path, claim: dict[str, Any], one: dict[str, Any], storage_class: dict[str, Any], says: str
 ) -> None:
     params = {"claim": {**CLAIM, **claim}, "there": one, "class": storage_class}
-    (line,) = said(chart, "claimChanges", **params).splitlines()
+    (line,) = said(chart, "common.claimChanges", **params).splitlines()
     assert f"training.volumes.datasets.{says}" in line or says in line
     assert line.startswith("training.volumes.datasets.")
 
@@ -140,9 +142,26 @@ def test_what_it_does_not_change_is_refused(
 def test_a_stateful_set_keeps_its_template(
     chart: Path, claim: dict[str, Any], one: dict[str, Any], says: str | None
 ) -> None:
-    line = said(chart, "claimTemplateChanges", claim={**CLAIM, **claim}, there=one["spec"])
+    line = said(chart, "common.claimTemplateChanges", claim={**CLAIM, **claim}, there=one["spec"])
     assert line == "" if says is None else says in line
     assert len(line.splitlines()) == (0 if says is None else 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "old"),
+    [
+        ("postgres:15", ""),
+        ("postgres:17.2-bookworm", "15"),
+        (f"mirror.example.com:5000/postgres:17@sha256:{'0' * 64}", "15"),
+        ("mirror.example.com:5000/postgres", ""),
+        (f"postgres@sha256:{'17' * 32}", ""),
+        ("trainyard/postgres:17f3aa35dd02", ""),
+    ],
+)
+def test_data_of_another_postgresql_is_refused(chart: Path, image: str, old: str) -> None:
+    line = said(chart, "postgresql.majorChanges", image=image, there=f"postgres:15@sha256:{'1' * 64}")
+    assert line == "" if not old else f'set postgresql.image.tag to "{old}"' in line
+    assert len(line.splitlines()) == bool(old)
 
 
 def test_a_priority_class_says_what_kubernetes_would_put_there() -> None:

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 from references import References
-from render import Object, containers, environment, find, platform, pod_spec, render_chart, wanted_secrets
+from render import (
+    ChartError,
+    Object,
+    containers,
+    environment,
+    find,
+    platform,
+    pod_spec,
+    render_chart,
+    wanted_secrets,
+)
 from test_rights import rights
 
 VISION, TEXT, NOBODY = "ml-vision", "ml-text", "ml-training"
@@ -277,3 +287,20 @@ def test_a_job_makes_the_roles_of_teams() -> None:
 )
 def test_roles_are_those_of_whatever_airflow_takes_for_the_fab_manager(airflow: Object) -> None:
     assert job_of_roles(**TEAMS, airflow=airflow)["ROLES"]
+
+
+def test_a_name_of_the_users_is_not_taken_for_a_key_of_the_chart() -> None:
+    """Checks of well-known keys, such as `quota`, are not for what is merely called so."""
+    gpus = {"quota": {"own": 1}, "strategy": {"own": 1}}
+    kind = {"gpuType": "a", "resourceName": "nvidia.com/gpu", "spot": False, "costPerGpuHour": 1}
+    pool = {**kind, "gpusPerNode": 1, "nodes": {"max": 1}}
+    values: Object = {
+        "queues": {"kueue": {"enabled": True}},
+        "gpuPools": {"quota": pool, "strategy": pool},
+        "teams": {"labels": {"namespace": "ml-labels", "dags": [], "gpus": gpus}, "annotations": None},
+        "priorityClasses": {"labels": {"enabled": True, "value": 7, "description": "d"}},
+    }
+    assert platform(render_chart(values=values))["teams"].keys() == {"labels"}
+    wrong = {**values, "teams": {"quota": {"namespace": "ml-quota", "dags": [], "quota": {"pods": "many"}}}}
+    with pytest.raises(ChartError, match=r'teams\.quota\.quota\.pods: "many" is no quantity'):
+        render_chart(values=wrong)

@@ -32,8 +32,8 @@
 {{- end }}
 
 {{/* A ClusterQueue and the LocalQueue by which Jobs name it. Params: root, name (of the latter), space (of
-     trainyard.trainingNamespaces), resource, flavors (a list of trainyard.flavorQuota), cohort, isShared (whether the GPUs are
-     the Cohort's), fungibility (optional) */}}
+     trainyard.trainingNamespaces), resource, flavors (a list of trainyard.flavorQuota), isShared (whether the GPUs are the
+     Cohort's); optional: cohort, weight (for fair sharing), fungibility (of trainyard.fungibility) */}}
 {{- define "trainyard.queue" -}}
 {{- $labels := include "common.labels" (dict "root" .root "component" "queues") }}
 {{- $name := include "trainyard.clusterScopedName" (dict "root" .root "component" (include "trainyard.queueName" (dict "name" .name "team" .space.team))) | include "common.scalar" }}

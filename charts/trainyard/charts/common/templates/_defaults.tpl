@@ -9,11 +9,12 @@
 {{- if .Chart.IsRoot }}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson }}
 {{- $lost := include "common.lostSettings" (dict "root" . "defaults" $defaults) | fromJsonArray }}
+{{- range include "common.ownNames" . | fromJsonArray }}
+{{- include "common.removeNulls" (dict "map" $.Values "path" .) }}
+{{- end }}
 {{- range $path, $value := $defaults }}
 {{- $parts := splitList "." $path }}
-{{- if eq "*" (last $parts) }}
-{{- include "common.removeNulls" (dict "map" $.Values "path" $parts) }}
-{{- else }}
+{{- if not (has "*" $parts) }}
 {{- $map := $.Values }}
 {{- range initial $parts }}
 {{- $key := trimSuffix "?" . }}
@@ -25,6 +26,16 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The maps with names of the user's own: the path of each map's entries as a list of its parts, of which the last one is *.
+     JSON. Params: the chart's root context */}}
+{{- define "common.ownNames" -}}
+{{- $paths := list }}
+{{- range $path, $_ := .Files.Get "files/defaults.json" | fromJson }}
+{{- if hasSuffix "*" $path }}{{ $paths = append $paths (splitList "." $path) }}{{ end }}
+{{- end }}
+{{- toJson $paths }}
 {{- end }}
 
 {{/* Remove what is null of the entries that a path with * stands for. Params: map, path (its parts; the last one is *) */}}

@@ -1,6 +1,6 @@
 {{/* What is wrong with values of well-known shapes, wherever they lie: requests and limits, labels, security contexts and
      so on, one line each, with the key and the cure. What the schemas say is not repeated.
-     Params: key (of the values; empty for the root), values (a map) */}}
+     Params: key (of the values; empty for the root), values (a map), ownNames (what common.ownNames says below it) */}}
 {{- define "common.problems" -}}
 {{- $lines := list }}
 {{- $checks := dict
@@ -9,12 +9,16 @@
     "airflowPodAnnotations" "common.annotationProblems" "jobAnnotations" "common.annotationProblems"
     "limitRange" "common.limitRangeProblems" "quota" "common.quantityProblems"
     "emptyDirConfig" "common.emptyDirProblems" "strategy" "common.strategyProblems" }}
-{{- $namesAreTheUsers := has (splitList "." .key | last) (list "gpuPools" "gpuPoolLists" "volumes" "priorityClasses" "bundles") }}
+{{- $namesAreTheUsers := has (list "*") .ownNames }}
 {{- range $name, $value := omit .values "config" }}
 {{- if kindIs "map" $value }}
 {{- $key := printf "%s.%s" $.key $name | trimPrefix "." }}
 {{- $template := ternary "" (get $checks $name) $namesAreTheUsers }}
-{{- $found := include ($template | default "common.problems") (dict "key" $key "values" $value) }}
+{{- $ownNames := list }}
+{{- range $.ownNames }}
+{{- if and (has (first .) (list "*" $name)) (rest .) }}{{ $ownNames = append $ownNames (rest .) }}{{ end }}
+{{- end }}
+{{- $found := include ($template | default "common.problems") (dict "key" $key "values" $value "ownNames" $ownNames) }}
 {{- with trim $found }}{{ $lines = append $lines . }}{{ end }}
 {{- else if and (eq $name "env") (kindIs "slice" $value) }}
 {{- range $value }}
@@ -214,7 +218,8 @@
      Params: root (context), problems (the template of the chart's own, one line each; optional) */}}
 {{- define "common.validation" -}}
 {{- if .root.Chart.IsRoot }}
-{{- $problems := include "common.problems" (dict "key" .root.Chart.Name "values" .root.Values) }}
+{{- $problems := include "common.problems" (dict "key" .root.Chart.Name "values" .root.Values
+      "ownNames" (include "common.ownNames" .root | fromJsonArray)) }}
 {{- $own := "" }}
 {{- with .problems }}{{ $own = include . $.root }}{{ end }}
 {{- with list $own $problems (include "common.databaseTlsProblems" .root) | join "\n" | trim }}{{ fail . }}{{ end }}
