@@ -46,6 +46,24 @@ import json
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 hook = S3Hook('trainyard_s3')
 """
+# Of scripts for training pods, which tell what MLflow answers to calls of its client.
+MLFLOW_PRELUDE = """
+import json, sys
+import mlflow
+from mlflow.exceptions import MlflowException
+from requests.exceptions import HTTPError
+
+mlflow_client = mlflow.MlflowClient()
+
+def result(call):
+    try:
+        call()
+    except MlflowException as error:
+        return error.get_http_status_code()
+    except HTTPError as error:  # of an artifact
+        return error.response.status_code
+    return 200
+"""
 
 
 @dataclass

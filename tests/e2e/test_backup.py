@@ -118,11 +118,18 @@ def lose_every_volume(core: client.CoreV1Api) -> None:
         core.delete_namespaced_persistent_volume_claim(name, namespace)
 
     def gone() -> bool:
+        left = {place for uid, place in claims(core).items() if uid in lost}
         for namespace in NAMESPACES:
             for pod in core.list_namespaced_pod(namespace).items:
-                if any(volume.persistent_volume_claim for volume in pod.spec.volumes):
+                used = {
+                    (namespace, volume.persistent_volume_claim.claim_name)
+                    for volume in pod.spec.volumes
+                    if volume.persistent_volume_claim
+                }
+                # Not a pod that has a new claim: its successor would share that with what still runs of it.
+                if used & left:
                     if_there(core.delete_namespaced_pod, pod.metadata.name, namespace, grace_period_seconds=0)
-        return not lost.keys() & claims(core).keys()
+        return not left
 
     wait_until("the claims to go", gone, seconds=180, every=5)
 

@@ -21,11 +21,16 @@ def test_the_first_run_registers_and_promotes_one_model(first_run: Run, versions
     assert version.metrics["f1_macro"] >= 0.90
 
 
-def test_the_model_tells_what_it_was_trained_on(first_run: Run, versions, mlflow) -> None:
+def test_the_model_tells_what_it_was_trained_on_and_by(
+    first_run: Run, versions, mlflow, recorder: PodRecorder
+) -> None:
     (version,) = versions(first_run.run_id)
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", version.tags["trainyard.git_commit"])
     assert run_tags(mlflow, version.run_id)["trainyard.git_commit"] == version.tags["trainyard.git_commit"]
     assert re.fullmatch(r"[0-9a-f]{12}", version.tags["trainyard.data_version"])
+    (pod,) = recorder.of_task(first_run.run_id, "train")
+    assert version.tags["trainyard.image"] == pod["status"]["containerStatuses"][0]["imageID"] != ""
+    assert version.tags["trainyard.dag_version"] == first_run.tasks["train"]["dag_version"]["id"]
 
 
 def test_train_ran_on_the_gpu_node_and_the_other_steps_did_not(

@@ -9,19 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import NAMESPACE, Run
+from conftest import MLFLOW_PRELUDE, NAMESPACE, Run
 from kubernetes import client
 from pods import component_of, output_of, scratch, scratch_pod, wait_until
 from trainyard_cli.mlflow_api import Mlflow, ModelVersion
 
 POD = "login"
 # Calls of the training pod, by MLflow's own client and by HTTP; prints the result of each.
-CALLS = """
-import json, sys
-import mlflow
-from mlflow.exceptions import MlflowException
-
-mlflow_client = mlflow.MlflowClient()
+CALLS = (
+    MLFLOW_PRELUDE
+    + """
 model, version, run_id = sys.argv[1:]
 calls = {
     "read the champion": lambda: mlflow_client.get_model_version_by_alias(model, "champion"),
@@ -37,15 +34,9 @@ calls = {
     "delete the run": lambda: mlflow_client.delete_run(run_id),
 }
 
-def result(call):
-    try:
-        call()
-    except MlflowException as error:
-        return error.get_http_status_code()
-    return 200
-
 print(json.dumps({name: result(call) for name, call in calls.items()}))
 """
+)
 ALLOWED = {"read the champion": 200, "read what is not there": 404, "tag the run": 200}
 
 

@@ -13,15 +13,15 @@ from pods import component_of, output_of, scratch, scratch_pod, wait_until
 from trainyard_cli.errors import CliError
 
 POD = "scratch-maintenance"
-# Whole checkpoints of the first two epochs: a header with the hash of what follows it.
+# Whole checkpoints of the first two epochs: a file, and a manifest with its hash.
 CHECKPOINTS = """
 import hashlib, json, pathlib, sys
-directory = pathlib.Path(sys.argv[1])
-directory.mkdir()
 for epoch in (1, 2):
-    header = {"sha256": hashlib.sha256(b"weights").hexdigest(), "config": {}}
-    content = json.dumps(header).encode() + b"\\n" + b"weights"
-    (directory / f"epoch-{epoch:06d}-batch-000000.checkpoint").write_bytes(content)
+    directory = pathlib.Path(sys.argv[1], f"epoch-{epoch:06d}-batch-000000")
+    directory.mkdir(parents=True)
+    (directory / "__0_0.distcp").write_bytes(b"weights")
+    files = {"__0_0.distcp": {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}}
+    (directory / "manifest.json").write_text(json.dumps({"config": {}, "files": files}))
 """
 # Marks deleted MLflow runs as deleted in 1970.
 BACK_DATE = """
@@ -103,9 +103,7 @@ def test_a_failed_run_stays_failed_and_keeps_what_it_resumes_from(
     run = finish(trigger("unclean", dataset="file:///data/no-such-directory/digits.csv"))
     assert run.state == "failed"
     assert run.tasks["clean_up"]["state"] == "success"
-    assert [file.rpartition("/")[2] for file in left(volume, run_key)] == [
-        "epoch-000002-batch-000000.checkpoint"
-    ]
+    assert {file.split("/")[3] for file in left(volume, run_key)} == {"epoch-000002-batch-000000"}
     volume("rm", "-r", f"/checkpoints/{run_key}")
 
 
@@ -118,10 +116,10 @@ def test_maintenance_removes_what_is_old_and_not_what_a_registered_model_needs(
         f"e2e-young-{model_name}",
     )
     for run_key in (registered, unknown, young):
-        volume("mkdir", f"/checkpoints/{run_key}")
-        volume("touch", f"/checkpoints/{run_key}/epoch-000001-batch-000000.checkpoint")
+        volume("mkdir", "-p", f"/checkpoints/{run_key}/epoch-000001-batch-000000")
+        volume("touch", f"/checkpoints/{run_key}/epoch-000001-batch-000000/manifest.json")
     for run_key in (registered, unknown):
-        file = f"/checkpoints/{run_key}/epoch-000001-batch-000000.checkpoint"
+        file = f"/checkpoints/{run_key}/epoch-000001-batch-000000/manifest.json"
         volume("touch", "-d", "40 days ago", file, f"/checkpoints/{run_key}")
 
     (version,) = versions(first_run.run_id)

@@ -69,12 +69,15 @@ def test_a_task_says_within_seconds_why_it_waits_and_goes_on_without_a_gpu(
         return job_of(core, platform["training"]["namespace"], run_id)
 
     job = wait_until("the Job of the training", waiting_job, seconds=240)
-    pending = wait_until(
-        "the XCom `pending`", lambda: airflow.xcom(DAG, run_id, "train", "pending"), seconds=30
-    )
+    queued = "0 of 1 GPUs free in pool ondemand; position 1 of 1 ("
+
+    def told() -> Any:
+        pending = airflow.xcom(DAG, run_id, "train", "pending")
+        return pending if pending and pending["reason"].startswith(queued) else None
+
+    pending = wait_until("its place in the queue", told, seconds=60)
     assert pending["kind"] == "queue" and pending["resolved"] is False
     assert pending["pod"] == job.metadata.name, "there is no pod yet"
-    assert pending["reason"].startswith("0 of 1 GPUs free in pool ondemand; position 1 of 1 (")
     links = airflow.get(f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/links")["extra_links"]
     assert links["Why pending"].endswith(f"/dags/{DAG}/runs/{run_id}/tasks/train/xcom")
 

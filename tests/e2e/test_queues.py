@@ -203,12 +203,12 @@ def test_who_waits_asks_the_api_server_seldom(
 
 
 class CountingKube(JobKube):
-    """Counts its requests."""
+    """Counts the requests of all clients of this class."""
 
     requests = 0
 
     async def _request(self, *args: Any, **kwargs: Any) -> Any:
-        self.requests += 1
+        CountingKube.requests += 1
         return await super()._request(*args, **kwargs)
 
 
@@ -216,30 +216,32 @@ async def _requests_of_waiters(told_platform: dict[str, Any], waiters: int) -> i
     """How many requests trials that wait for a GPU make between two looks, after each has told its place."""
     platform, told = as_platform(told_platform), set()
     run_id = f"waits-{waiters}-{os.getpid()}"
-    async with CountingKube(platform.training.namespace) as kube:
 
-        async def wait_for_a_gpu(number: int) -> None:
-            async def announce(xcoms: Any) -> None:
-                assert xcoms["pending"]["kind"] == "queue"
-                told.add(number)
+    async def wait_for_a_gpu(number: int) -> None:
+        async def announce(xcoms: Any) -> None:
+            assert xcoms["pending"]["kind"] == "queue"
+            told.add(number)
 
-            task = TaskIdentity("e2e", run_id, "train", number, 1)
+        task = TaskIdentity("e2e", run_id, "train", number, 1)
+        # As each trigger has: the connections of one client would not do for 200 watches.
+        async with CountingKube(platform.training.namespace) as kube:
             await job_run(kube, platform, task, announce=announce).run()
 
-        runs = [asyncio.create_task(wait_for_a_gpu(number)) for number in range(waiters)]
-        try:
-            deadline = time.monotonic() + 240
-            while len(told) < waiters:
-                assert time.monotonic() < deadline, f"{len(told)} have told their place"
-                await asyncio.sleep(1)
-            await asyncio.sleep(SETTLE_SECONDS)
-            before = kube.requests
-            await asyncio.sleep(QUEUE_POLL_SECONDS)
-            return kube.requests - before
-        finally:
-            for run in runs:
-                run.cancel()
-            await asyncio.gather(*runs, return_exceptions=True)
+    runs = [asyncio.create_task(wait_for_a_gpu(number)) for number in range(waiters)]
+    try:
+        deadline = time.monotonic() + 240
+        while len(told) < waiters:
+            assert time.monotonic() < deadline, f"{len(told)} have told their place"
+            await asyncio.sleep(1)
+        await asyncio.sleep(SETTLE_SECONDS)
+        before = CountingKube.requests
+        await asyncio.sleep(QUEUE_POLL_SECONDS)
+        return CountingKube.requests - before
+    finally:
+        for run in runs:
+            run.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+        async with JobKube(platform.training.namespace) as kube:
             await delete_leftovers(kube, f"trainyard.dev/run-id={run_id}")
 
 

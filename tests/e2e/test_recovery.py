@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from conftest import DAG, NAMESPACE, give_up, metric_steps, run_tags
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
-from pods import PodRecorder, epochs_done, node_of, wait_until
+from pods import PodRecorder, component_of, epochs_done, node_of, wait_until
 from urllib3.exceptions import HTTPError
 
 pytestmark = pytest.mark.alone
 
 CONTROL_PLANE = "trainyard-control-plane"
 OUTAGE_SECONDS = 120  # longer than the training takes
+HANG_SECONDS = 40  # two calls of the client
 EPOCHS = 14
 SLOW = {"epochs": EPOCHS, "epoch_seconds": 1}
 
@@ -112,6 +115,27 @@ def test_training_outlives_an_api_server_that_is_away(
     assert len(versions(run_id)) == 1
 
 
+@pytest.mark.nightly
+def test_training_does_not_wait_for_an_mlflow_that_hangs(
+    trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, mlflow, docker
+) -> None:
+    epochs = 60
+    run_id = trigger("no-mlflow", epochs=epochs, epoch_seconds=1)
+    training = recorder.wait_for_running(run_id)
+    wait_until("some epochs", lambda: epochs_done(core, training) > 2, seconds=120)
+    with _frozen(core, docker, "tracking-server"):
+        before = epochs_done(core, training)
+        time.sleep(HANG_SECONDS)
+        assert epochs_done(core, training) > before + HANG_SECONDS / 2
+    run = finish(run_id)
+
+    assert (run.state, run.tasks["train"]["try_number"]) == ("success", 1)
+    assert len(recorder.of_task(run_id, "train")) == 1
+    (version,) = versions(run_id)
+    history = metric_steps(mlflow, version.run_id, "val_f1_macro")
+    assert history == list(range(1, epochs + 1)), "metric steps without gap or duplicate"
+
+
 def test_a_run_that_a_person_ends_takes_its_pod_along_and_ends_as_it_was_told(
     trigger, finish, recorder: PodRecorder, airflow
 ) -> None:
@@ -123,6 +147,19 @@ def test_a_run_that_a_person_ends_takes_its_pod_along_and_ends_as_it_was_told(
     run = finish(run_id)
     # The clean-up runs after it, and does not make a success of it.
     assert (run.state, run.tasks["clean_up"]["state"]) == ("failed", "success")
+
+
+@contextmanager
+def _frozen(core: client.CoreV1Api, docker: str, component: str) -> Iterator[None]:
+    """Freeze the processes of a component's pod: it takes requests and answers none."""
+    pod = core.read_namespaced_pod(component_of(core, component, NAMESPACE), NAMESPACE)
+    container = pod.status.container_statuses[0].container_id.removeprefix("containerd://")
+    tasks = [docker, "exec", pod.spec.node_name, "ctr", "-n", "k8s.io", "tasks"]
+    subprocess.run([*tasks, "pause", container], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*tasks, "resume", container], check=True, capture_output=True)
 
 
 def _answers(core: client.CoreV1Api) -> bool:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from conftest import DAG, NAMESPACE
+from conftest import DAG, MLFLOW_PRELUDE, NAMESPACE
 from kubernetes import client
 from pods import PodRecorder, if_there, output_of, scratch, scratch_pod, sync_mounts, wait_until
 from queues import (
@@ -36,20 +36,10 @@ POOL, READERS, EPOCHS = "ondemand", "e2e-vision", 14
 PERSON, ROLE, OTHER_DAG = "e2e-ada", "e2e-vision", "maintenance"
 OWN = {VISION: "e2e-vision", TEXT: "e2e-text"}  # DAGs that are not there, and their experiments
 # Calls of a team's pod by MLflow's own client; prints the result of each.
-CALLS = """
-import json, sys
-import mlflow
-from mlflow.exceptions import MlflowException
-
-mlflow_client = mlflow.MlflowClient()
+CALLS = (
+    MLFLOW_PRELUDE
+    + """
 own, other = sys.argv[1:]
-
-def result(call):
-    try:
-        call()
-    except MlflowException as error:
-        return error.get_http_status_code()
-    return 200
 
 def written(name):
     found = mlflow_client.get_experiment_by_name(name)
@@ -70,6 +60,7 @@ if other:
     results["make"] = result(lambda: mlflow_client.create_experiment(other + "-more"))
 print(json.dumps(results))
 """
+)
 CLASSES = ["trainyard-training", "trainyard-spot"]
 TEAMS = {
     # Of the pool's two GPUs one is vision's, and one is had by DAGs of no team.
