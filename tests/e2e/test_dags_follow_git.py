@@ -291,6 +291,7 @@ def _pin(core: client.CoreV1Api, known_hosts: str) -> None:
     wait_until("the new publisher", runs_anew)
 
 
+@pytest.mark.nightly
 def test_a_changed_dag_image_restarts_the_dag_processor_alone_and_runs_keep_theirs(
     core: client.CoreV1Api, release: Checkout, runnable: Callable, run: Callable
 ) -> None:

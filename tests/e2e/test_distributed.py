@@ -17,6 +17,7 @@ EPOCHS = 14
 SAME = {"epochs": 6, "dropout": 0, "seed": 7}
 
 
+@pytest.mark.nightly
 def test_two_nodes_train_what_one_does(trigger, finish, recorder: PodRecorder, airflow, mlflow) -> None:
     two, one = trigger("two-nodes", nodes=2, **SAME), trigger("one-node", **SAME)
     for run_id in (two, one):

@@ -307,6 +307,7 @@ def test_a_commit_that_changes_one_value_rolls_one_deployment(team: Team, kube: 
     assert len(first.pods - after.pods) == 1
 
 
+@pytest.mark.nightly
 def test_a_missing_image_stops_no_running_task_and_git_revert_rolls_back(team: Team, core) -> None:
     missing = {"repository": "registry.invalid/airflow", "tag": "missing"}
     team.change(
@@ -406,6 +407,7 @@ def jobs(kube: Kube) -> set[str]:
     return {one["name"] for one in found if not one.get("ownerReferences")}
 
 
+@pytest.mark.nightly
 def test_jobs_named_after_what_they_run_are_replaced_once(team: Team, kube: Kube) -> None:
     first = jobs(kube)
     team.change("More room for the small Jobs", **MORE_ROOM)
@@ -422,6 +424,7 @@ def test_jobs_named_after_what_they_run_are_replaced_once(team: Team, kube: Kube
     assert team.application()["status"]["operationState"]["finishedAt"] == finished
 
 
+@pytest.mark.nightly
 def test_a_claim_that_git_has_no_longer_stays(team: Team, kube: Kube, core) -> None:
     path = "/api/v1/namespaces/ml-training/persistentvolumeclaims/e2e"
     volume = {"size": "1Mi", "storageClassName": "trainyard-e2e", "mountPath": "/e2e", "claimName": "e2e"}
@@ -444,6 +447,7 @@ def _platform_of(core: client.CoreV1Api) -> str:
     return output_of(core, pod.metadata.name, NAMESPACE, "cat", DEFAULT_PATH)
 
 
+@pytest.mark.nightly
 def test_an_upgrade_loses_nothing_of_a_training_run(
     team: Team, trigger: Callable[..., str], finish: Callable[..., Any], recorder: PodRecorder
 ) -> None:

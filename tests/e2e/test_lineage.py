@@ -14,7 +14,7 @@ from pods import component_of, log_of, output_of, pods_that_stay, sync_mounts, w
 from receiver import NAME, PORT, receiver_pod
 from trainyard_cli.mlflow_api import ModelVersion
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
 SCRATCH = "e2e-lineage"
 WORKER = {"limits": {"memory": "1111Mi"}}

@@ -95,6 +95,7 @@ def test_a_task_says_within_seconds_why_it_waits_and_goes_on_without_a_gpu(
     assert run_tags(mlflow, version.run_id)["trainyard.fallback"] == "cpu"
 
 
+@pytest.mark.nightly
 def test_a_run_that_is_reclaimed_twice_goes_on_in_the_other_pool(
     trigger, finish, versions, recorder: PodRecorder, core: client.CoreV1Api, mlflow, platform
 ) -> None:
