@@ -403,7 +403,9 @@ def server(directory: Path) -> Iterator[Callable[..., str]]:
     command("pg_ctl", "--mode=immediate", "stop")
 
 
-def run_script(name: str, tmp_path: Path, port: int) -> subprocess.CompletedProcess[str]:
+def run_script(
+    name: str, tmp_path: Path, port: int, programs: Path = POSTGRES
+) -> subprocess.CompletedProcess[str]:
     """Run a script of the postgres image, with the paths of the pod in ``tmp_path``."""
     for file in FILES.iterdir():
         text = file.read_text().replace("/work/", f"{tmp_path}/").replace("/scripts/", f"{tmp_path}/")
@@ -415,9 +417,27 @@ def run_script(name: str, tmp_path: Path, port: int) -> subprocess.CompletedProc
             for each in ("airflow", "mlflow")
         )
     )
-    path = f"{POSTGRES}:{os.environ['PATH']}"
+    path = f"{programs}:{os.environ['PATH']}"
     variables = {**os.environ, "PGSERVICEFILE": str(service), "DATABASES": "airflow mlflow", "PATH": path}
     return subprocess.run(["bash", tmp_path / name], env=variables, capture_output=True, text=True)
+
+
+def test_what_only_a_newer_server_knows_is_not_set(tmp_path: Path) -> None:
+    """pg_restore of PostgreSQL 17 sets `transaction_timeout` first; a server before does not know it."""
+    dump = "SET transaction_timeout = 0;\nSET lock_timeout = 0;\nCREATE TABLE a ();\n"
+    for_each_file = "for word; do case $word in --file=*) {};; esac; done"
+    programs = {
+        "pg_restore": for_each_file.format(f'printf "{dump}" >"${{word#--file=}}"'),
+        "psql": for_each_file.format(f'cat "${{word#--file=}}" >>{tmp_path}/run'),
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    done = run_script("restore.sh", tmp_path, 1, programs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    statements = (tmp_path / "run").read_text()
+    assert statements.count("SET lock_timeout = 0;\nCREATE TABLE a ();") == 2
+    assert "transaction_timeout" not in statements
 
 
 def test_a_database_comes_back_as_a_whole(server, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ restore() { # DATABASE
 for database in $DATABASES; do
     pg_restore --no-owner --no-privileges --no-comments --clean --if-exists --file="/work/$database.sql" "/work/$database.dump"
     # Extensions stay: one that an administrator made is not the user's to drop. What drops comes before what creates.
-    sed -i '1,/^CREATE /{/^DROP EXTENSION IF EXISTS /d}' "/work/$database.sql"
+    # Servers before PostgreSQL 17 do not know the setting.
+    sed -i '1,/^CREATE /{/^DROP EXTENSION IF EXISTS /d;/^SET transaction_timeout /d}' "/work/$database.sql"
     for try in $(seq "$tries"); do
         # Who connects again at once may hold a lock; the server then ends one of the two.
         if restore "$database"; then

@@ -21,7 +21,10 @@ postgresql.image: {{ .image }} does not read the data of PostgreSQL {{ $old }}; 
 {{- $spec := (first .spec.volumeClaimTemplates).spec }}
 {{- $claim := merge (dict "key" "postgresql.persistence" "name" $name "accessMode" "ReadWriteOnce") $.Values.persistence }}
 {{- include "common.claimTemplateChanges" (dict "claim" $claim "there" $spec) }}
+{{- /* A server that is not ready may be one that refuses the data: then its image says nothing of them. */}}
+{{- if (.status | default dict).readyReplicas }}
 {{- $server := first .spec.template.spec.containers }}
 {{- include "postgresql.majorChanges" (dict "image" (include "postgresql.image" $) "there" $server.image) }}
+{{- end }}
 {{- end }}
 {{- end }}
