@@ -10,7 +10,7 @@
     "limitRange" "common.limitRangeProblems" "quota" "common.quantityProblems"
     "emptyDirConfig" "common.emptyDirProblems" "strategy" "common.strategyProblems" }}
 {{- $namesAreTheUsers := has (list "*") .ownNames }}
-{{- range $name, $value := omit .values "config" }}
+{{- range $name, $value := ternary .values (omit .values "config") $namesAreTheUsers }}
 {{- if kindIs "map" $value }}
 {{- $key := printf "%s.%s" $.key $name | trimPrefix "." }}
 {{- $template := ternary "" (get $checks $name) $namesAreTheUsers }}
@@ -28,11 +28,13 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- /* What is told by the keys that a map has. */}}
+{{- /* What is told by the keys that a map has, where they are the chart's. */}}
 {{- $told := list }}
+{{- if not $namesAreTheUsers }}
 {{- if hasKey .values "repository" }}{{ $told = append $told "common.imageProblems" }}{{ end }}
 {{- if or (hasKey .values "requests") (hasKey .values "limits") }}{{ $told = append $told "common.resourceProblems" }}{{ end }}
 {{- if or (hasKey .values "podSecurityContext") (hasKey .values "pod") (hasKey .values "container") (hasKey .values "containers") }}{{ $told = append $told "common.userProblems" }}{{ end }}
+{{- end }}
 {{- range $told }}
 {{- with include . $ | trim }}{{ $lines = append $lines . }}{{ end }}
 {{- end }}
