@@ -171,10 +171,11 @@ def _debian_sources(suite: str) -> dict[str, str]:
     """
     main, security = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
     sources = {suite: main, f"{suite}-updates": main, f"{suite}-security": security}
-    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"], check=False).stdout
-    for uri, own in (line.split() for line in listed.splitlines()):
+    wanted = "$(REPO_URI) $(CODENAME) $(ORIGIN)"
+    listed = run(["apt-get", "indextargets", "--format", wanted], check=False).stdout
+    for uri, own, origin in (line.split(" ", 2) for line in listed.splitlines()):
         named = own.replace(own.partition("-")[0], suite, 1)
-        if named in sources and "/debian" in uri:
+        if named in sources and origin == "Debian":
             sources[named] = uri
     return sources
 

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -221,3 +222,19 @@ def test_each_team_has_shared_volumes_of_its_own() -> None:
     assert claims.keys() == {("ml-vision", "datasets"), ("ml-vision", "checkpoints")}
     paths = [one["spec"]["hostPath"]["path"] for one in after if one["kind"] == "PersistentVolume"]
     assert len(set(paths)) == len(paths), "nobody sees another team's data"
+
+
+def test_debians_packages_come_from_where_this_machine_has_its_own(monkeypatch):
+    """And not from a repository of another maker that has the same suites."""
+    listed = (
+        "https://mirror.example.com/debian/ bookworm Debian\n"
+        "https://mirror.example.com/security/ bookworm-security Debian\n"
+        "https://docker.example.com/linux/debian bookworm Docker\n"
+        "https://nobody.example.com/debian bookworm-updates \n"
+    )
+    monkeypatch.setattr(node_image, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
+    assert node_image._debian_sources("trixie") == {
+        "trixie": "https://mirror.example.com/debian/",
+        "trixie-updates": "http://deb.debian.org/debian",
+        "trixie-security": "https://mirror.example.com/security/",
+    }
