@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import Steps
+from trainyard_contract import Env
 
 
 def test_from_raw_data_to_a_scored_model(steps: Steps):
@@ -21,13 +22,17 @@ def test_from_raw_data_to_a_scored_model(steps: Steps):
     processed = preprocessed.result["dataset"]
     assert "/processed/digits/date=2026-01-31/version=" in processed
 
-    params = {"epochs": 8, "date": "2026-01-31"}
-    trained = steps.run("train", processed, params=params, GIT_COMMIT="0123456789abcdef")
+    params, made_of = (
+        {"epochs": 8, "date": "2026-01-31"},
+        {Env.GIT_COMMIT: "0123456789abcdef", Env.DAG_VERSION: "d1"},
+    )
+    trained = steps.run("train", processed, params=params, **made_of)
     assert trained.code == 0, trained.text
     assert trained.result["epochs"] == 8
     assert trained.result["resumed_from_epoch"] == 0
 
-    evaluated = steps.run("evaluate", processed, params={"model_uri": trained.result["model_uri"]})
+    uri, later = {"model_uri": trained.result["model_uri"]}, {Env.GIT_COMMIT: "later", Env.DAG_VERSION: "d2"}
+    evaluated = steps.run("evaluate", processed, params=uri, **later)
     assert evaluated.code == 0, evaluated.text
     assert evaluated.result["model_uri"] == trained.result["model_uri"]
     assert evaluated.result["f1_macro"] >= 0.9
@@ -41,7 +46,8 @@ def test_from_raw_data_to_a_scored_model(steps: Steps):
     assert run.info.status == "FINISHED"
     assert run.data.params | {"model": "digits", "epochs": "8", "seed": "0"} == run.data.params
     assert run.data.metrics["f1_macro"] == evaluated.result["f1_macro"]
-    assert run.data.tags["trainyard.git_commit"] == "0123456789abcdef"
+    made_of = ("0123456789abcdef", "d1")
+    assert (run.data.tags["trainyard.git_commit"], run.data.tags["trainyard.dag_version"]) == made_of
     assert run.data.tags["trainyard.data_version"] == preprocessed.result["version"]
 
     (model,) = steps.models()

@@ -130,7 +130,6 @@ def audit_tags(
     return {
         **metrics,
         "data_version": evaluation.get("data_version"),
-        "git_commit": evaluation.get("git_commit"),
         "compared_metric": gate.metric,
         "champion_metric": gate.champion_metric,
         "champion_version": gate.champion_version,

@@ -132,7 +132,6 @@ def test_a_promotion_leaves_who_what_and_against_which_metrics() -> None:
         "f1_macro": 0.95,
         "rows": 9,
         "data_version": "abc",
-        "git_commit": "def",
         "compared_metric": 0.95,
         "champion_metric": 0.9,
         "champion_version": "7",

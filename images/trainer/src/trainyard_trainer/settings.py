@@ -15,8 +15,12 @@ _TAGS = {
     Env.FALLBACK: Tag.FALLBACK,
     Env.GPU_POOL: Tag.GPU_POOL,
     Env.AIRFLOW_URL: Tag.AIRFLOW_URL,
-    Env.DAG_VERSION: Tag.DAG_VERSION,
     Env.USER: Tag.USER,
+}
+_MADE_OF = {
+    Tag.GIT_COMMIT: Env.GIT_COMMIT,
+    Tag.SOURCE_COMMIT: Env.GIT_COMMIT,
+    Tag.DAG_VERSION: Env.DAG_VERSION,
 }
 
 
@@ -36,6 +40,7 @@ class Settings:
     batch_divisor: int  # parts in which each batch is computed, to need less memory
     parent_run_key: str  # "" = the MLflow run has no parent
     tags: Mapping[str, str]  # of the MLflow run: where, why and for whom it runs
+    made_of: Mapping[str, str]  # more of them, of the step that makes the model alone: of what code
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -59,6 +64,7 @@ class Settings:
             batch_divisor=positive_number(Env.BATCH_DIVISOR, 1),
             parent_run_key=_parent_run_key(),
             tags={tag: value for name, tag in _TAGS.items() if (value := os.environ.get(name))},
+            made_of={tag: value for tag, name in _MADE_OF.items() if (value := os.environ.get(name))},
         )
 
 

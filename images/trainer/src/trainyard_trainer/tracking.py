@@ -67,8 +67,6 @@ class Tracker:
         }
         if settings.batch_divisor > 1:
             tags[Tag.BATCH_DIVISOR] = str(settings.batch_divisor)
-        if settings.git_commit:
-            tags |= {Tag.GIT_COMMIT: settings.git_commit, Tag.SOURCE_COMMIT: settings.git_commit}
         self._parent_key = settings.parent_run_key
         # MLflow reads the user of a run only from the tags that it is created with.
         self._user = {key: value for key, value in tags.items() if key == Tag.USER}

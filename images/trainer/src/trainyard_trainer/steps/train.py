@@ -232,7 +232,7 @@ def run(context: Context) -> Result:
     config = {key: params[key] for key, param in context.known_params.items() if param.is_hyperparameter}
     tracker.log_params(config)
     tracker.set_tags({Tag.DATA: dataset.uri, Tag.DATA_VERSION: dataset.version})
-    tracker.set_tags(context.worker.tags())
+    tracker.set_tags({**context.worker.tags(), **context.settings.made_of})
 
     device = compute.device(
         context.settings.device,
