@@ -189,6 +189,50 @@ def test_a_bad_request_is_told_what_is_wrong_and_the_server_goes_on(
     assert server.predict(inputs=ROWS)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (b"a,b\n1,2\n4,3\n", 200, ""),
+        (b"a,b,c\n1,2,3\n", 422, "shape (-1, 2)"),
+        (b"a,b\n1,x\n", 422, "'x'"),
+        (b"", 422, "no CSV with a header"),
+    ],
+)
+def test_a_csv_is_rows_of_the_tensor(server: Server, body: bytes, status: int, told: str) -> None:
+    found, answer, _ = server.request(ServingPath.INVOCATIONS, body, **{"Content-Type": "text/csv"})
+    assert found == status, answer
+    assert told in answer["error"] if told else answer == {"predictions": PREDICTIONS}
+
+
+class Failing(torch.nn.Module):
+    """A network with an error of its own, which its signature does not tell of."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        if bool((rows > 9).any()):
+            raise RuntimeError("secret")
+        return rows
+
+
+def test_what_a_model_fails_with_is_in_the_log_alone(registry: Registry) -> None:
+    directory = registry.directory / "failing"
+    artifact.save(Failing(), directory, example=torch.tensor(ROWS), metrics={}, config={})
+    client = MlflowClient(registry.uri)
+    version = str(client.create_model_version(MODEL, source=str(directory)).version)
+    with in_thread(app.create(load(registry, version))) as server:
+        status, answer, _ = server.predict(inputs=[[1.0, 10.0]])
+        assert server.predict(inputs=ROWS)[0] == 200
+    assert status == 500
+    assert answer == {"error": "the model failed; the cause is in the server's log"}
+
+
+def test_every_error_is_json() -> None:
+    predicts_no_json = Slow()
+    predicts_no_json.predict = lambda data: object()
+    with in_thread(app.create(model.Model(MODEL, "1", predicts_no_json, None))) as broken:
+        status, answer, _ = broken.predict(inputs=ROWS)
+    assert (status, set(answer)) == (500, {"error"})
+
+
 def test_another_type_of_content_is_refused(server: Server) -> None:
     status, answer, _ = server.request(ServingPath.INVOCATIONS, b"1", **{"Content-Type": "text/plain"})
     assert status == 415 and "content types" in answer["error"]
@@ -210,13 +254,15 @@ class Slow:
 def in_thread(application: app.App) -> Iterator[Server]:
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(application, port=port, log_config=None))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield Server(None, f"http://127.0.0.1:{port}", "1")
-    server.should_exit = True
-    thread.join()
+    try:
+        yield Server(None, f"http://127.0.0.1:{port}", "1")
+    finally:
+        server.should_exit = True
+        thread.join(timeout=60)
 
 
 def test_a_busy_server_says_when_to_come_again() -> None:

@@ -1,8 +1,9 @@
 """The HTTP API: MLflow's scoring protocol, and what the platform needs in addition.
 
-POST /invocations   predict: {"inputs": ...}, {"instances": ...}, {"dataframe_split": ...}, CSV
-                    400 no JSON; 422 not what the model's signature says; 503 busy, with Retry-After;
-                    504 not answered in MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT seconds, 60 by default
+POST /invocations   predict: {"inputs": ...}, {"instances": ...}, {"dataframe_split": ...}, CSV with a header
+                    400 no JSON; 422 not what the model's signature says; 500 the model fails;
+                    503 busy, with Retry-After; 504 not answered in MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+                    seconds, 60 by default
 GET  /ping          200 while the process runs
 GET  /ready         200 when the model is loaded and has passed its smoke test
 GET  /version       {"model": ..., "version": ..., "mlflow": ...}
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,12 +30,18 @@ from trainyard_serving.model import Model, cause_of
 
 MAX_BODY_BYTES = 32 * 1024 * 1024  # a body is held in memory, as JSON several times its size
 AT_ONCE = 32  # requests; those above asyncio's number of threads (CPUs + 4) wait for one
+_MODEL_FAILED = "unexpected error while evaluating the model"  # as MLflow says it
+_SEE_LOG = {"error": "the model failed; the cause is in the server's log"}
 _PROBES = {ServingPath.PING, ServingPath.READY}
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class _NoTable(ValueError):
+    """A body that is no CSV."""
 
 
 def create(model: Model) -> App:
@@ -89,17 +98,37 @@ def _answer(pyfunc: Any, schema: Any, body: bytes, content_type: str) -> Respons
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
 
+    data, data_type = body, content_type
     try:
-        answer = scoring_server.invocations(body, content_type, pyfunc, schema)
+        if content_type.startswith("text/csv") and schema is not None and schema.is_tensor_spec():
+            data, data_type = _json_of_csv(body), "application/json"
+        answer = scoring_server.invocations(data, data_type, pyfunc, schema)
     except MlflowException as error:
         if cause := cause_of(error):
             log.warning("prediction_failed", reason=cause)
+        if schema is not None and _MODEL_FAILED in error.message:  # on what its signature allows
+            return JSONResponse(_SEE_LOG, status_code=500)
         # MLflow puts the whole input before what is wrong with it.
         text = error.message.rpartition("Error: ")[2]
         return JSONResponse({"error": text}, status_code=422 if _is_json(body, content_type) else 400)
+    except _NoTable as error:
+        return JSONResponse({"error": str(error)}, status_code=422)
+    except Exception as error:
+        log.event("prediction_failed", level=logging.ERROR, traceback=True, reason=str(error))
+        return JSONResponse(_SEE_LOG, status_code=500)
     if answer.status != HTTPStatus.OK:
         return JSONResponse({"error": answer.response}, status_code=answer.status)
     return Response(answer.response, media_type=answer.mimetype)
+
+
+def _json_of_csv(body: bytes) -> bytes:
+    """Return a CSV as MLflow's JSON, for a tensor: of a CSV, MLflow makes columns. Raises _NoTable."""
+    import pandas
+
+    try:
+        return json.dumps({"inputs": pandas.read_csv(BytesIO(body)).to_numpy().tolist()}).encode()
+    except ValueError as error:
+        raise _NoTable(f"no CSV with a header: {error}") from error
 
 
 def _is_json(body: bytes, content_type: str) -> bool:
