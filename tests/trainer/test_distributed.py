@@ -124,8 +124,8 @@ columns = {
 params = complete({"learning_rate": 0.01, "batch_size": 18}, COMMON)  # the last batch has four rows
 device = compute.device("cpu", 1)
 with process_group(Worker.from_environment(), device, Preemption()) as group:
-    def trained(batches):
-        trainer = Trainer(Normalized(), columns, params, device, group=group)
+    def trained(batches, model=Normalized()):
+        trainer = Trainer(model, columns, params, device, group=group)
         while trainer.batch < batches:
             trainer.train_batch()
         return trainer
@@ -149,6 +149,35 @@ LOST_LATE = f"""{NORMALIZED}
         disturbed.train_batch()
     print(disturbed.validate()["train_loss"] == trainer.validate()["train_loss"])
     print(compute.weights_sha256(disturbed.network) == compute.weights_sha256(trainer.network))
+"""
+
+# A layer that no batch uses, as the head of another task.
+SPARE = f"""{NORMALIZED}
+    class Spare(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(64, 10)
+            self.spare = torch.nn.Linear(2, 2)
+
+        def forward(self, inputs):
+            return super().forward(inputs.flatten(1))
+
+    class WithSpare(Model):
+        def network(self, inputs, params):
+            return Spare()
+
+    print(compute.weights_sha256(trained(3, WithSpare()).network))
+"""
+# What two processes have exchanged, in bytes, once a checkpoint has gone from one to the other.
+HELD = """
+import torch
+from trainyard_trainer import distributed
+from trainyard_trainer.distributed import Worker, process_group
+from trainyard_trainer.preemption import Preemption
+
+worker = Worker.from_environment()
+with process_group(worker, torch.device("cpu"), Preemption()) as group:
+    state = group.broadcast({"weights": torch.ones(1_000_000)} if worker.is_leader else None)
+    print(int(state["weights"].sum()), sum(one.untyped_storage().nbytes() for one in distributed._EXCHANGED))
 """
 
 
@@ -177,6 +206,18 @@ def told_by_two(script: str) -> list[str]:
 def test_batch_normalization_is_the_same_on_all_processes():
     told = told_by_two(NORMALIZED)
     assert told[0] == told[1] != ""
+
+
+def test_a_network_may_have_parameters_that_no_batch_uses():
+    first, second = (told.split()[2:] for told in told_by_two(SPARE))
+    assert first == second != []
+
+
+def test_a_checkpoint_that_all_processes_have_read_is_held_by_nobody():
+    for told in told_by_two(HELD):
+        summed, held = map(int, told.splitlines()[-1].split())
+        assert summed == 1_000_000
+        assert held < 1000
 
 
 def test_a_batch_whose_peer_is_lost_at_its_end_counts_once():

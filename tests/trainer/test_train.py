@@ -1,7 +1,10 @@
 """The state of a training, saved and restored between any two batches."""
 
+import errno
 import json
+import os
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +13,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from trainyard_contract import Env, ExitCode
 from trainyard_trainer import cli, compute, lake, optimization
 from trainyard_trainer.checkpoint import CheckpointStore
+from trainyard_trainer.distributed import NullTracker, ProcessGroup, Worker
+from trainyard_trainer.errors import Preempted
 from trainyard_trainer.models import fraud
 from trainyard_trainer.models.digits import Model
+from trainyard_trainer.preemption import Preemption
+from trainyard_trainer.steps import train
 from trainyard_trainer.steps.train import Trainer
 from trainyard_trainer.storage import LocalDirectory
 
@@ -120,6 +127,34 @@ class Put(torch.nn.Module):
         outputs = torch.zeros_like(inputs)
         outputs.put_(torch.arange(inputs.numel()), inputs.flatten())
         return outputs
+
+
+def test_after_a_full_disk_the_checkpoint_at_sigterm_is_tried(columns, tmp_path, monkeypatch):
+    write = CheckpointStore._write
+
+    def write_with_room(store: CheckpointStore, name: str, state: dict) -> int:
+        if name == "epoch-000001-batch-000000":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(store, name, state)
+
+    def preempt() -> None:
+        if (training.epoch, training.batch) == (1, 1):
+            raise Preempted
+
+    monkeypatch.setattr(CheckpointStore, "_write", write_with_room)
+    training, store = trainer(columns), CheckpointStore(LocalDirectory(tmp_path), PARAMS)
+    group = ProcessGroup(Worker(), torch.device("cpu"), Preemption())
+    group.raise_if_preempted = preempt
+    context = SimpleNamespace(
+        preemption=Preemption(),
+        settings=SimpleNamespace(checkpoint_freq=1),
+        params={"epoch_seconds": 0},
+        tracker=NullTracker(),
+    )
+    with pytest.raises(Preempted):
+        train._train(context, training, store, group, EPOCHS)
+    progress = json.loads(store.latest()["progress"])
+    assert (progress["epoch"], progress["batch"]) == (1, 1)
 
 
 def test_what_cannot_be_deterministic_is_told_with_the_cure(monkeypatch, tmp_path):

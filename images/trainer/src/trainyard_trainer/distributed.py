@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -63,6 +64,9 @@ _EXCHANGED: deque[Any] = deque(maxlen=8)
 
 # What gloo and NCCL say of a process that is gone.
 _PEER_ERROR = re.compile(r"gloo|nccl|Dist\w+Error", re.IGNORECASE)
+
+# What DDP says of a network that uses all of its parameters, as nearly all do.
+warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
 
 
 class PeerLost(Preempted):
@@ -167,9 +171,13 @@ class ProcessGroup:
         from torch.nn.parallel import DistributedDataParallel
 
         devices = [self._device] if self._device.type == "cuda" else None
-        with peer_errors():
-            # Buffers are shared once an epoch, not with each batch.
-            return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        with peer_errors(in_network=True):
+            return DistributedDataParallel(
+                network,
+                device_ids=devices,
+                broadcast_buffers=False,  # they are shared once an epoch, not with each batch
+                find_unused_parameters=True,  # as one process trains a network that does not use all of them
+            )
 
     def alone(self, replica: torch.nn.Module) -> AbstractContextManager[None]:
         """Let backward passes in the block add to the gradients of this process only."""
@@ -275,7 +283,8 @@ class ProcessGroup:
 
         buffer = BytesIO()
         torch.save(dict(state or {}), buffer)
-        payload = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8).to(self._device)
+        # A copy, as the memory of what NumPy or Python made cannot be given back below.
+        payload = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8).to(self._device, copy=True)
         length = torch.tensor([len(payload)], device=self._device)
         with peer_errors():
             torch.distributed.broadcast(length, src=0)
@@ -284,6 +293,7 @@ class ProcessGroup:
             _EXCHANGED.extend((length, payload))
             torch.distributed.broadcast(payload, src=0)
         received = BytesIO(payload.cpu().numpy().tobytes())
+        payload.untyped_storage().resize_(0)  # `_EXCHANGED` holds the tensor, not a checkpoint's memory
         return dict(torch.load(received, map_location="cpu", weights_only=True)) or None
 
 
@@ -431,15 +441,15 @@ def _wait_for_leader(worker: Worker, deadline: float) -> None:
 
 
 @contextmanager
-def peer_errors(*, in_backward: bool = False) -> Iterator[None]:
+def peer_errors(*, in_network: bool = False) -> Iterator[None]:
     """Turn torch's RuntimeError, and its subclasses, for a peer that does not respond into PeerLost.
 
-    `in_backward` the network's own code may fail as well: what does not tell of a peer is left as it is.
+    `in_network` the network's own code may fail as well: what does not tell of a peer is left as it is.
     """
     try:
         yield
     except RuntimeError as error:
-        is_own = in_backward and not _PEER_ERROR.search(f"{type(error).__name__} {error}")
+        is_own = in_network and not _PEER_ERROR.search(f"{type(error).__name__} {error}")
         if is_own or ran_out_of_memory(error):
             raise
         raise PeerLost(f"a process of the gang does not respond: {error}") from error

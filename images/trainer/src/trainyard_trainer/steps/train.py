@@ -18,7 +18,7 @@ from trainyard_trainer import artifact, compute, lake, log, scores, storage
 from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.distributed import PeerLost, ProcessGroup, Worker, peer_errors, process_group
-from trainyard_trainer.errors import BadData, CodeError, Preempted
+from trainyard_trainer.errors import BadData, CodeError, Preempted, Temporary
 from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.models.base import BaseModel
 from trainyard_trainer.optimization import Optimization
@@ -157,7 +157,7 @@ class Trainer:
         with torch.autocast(self._device.type, self._precision, enabled=reduced):
             logits = self._replica(self._data["train_inputs"][rows])
         loss = self._loss(logits.float(), self._data["train_labels"][rows]) / weight
-        with peer_errors(in_backward=True):
+        with peer_errors(in_network=True):
             (loss * self._group.worker.world_size).backward()  # the mean over the processes is then the sum
         return loss.detach().double()
 
@@ -368,6 +368,11 @@ def _train(
             store.flush()
     except Preempted:
         with context.preemption.deferred():
+            try:
+                store.flush()
+            except Temporary as error:  # the disk may have room by now
+                log.warning("checkpoint_failed", reason=str(error))
+                saved = (-1, -1)
             save()
             store.flush()
         log.event("preempted", epoch=trainer.epoch, batch=trainer.batch)
