@@ -283,7 +283,7 @@ class ProcessGroup:
 
         buffer = BytesIO()
         torch.save(dict(state or {}), buffer)
-        # A copy, as the memory of what NumPy or Python made cannot be given back below.
+        # Copies, as memory that Python or NumPy knows of cannot be given back below.
         payload = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8).to(self._device, copy=True)
         length = torch.tensor([len(payload)], device=self._device)
         with peer_errors():
@@ -292,8 +292,9 @@ class ProcessGroup:
                 payload = torch.empty(int(length), dtype=torch.uint8, device=self._device)
             _EXCHANGED.extend((length, payload))
             torch.distributed.broadcast(payload, src=0)
-        received = BytesIO(payload.cpu().numpy().tobytes())
+        own = payload.to("cpu", copy=True)
         payload.untyped_storage().resize_(0)  # `_EXCHANGED` holds the tensor, not a checkpoint's memory
+        received = BytesIO(own.numpy().tobytes())
         return dict(torch.load(received, map_location="cpu", weights_only=True)) or None
 
 
