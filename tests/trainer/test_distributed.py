@@ -238,7 +238,8 @@ def train(number):
     network = torch.nn.Linear(4, 4)
     own = dataclasses.replace(worker, master_port=worker.master_port + number)
     with process_group(own, torch.device("cpu"), Preemption()) as group:
-        group.replicate(network)(torch.ones(2, 4)).sum().backward()
+        replica = group.replicate(network)
+        replica(torch.ones(2, 4)).sum().backward()
         group.broadcast({"weights": number})
 
 for number in range(8):

@@ -20,7 +20,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -64,9 +63,6 @@ _EXCHANGED: deque[Any] = deque(maxlen=8)
 
 # What gloo and NCCL say of a process that is gone.
 _PEER_ERROR = re.compile(r"gloo|nccl|Dist\w+Error", re.IGNORECASE)
-
-# What DDP says of a network that uses all of its parameters, as nearly all do.
-warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
 
 
 class PeerLost(Preempted):
