@@ -14,6 +14,7 @@ from trainyard.operators import (
     in_chosen_pool,
     load_platform,
     model_name_param,
+    nodes_param,
     notify,
     pool_param,
     promote,
@@ -48,13 +49,7 @@ PARAMS = {
     "dropout": Param(
         0.25, type="number", minimum=0, maximum=0.9, description="share of neurons left out in each step"
     ),
-    "nodes": Param(
-        1,
-        type="integer",
-        minimum=1,
-        maximum=8,
-        description="GPU nodes that share each batch; they start and end together",
-    ),
+    "nodes": nodes_param(),
     "pool": pool_param(PLATFORM),
     "memory": Param(
         PLATFORM.training.gpu_resources["limits"]["memory"],

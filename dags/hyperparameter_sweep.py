@@ -34,10 +34,12 @@ RUNGS = 3  # rounds which the graph has; a run may use fewer
 PLATFORM = load_platform()
 # The models of the trainer, and what each learns from unless a run says otherwise.
 SOURCES = {
+    "characters": "pydoc://topics",
     "churn": "generator://customers",
     "digits": "sklearn://digits",
     "fraud": "generator://transactions",
     "recommendation": "generator://ratings",
+    "residual": "sklearn://digits",
     "tumours": "sklearn://breast_cancer",
 }
 WITH_FEATURES = frozenset({"fraud"})

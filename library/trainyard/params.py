@@ -41,6 +41,17 @@ def seed_param(description: str) -> Param:
     return Param(0, type="integer", minimum=0, maximum=2**31 - 1, description=description)
 
 
+def nodes_param(default: int = 1) -> Param:
+    """On how many nodes to train at once."""
+    return Param(
+        default,
+        type="integer",
+        minimum=1,
+        maximum=64,
+        description="GPU nodes that share each batch; they start and end together",
+    )
+
+
 def pool_param(platform: Platform, default: str | None = None) -> Param:
     """Where to train, by default in the platform's default pool; see `in_chosen_pool`.
 

@@ -161,7 +161,13 @@ def with_a_checkpoint(
 
 
 def check_resumed(
-    run: Run, mlflow_run: str, recorder: PodRecorder, mlflow: Mlflow, platform: dict[str, Any], epochs: int
+    run: Run,
+    mlflow_run: str,
+    recorder: PodRecorder,
+    mlflow: Mlflow,
+    platform: dict[str, Any],
+    epochs: int,
+    metric: str = "f1_macro",
 ) -> list[Pod]:
     """Check that a training on two nodes lost its pods once, and no try and no epoch; return all its pods."""
     ended = (run.state, run.tasks["train"]["try_number"])
@@ -171,7 +177,7 @@ def check_resumed(
     assert ranks == [0, 0, 1, 1], f"{ranks}: both pods were made twice"
     resumed_from = run_tags(mlflow, mlflow_run)["trainyard.resumed_from_epoch"]
     assert int(resumed_from) >= platform["training"]["checkpointFreq"], f"it resumed from {resumed_from}"
-    steps = metric_steps(mlflow, mlflow_run, "val_f1_macro")
+    steps = metric_steps(mlflow, mlflow_run, f"val_{metric}")
     assert steps == list(range(1, epochs + 1)), f"{steps}: there is a gap or a duplicate"
     return pods
 

@@ -50,6 +50,39 @@ def test_one_lost_pod_ends_both_and_both_go_on(
     check_resumed(run, mlflow_run, recorder, mlflow, platform, EPOCHS)
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("name", "metric", "small"),
+    [
+        ("residual", "f1_macro", {"width": 8, "layers": 1}),
+        ("characters", "accuracy", {"width": 16, "layers": 1, "heads": 2}),
+    ],
+)
+def test_deep_networks_train_on_two_nodes_and_go_on(
+    trigger,
+    finish,
+    recorder: PodRecorder,
+    core: client.CoreV1Api,
+    airflow,
+    mlflow,
+    platform,
+    *,
+    name: str,
+    metric: str,
+    small: dict,
+) -> None:
+    """One with batch normalization, and a transformer; a lost pod stands for a spot node."""
+    dag = f"{name}_training"
+    conf = {"nodes": 2, "pool": "ondemand", "epochs": EPOCHS, "epoch_seconds": 1, "minimum": 0, **small}
+    run_id = trigger(f"{name}-killed", dag=dag, **conf)
+    _, other = with_a_checkpoint(core, recorder, run_id, platform)
+    metadata = other["metadata"]
+    core.delete_namespaced_pod(metadata["name"], metadata["namespace"], grace_period_seconds=0)
+    run = finish(run_id, dag=dag)
+    mlflow_run = airflow.xcom(dag, run_id, "train", "return_value")["mlflow_run_id"]
+    check_resumed(run, mlflow_run, recorder, mlflow, platform, EPOCHS, metric)
+
+
 def test_a_gang_that_its_pool_never_holds_fails_at_once_and_stops_nobody(
     core: client.CoreV1Api, platform: dict, tmp_path
 ) -> None:

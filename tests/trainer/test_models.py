@@ -2,6 +2,7 @@
 
 import csv
 import json
+import string
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 import torch
 from conftest import Steps
 from trainyard_trainer import lake, models
-from trainyard_trainer.errors import BadData
+from trainyard_trainer.errors import BadConfig, BadData
 from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.models import fraud
-from trainyard_trainer.networks import Factors, Standardize
+from trainyard_trainer.networks import Factors, Standardize, Transformer
 
 DATE = {"date": "2026-03-01"}
 
@@ -80,6 +81,72 @@ def test_the_others_learn(steps: Steps, model: str, source: str, least: float):
     assert least < trained.result["score"] < 1
 
 
+def test_a_residual_network_learns(steps: Steps):
+    params = DATE | {"model": "residual"}
+    raw = steps.run("validate", "sklearn://digits", params=params).result["dataset"]
+    processed = steps.run("preprocess", raw, params=params).result["dataset"]
+    given = params | {"epochs": 3, "learning_rate": 0.005, "width": 8, "layers": 1}
+    trained = steps.run("train", processed, params=given)
+    assert trained.code == 0, trained.text
+    assert 0.6 < trained.result["score"] < 1
+
+
+def test_a_transformer_learns_what_comes_next(steps: Steps):
+    text = steps.lake / "alphabet.txt"
+    steps.lake.mkdir(exist_ok=True)
+    text.write_text(string.printable * 400)
+    params = DATE | {"model": "characters"}
+    raw = steps.run("validate", text.as_uri(), params=params | {"max_repeated": 1.0}).result["dataset"]
+    processed = steps.run("preprocess", raw, params=params).result["dataset"]
+    small = {"width": 32, "layers": 1, "heads": 2, "dropout": 0.0, "learning_rate": 0.01, "epochs": 3}
+    trained = steps.run("train", processed, params=params | small)
+    assert trained.code == 0, trained.text
+    assert trained.result["metric"] == "accuracy"
+    assert trained.result["score"] > 0.95
+    evaluated = steps.run("evaluate", processed, params=params)
+    assert evaluated.code == 0, evaluated.text
+    assert evaluated.result["accuracy"] > 0.95
+    answers = np.array(
+        json.loads((artifact(steps) / "serving_output_example.json").read_text())["predictions"]
+    )
+    assert answers.shape == (3, 128, 64)
+    assert answers.sum(axis=1) == pytest.approx(1)
+
+
+def test_a_transformer_looks_only_back():
+    network = Transformer(symbols=8, context=6, width=8, layers=2, heads=2, dropout=0.0)
+    one, other = network(torch.tensor([[1.0, 2, 3, 4, 5, 6], [1.0, 2, 3, 7, 7, 7]]))
+    assert one.shape == (8, 6)
+    assert torch.allclose(one[:, :3], other[:, :3])
+    assert not torch.allclose(one[:, 3:], other[:, 3:])
+    shorter = network(torch.tensor([[1.0, 2, 3]]))
+    assert torch.allclose(shorter[0], one[:, :3], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "params", "code", "told"),
+    [
+        (b"short", {}, 65, "rule rows: the text has 5 characters"),
+        (b"a" * 1000, {}, 65, "rule rows: the text has about 960 characters, must be 32000"),
+        (b"\xff" * 1000, {}, 65, "rule format"),
+        (b"ab" * 20_000, {"split": "random"}, 64, "splits by the place in the text alone"),
+        (b"ab" * 20_000, {}, 65, "rule leakage"),
+    ],
+)
+def test_a_text_that_cannot_be_learned_from_is_refused(steps: Steps, content, params, code, told):
+    text = steps.lake / "text.txt"
+    steps.lake.mkdir(exist_ok=True)
+    text.write_bytes(content)
+    ended = steps.run("validate", text.as_uri(), params=DATE | {"model": "characters"} | params)
+    assert (ended.code, told in ended.result["error"]) == (code, True), ended.result
+
+
+def test_the_width_of_a_transformer_is_a_multiple_of_its_heads():
+    params = {"width": 10, "heads": 4, "layers": 1, "dropout": 0.0}
+    with pytest.raises(BadConfig, match="parameter 'width' is 10, which 4 heads cannot share"):
+        models.load("characters").network(np.zeros((1, 64), np.float32), params)
+
+
 def test_an_empty_delivery_is_refused(steps: Steps):
     steps.output.mkdir()
     (steps.output / "transactions.csv").touch()
@@ -99,7 +166,7 @@ def test_every_model_names_a_metric_and_its_steps():
     for name in models.names():
         model = models.load(name)
         assert model.name == name
-        assert model.metric in {"f1_macro", "average_precision", "roc_auc"}
+        assert model.metric in {"accuracy", "f1_macro", "average_precision", "roc_auc"}
         assert ("features" in model.steps) == (name == "fraud")
 
 

@@ -13,7 +13,7 @@ from trainyard.assets import DATE
 from trainyard.defaults import dag_args, default_args
 from trainyard.factory.spec import ModelSpec, param_schema
 from trainyard.flow import day_of_data
-from trainyard.params import data_date_param, in_chosen_pool, model_name_param, pool_param
+from trainyard.params import data_date_param, in_chosen_pool, model_name_param, nodes_param, pool_param
 from trainyard.platform import Platform
 from trainyard.registry.tasks import gate, passed, promote, register
 from trainyard.training.cleanup import clean_up
@@ -108,6 +108,8 @@ def _params(spec: ModelSpec, platform: Platform) -> dict[str, Param]:
     params = {name: Param(value, **param_schema(name)) for name, value in spec.train.params.items()}
     if spec.train.pool:
         params["pool"] = pool_param(platform, spec.train.pool)
+        if not spec.train.fallback:  # a CPU cannot replace several nodes
+            params["nodes"] = nodes_param(spec.train.nodes)
     share: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
     return {
         **params,
@@ -173,6 +175,7 @@ def _gpus(spec: ModelSpec, platform: Platform) -> dict[str, Any]:
     return {
         **in_chosen_pool(platform, train.pool),
         "gpus": train.gpus,
+        "nodes": 1 if train.fallback else "{{ params.nodes }}",
         "fallback": train.fallback,
         "fallback_after": train.fallback_after,
         "escalate_to": train.escalate_to,

@@ -41,6 +41,7 @@ class TrainSettings:
 
     pool: str | None
     gpus: int
+    nodes: int
     fallback: str | None
     fallback_after: timedelta
     escalate_to: str | None
@@ -219,6 +220,7 @@ def _spec(name: str, data: Mapping[str, Any]) -> ModelSpec:
         train=TrainSettings(
             pool=_text(train["pool"]),
             gpus=train["gpus"],
+            nodes=train["nodes"],
             fallback=train["fallback"],
             fallback_after=duration(train["fallback_after"]),
             escalate_to=_text(train["escalate_to"]),
@@ -282,7 +284,7 @@ def _with_pools(train: TrainSettings, platform: Platform) -> TrainSettings:
     """The settings with the platform's names of pools; without any, with what a CPU needs."""
     pool, escalate_to = _pool_name(train.pool, platform), _pool_name(train.escalate_to, platform)
     if pool is None:
-        return replace(train, pool=None, gpus=1, fallback=None, escalate_to=None)
+        return replace(train, pool=None, gpus=1, nodes=1, fallback=None, escalate_to=None)
     return replace(train, pool=pool, escalate_to=escalate_to)
 
 
@@ -296,6 +298,11 @@ def _reference_problems(spec: ModelSpec, platform: Platform) -> Iterator[_Found]
         elif pool is not None and train.gpus > platform.pool(pool).gpus_per_node:
             most = platform.pool(pool).gpus_per_node
             yield ("train", "gpus"), f"{train.gpus} GPUs, but a node of pool {pool} has {most}; ask for fewer"
+        elif pool is not None and train.nodes > platform.pool(pool).max_nodes:
+            most = platform.pool(pool).max_nodes
+            yield ("train", "nodes"), f"{train.nodes} nodes, but pool {pool} has {most} at most; use fewer"
+    if train.nodes > 1 and train.fallback:
+        yield ("train", "fallback"), "a CPU cannot replace several nodes; remove it, or use one node"
     for key in ("fallback", "escalate_to"):
         if getattr(train, key) is not None and train.pool is None:
             yield ("train", key), "is for training on GPUs, but train.pool is null; name a pool or remove it"

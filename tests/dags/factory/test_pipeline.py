@@ -137,6 +137,16 @@ def test_training_gets_the_parameters_of_the_run(platform: Platform) -> None:
             dag.params.get_param(name).resolve(value)
 
 
+@pytest.mark.parametrize(
+    ("train", "nodes"),
+    [("{pool: ondemand}", 1), ("{pool: ondemand, nodes: 2}", 2), ("{pool: spot, fallback: cpu}", None)],
+)
+def test_a_run_may_train_on_more_nodes(platform: Platform, train: str, nodes: int | None) -> None:
+    dag = pipeline(platform, text=LEAST.replace("{pool: ondemand}", train))
+    assert dag.params.get("nodes") == nodes
+    assert request_of(dag, "train")["nodes"] == ("{{ params.nodes }}" if nodes else 1)
+
+
 @pytest.mark.parametrize(("more", "name"), [("", "churn"), ("registered_as: cards", "cards")])
 def test_two_files_of_one_model_have_a_champion_each(platform: Platform, more: str, name: str) -> None:
     dag = pipeline(platform, f"model: fraud\n{more}")

@@ -67,6 +67,7 @@ image: team.example:5000/trainer:1.2.0
 train:
   pool: spot
   gpus: 1
+  nodes: 1
   fallback: cpu
   fallback_after: 10m
   escalate_to: ondemand
@@ -168,6 +169,8 @@ def test_a_bad_line_is_named_with_its_place_and_cure(line: str, expected: str) -
             "{pool: spot, resources: {requests: {cpu: 0}}}",
             "train.resources.requests.cpu: 0 is not more than 0",
         ),
+        ("{pool: spot, nodes: 2}", "train.nodes: 2 nodes, but pool spot has 1 at most; use fewer"),
+        ("{nodes: 2, fallback: cpu}", "train.fallback: a CPU cannot replace several nodes"),
         ("{pool: [spot]}", "3:9 train.pool: expected text or a whole number or null, got a list"),
         ("{escalate_to: 7}", "3:9 train.escalate_to: no GPU pool '7'"),
     ],

@@ -69,7 +69,8 @@ def _check_order(split: Split, times: npt.NDArray[Any]) -> None:
 
 def _repeated(rows: Rows, split: Split, max_repeated: float) -> int:
     inputs = rows.inputs.reshape(len(rows.labels), -1)
-    content = np.ascontiguousarray(np.column_stack([inputs, rows.labels.astype(inputs.dtype)]))
+    labels = rows.labels.reshape(len(inputs), -1).astype(inputs.dtype)
+    content = np.ascontiguousarray(np.hstack([inputs, labels]))
     as_bytes = content.view(np.dtype((np.void, content.shape[1] * content.itemsize)))[:, 0]
     others = np.concatenate([part for name, part in split.rows.items() if name != "train"])
     found = int(np.isin(as_bytes[others], as_bytes[split.rows["train"]]).sum())
@@ -83,7 +84,9 @@ def _repeated(rows: Rows, split: Split, max_repeated: float) -> int:
 
 
 def _telling(rows: Rows, split: Split, names: Sequence[str]) -> dict[str, float]:
-    """Return the inputs by which alone a class is told from the others, in training."""
+    """Return the inputs by which alone a class is told from the others, in training; none of sequences."""
+    if rows.labels.ndim > 1:
+        return {}
     chosen = split.rows["train"]
     inputs, labels = rows.inputs.reshape(len(rows.labels), -1)[chosen], rows.labels[chosen]
     areas = {

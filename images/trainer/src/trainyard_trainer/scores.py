@@ -15,8 +15,8 @@ Probabilities: TypeAlias = npt.NDArray[np.floating]
 
 
 def confusion(labels: Labels, predictions: Labels, classes: int) -> npt.NDArray[np.int64]:
-    """Count the rows by true class (first axis) and predicted class (second axis)."""
-    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    """Count the labels by true class (first axis) and predicted class (second axis)."""
+    counts = np.bincount((labels * classes + predictions).ravel(), minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
@@ -27,7 +27,7 @@ def f1_by_class(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def metrics(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
-    """Return the metrics of probabilities, shape (rows, classes); more of them for two classes.
+    """Return the metrics of probabilities, shape (rows, classes, ...); more of them for two classes.
 
     Raises BadConfig when a probability is not a finite number, as after a training that diverged.
     """
@@ -39,7 +39,7 @@ def metrics(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
         "f1_macro": float(f1_by_class(matrix).mean()),  # every class has the same weight
     }
     if probabilities.shape[1] == 2:
-        result |= _over_all_thresholds(labels, probabilities[:, 1])
+        result |= _over_all_thresholds(labels.ravel(), probabilities[:, 1].ravel())
     return result
 
 

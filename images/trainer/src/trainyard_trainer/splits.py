@@ -28,10 +28,10 @@ class Split:
         return f"{self.kind} ({self.column})" if self.column else self.kind
 
     def check_classes(self, labels: npt.NDArray[np.int64], classes: int) -> None:
-        """Check that each split has rows of each class. Raises BadData."""
+        """Check that each split has rows of each class; in sequences classes may be rare. Raises BadData."""
         for name, rows in self.rows.items():
-            counts = np.bincount(labels[rows], minlength=classes)
-            if not counts.all():
+            counts = np.bincount(labels[rows].ravel(), minlength=classes)
+            if not (counts.any() if labels.ndim > 1 else counts.all()):
                 lack = f"row of class {counts.argmin()}" if len(rows) else "rows"
                 raise BadData(f"rule split: {name} has no {lack} in the split {self}; {_CURES[self.kind]}")
 

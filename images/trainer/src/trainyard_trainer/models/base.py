@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Rows:
     """Cleaned rows: inputs (float32), labels (int64), and ids (int64) by which features are joined.
 
-    `raw_rows` is the row of the raw columns that each was made from.
+    A row has one label, or in a sequence one for each place: shape (rows,) or (rows, places). `raw_rows` is
+    the row of the raw columns that each was made from.
     """
 
     inputs: npt.NDArray[np.float32]
@@ -67,7 +68,10 @@ class BaseModel(ABC):
 
     @abstractmethod
     def network(self, inputs: npt.NDArray[np.float32], params: Mapping[str, Any]) -> torch.nn.Module:
-        """Return an untrained network, from (batch, ...) like the inputs to logits (batch, classes)."""
+        """Return an untrained network, from (batch, ...) like the inputs to logits (batch, classes).
+
+        Where rows are sequences these are (batch, classes, places).
+        """
 
     def features(self, columns: Columns) -> Columns:
         """Return `ids` and `features` (float32, rows by features); only for models with that step."""

@@ -95,11 +95,11 @@ def _score_champion(context: Context, columns: lake.Columns) -> dict[str, dict[s
 def _metrics(
     labels: scores.Labels, probabilities: npt.NDArray[np.floating], classes: int
 ) -> dict[str, float]:
-    if probabilities.shape != (len(labels), classes):
-        raise BadData(
-            f"its predictions have the shape {probabilities.shape}, not {len(labels)} rows by {classes} "
-            "classes"
-        )
+    expected = (len(labels), classes, *labels.shape[1:])
+    if probabilities.shape != expected:
+        words = zip(expected, ("rows", "classes", "places"), strict=False)
+        wanted = " by ".join(f"{number} {word}" for number, word in words)
+        raise BadData(f"its predictions have the shape {probabilities.shape}, not {wanted}")
     return scores.metrics(labels, probabilities)
 
 
