@@ -118,6 +118,14 @@ def node_of(pod: Pod) -> str:
     return pod["spec"].get("nodeName", "")
 
 
+def has_gpus(core: client.CoreV1Api, node: str) -> bool:
+    """Whether a node is ready and offers GPUs."""
+    found = core.read_node(node)
+    ready = any(each.type == "Ready" and each.status == "True" for each in found.status.conditions)
+    tainted = any("unreachable" in each.key for each in found.spec.taints or [])
+    return ready and not tainted and found.status.allocatable.get("nvidia.com/gpu", "0") != "0"
+
+
 def limits_of(pod: Pod) -> dict[str, str]:
     return pod["spec"]["containers"][0].get("resources", {}).get("limits", {})
 

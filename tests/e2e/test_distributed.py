@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from conftest import DAG, metric_steps, run_tags
 from kubernetes import client
-from pods import PodRecorder, node_of, ran_between
+from pods import Pod, PodRecorder, has_gpus, node_of, ran_between, wait_until
 from queues import check_resumed, job_of, outcome_of, rank, with_a_checkpoint
 from trainyard.failures import Cause
 from trainyard.naming import TaskIdentity
+from trainyard_contract import ExitCode
 
 pytestmark = pytest.mark.alone
 
@@ -48,6 +53,46 @@ def test_one_lost_pod_ends_both_and_both_go_on(
     assert run.tasks["train"]["state"] == "success"
     mlflow_run = airflow.xcom(DAG, run_id, "train", "return_value")["mlflow_run_id"]
     check_resumed(run, mlflow_run, recorder, mlflow, platform, EPOCHS)
+
+
+@pytest.mark.nightly
+def test_a_node_that_says_nothing_more_is_noticed_in_seconds(
+    trigger, finish, recorder: PodRecorder, core: client.CoreV1Api, airflow, mlflow, platform, docker: str
+) -> None:
+    """Without keep-alive, rank 0 would wait for five minutes."""
+    run_id = trigger("gang-cut-off", nodes=2, epochs=EPOCHS, epoch_seconds=2)
+    leader, other = with_a_checkpoint(core, recorder, run_id, platform)
+    with cut_off(docker, core, node_of(other)):
+        ended = wait_until("rank 0 to end", lambda: _ended(recorder, leader), seconds=90)
+    assert ended["exitCode"] == ExitCode.PREEMPTED
+    run = finish(run_id)
+
+    assert run.tasks["train"]["state"] == "success"
+    mlflow_run = airflow.xcom(DAG, run_id, "train", "return_value")["mlflow_run_id"]
+    check_resumed(run, mlflow_run, recorder, mlflow, platform, EPOCHS)
+
+
+@contextmanager
+def cut_off(docker: str, core: client.CoreV1Api, node: str) -> Iterator[None]:
+    """A node from and to which no packet gets through."""
+
+    def filter_all(verb: str) -> None:
+        for chain in ("PREROUTING", "OUTPUT"):
+            command = [docker, "exec", node, "iptables", "--table", "raw", verb, chain, "--jump", "DROP"]
+            subprocess.run(command, check=True, capture_output=True)
+
+    filter_all("--insert")
+    try:
+        yield
+    finally:
+        filter_all("--delete")
+        wait_until("the node to have GPUs again", lambda: has_gpus(core, node), seconds=240)
+
+
+def _ended(recorder: PodRecorder, pod: Pod) -> dict | None:
+    """How the container of a pod ended, once it has."""
+    own = recorder.pods[pod["metadata"]["uid"]]
+    return own["status"]["containerStatuses"][0]["state"].get("terminated")
 
 
 @pytest.mark.nightly

@@ -11,7 +11,7 @@ import pytest
 from conftest import DAG, NAMESPACE, give_up, metric_steps, run_tags
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
-from pods import PodRecorder, component_of, epochs_done, node_of, wait_until
+from pods import PodRecorder, component_of, epochs_done, has_gpus, node_of, wait_until
 from urllib3.exceptions import HTTPError
 
 pytestmark = pytest.mark.alone
@@ -65,7 +65,7 @@ def test_a_run_whose_node_is_lost_goes_on_on_another(
         run = finish(run_id)
     finally:
         subprocess.run([docker, "start", node], check=True, capture_output=True)
-        wait_until("the node to have GPUs again", lambda: _has_gpus(core, node), seconds=240)
+        wait_until("the node to have GPUs again", lambda: has_gpus(core, node), seconds=240)
 
     assert run.state == "success"
     assert run.tasks["train"]["try_number"] == 1, "a lost node must not use up a try"
@@ -168,10 +168,3 @@ def _answers(core: client.CoreV1Api) -> bool:
     except (ApiException, HTTPError):
         return False
     return True
-
-
-def _has_gpus(core: client.CoreV1Api, node: str) -> bool:
-    found = core.read_node(node)
-    ready = any(each.type == "Ready" and each.status == "True" for each in found.status.conditions)
-    tainted = any("unreachable" in each.key for each in found.spec.taints or [])
-    return ready and not tainted and found.status.allocatable.get("nvidia.com/gpu", "0") != "0"

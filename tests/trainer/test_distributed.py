@@ -208,6 +208,27 @@ def test_batch_normalization_is_the_same_on_all_processes():
     assert told[0] == told[1] != ""
 
 
+NOTICING = f"""{NORMALIZED}
+    from pathlib import Path
+    import os, socket
+
+    def connections():
+        for descriptor in Path("/proc/self/fd").iterdir():
+            if os.readlink(descriptor).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(descriptor.name))) as one:
+                    if one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM:
+                        yield one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    print(*connections())
+"""
+
+
+def test_a_node_that_is_lost_is_noticed():
+    """By the kernel, which asks for it on every connection; tests/e2e/test_distributed.py loses one."""
+    for told in told_by_two(NOTICING):
+        assert set(told.splitlines()[-1].split()) == {"1"}
+
+
 def test_a_network_may_have_parameters_that_no_batch_uses():
     first, second = (told.split()[2:] for told in told_by_two(SPARE))
     assert first == second != []

@@ -46,6 +46,15 @@ _GATHER_SECONDS = 1800  # for all processes to connect: another node may still p
 _EXCHANGE_SECONDS = 300  # for one collective call; Env.PEER_TIMEOUT replaces it
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 5
+# A node that is lost says nothing. The kernel asks for it on a connection that is silent for 10 s, and breaks
+# that after three questions without an answer. One with data that nobody confirms breaks as soon.
+_BREAK_OFF = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),  # milliseconds
+)
 # Of processes that fail together, the first of these exit codes is the cause. PREEMPTED comes last: a process
 # that loses a peer exits with it.
 _CAUSES_FIRST = (
@@ -168,12 +177,14 @@ class ProcessGroup:
 
         devices = [self._device] if self._device.type == "cuda" else None
         with peer_errors(in_network=True):
-            return DistributedDataParallel(
+            replica = DistributedDataParallel(
                 network,
                 device_ids=devices,
                 broadcast_buffers=False,  # they are shared once an epoch, not with each batch
                 find_unused_parameters=True,  # as one process trains a network that does not use all of them
             )
+        notice_lost_nodes()  # NCCL has connected by now, gloo before
+        return replica
 
     def alone(self, replica: torch.nn.Module) -> AbstractContextManager[None]:
         """Let backward passes in the block add to the gradients of this process only."""
@@ -332,6 +343,24 @@ def process_group(worker: Worker, device: torch.device, preemption: Preemption) 
     finally:
         with suppress(RuntimeError):
             torch.distributed.destroy_process_group()
+
+
+def notice_lost_nodes() -> None:
+    """Have the kernel break the connections of this process to a node that is gone, not wait for minutes.
+
+    All of its connections: torch does not tell which are its own, and MLflow's may break as well.
+    """
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it is closed by now
+            if str(descriptor.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(descriptor.name))) as connection:
+                    _break_off(connection)
+
+
+def _break_off(connection: socket.socket) -> None:
+    if connection.type == socket.SOCK_STREAM and connection.family in (socket.AF_INET, socket.AF_INET6):
+        for level, option, value in _BREAK_OFF:
+            connection.setsockopt(level, option, value)
 
 
 def launch(worker: Worker, arguments: Sequence[str]) -> int:
