@@ -209,15 +209,16 @@ def test_batch_normalization_is_the_same_on_all_processes():
 
 
 NOTICING = f"""{NORMALIZED}
-    from pathlib import Path
     import os, socket
 
     def connections():
-        for descriptor in Path("/proc/self/fd").iterdir():
-            if os.readlink(descriptor).startswith("socket:"):
-                with socket.socket(fileno=os.dup(int(descriptor.name))) as one:
-                    if one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM:
-                        yield one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        for descriptor in os.listdir("/proc/self/fd"):
+            try:
+                one = socket.socket(fileno=os.dup(int(descriptor)))
+            except OSError:  # no socket
+                continue
+            if one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM:
+                yield one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
     print(*connections())
 """

@@ -29,6 +29,24 @@ def test_what_is_written_is_read(root):
     assert dataset.manifest["schema"]["images"] == {"dtype": "float64", "shape": [3, 2, 2]}
 
 
+def test_inputs_can_stay_in_their_files(root, tmp_path):
+    inputs = {"train_inputs": np.arange(6.0).reshape(3, 2), "train_labels": np.array([0, 1, 1])}
+    dataset = write(root, inputs)
+    columns, read = lake.read(dataset.uri, mapped_in=tmp_path)
+    assert read == dataset
+    assert {name: type(values) for name, values in columns.items()} == {
+        "train_inputs": np.memmap,
+        "train_labels": np.ndarray,
+    }
+    np.testing.assert_array_equal(columns["train_inputs"], inputs["train_inputs"])
+    storage.directory(dataset.uri).publish("train_inputs.npy", b"other")
+    with pytest.raises(BadData, match=r"the SHA-256 of train_inputs\.npy"):
+        lake.read(dataset.uri, mapped_in=tmp_path)
+    storage.directory(dataset.uri).remove("train_inputs.npy")
+    with pytest.raises(BadData, match=r"train_inputs\.npy is missing"):
+        lake.read(dataset.uri, mapped_in=tmp_path)
+
+
 def test_the_version_is_the_content(root):
     dataset = write(root)
     assert dataset.uri == f"{root.uri}/raw/digits/date=2026-01-31/version={dataset.sha256[:12]}"

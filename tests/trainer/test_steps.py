@@ -120,7 +120,7 @@ def test_damaged_data_is_refused(steps: Steps, tmp_path: Path):
         ("train", {"epchs": 3}, "unknown parameter 'epchs'"),
         ("train", {"epochs": "3"}, "parameter 'epochs' is '3'"),
         ("train", {"learning_rate": -1}, "parameter 'learning_rate' is -1"),
-        ("train", {"model": "resnet"}, "parameter 'model' is 'resnet'; known: churn, digits"),
+        ("train", {"model": "resnet"}, "parameter 'model' is 'resnet'; known: characters, churn, digits"),
         ("validate", {"date": "yesterday"}, "parameter 'date'"),
         ("train", ["epochs"], "--params must be a JSON object"),
         ("features", {}, "digits has no step features"),

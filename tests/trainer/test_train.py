@@ -1,9 +1,13 @@
 """The state of a training, saved and restored between any two batches."""
 
+import copy
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +17,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from trainyard_contract import Env, ExitCode
 from trainyard_trainer import cli, compute, lake, optimization
 from trainyard_trainer.checkpoint import CheckpointStore
-from trainyard_trainer.distributed import NullTracker, ProcessGroup, Worker
-from trainyard_trainer.errors import Preempted
+from trainyard_trainer.distributed import NullTracker, PeerLost, ProcessGroup, Worker
+from trainyard_trainer.errors import Preempted, ran_out_of_memory
 from trainyard_trainer.models import fraud
 from trainyard_trainer.models.digits import Model
 from trainyard_trainer.preemption import Preemption
@@ -24,6 +28,8 @@ from trainyard_trainer.storage import LocalDirectory
 
 EPOCHS = 2
 PARAMS = {"seed": 3, "batch_size": 150, "learning_rate": 0.01, "epochs": EPOCHS}
+# What differs from one training to the next: times.
+UNLIKE = {"timestamp_ms": 0, "samples_per_second": 0, "data_seconds": 0}
 RECIPE = {
     "schedule": "cosine",
     "warmup": 0.3,
@@ -46,7 +52,7 @@ def go(training: Trainer, batches: int) -> None:
     for _ in range(batches):
         training.train_batch()
         if training.batch == training.batches:
-            training.end_epoch(training.validate() | {"timestamp_ms": 0, "samples_per_second": 0})
+            training.end_epoch(training.validate() | UNLIKE)
 
 
 @pytest.mark.parametrize("recipe", [{}, RECIPE])
@@ -65,6 +71,80 @@ def test_cut_at_every_batch_it_ends_alike(columns, tmp_path, recipe):
         go(second, total - cut)
         assert compute.weights_sha256(second.network) == compute.weights_sha256(whole.network)
         assert second.history == whole.history
+
+
+def from_files(processed: str, scratch: Path, batch_size: int = 150, **params: object) -> Trainer:
+    """One whose inputs other processes read from their files."""
+    columns = lake.read(processed, mapped_in=scratch)[0]
+    return trainer(columns, workers=2, batch_size=batch_size, **params)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_inputs_that_stay_in_their_files_give_the_same_weights(columns, processed, tmp_path, accumulate):
+    whole = trainer(columns, accumulate=accumulate)
+    go(whole, EPOCHS * whole.batches)
+    streamed = from_files(processed, tmp_path, accumulate=accumulate)
+    go(streamed, EPOCHS * whole.batches)
+    assert compute.weights_sha256(streamed.network) == compute.weights_sha256(whole.network)
+    assert streamed.history == whole.history
+    assert torch.equal(streamed.examples(), whole.examples())
+
+
+def test_inputs_that_stay_in_their_files_are_resumed_within_an_epoch(columns, processed, tmp_path):
+    whole = trainer(columns)
+    go(whole, whole.batches + 2)
+    first = from_files(processed, tmp_path)
+    go(first, 1)
+    state = copy.deepcopy(first.state())
+    second = from_files(processed, tmp_path)
+    second.restore(state)
+    go(second, whole.batches + 1)
+    assert compute.weights_sha256(second.network) == compute.weights_sha256(whole.network)
+
+
+def test_a_batch_that_is_repeated_reads_its_rows_again(columns, processed, tmp_path, monkeypatch):
+    """As after the loss of a peer: processes have read ahead."""
+    whole = trainer(columns)
+    go(whole, 2)
+    streamed = from_files(processed, tmp_path)
+    go(streamed, 1)
+    before = torch.get_rng_state()
+    with monkeypatch.context() as patched, pytest.raises(PeerLost):
+        patched.setattr(streamed._group, "begin_sum", lose)
+        streamed.train_batch()
+    torch.set_rng_state(before)
+    go(streamed, 1)
+    assert compute.weights_sha256(streamed.network) == compute.weights_sha256(whole.network)
+
+
+def test_a_process_that_reads_and_is_killed_ran_out_of_memory():
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly: killed by signal: Killed.")
+    assert ran_out_of_memory(error)
+    assert not ran_out_of_memory(RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"))
+
+
+def test_what_is_read_from_files_has_no_features(steps, processed):
+    ended = steps.run("train", processed, params={"workers": 1, "features_uri": "file:///data/features"})
+    assert ended.code == ExitCode.BAD_CONFIG
+    assert "parameter 'workers' reads inputs from their files" in ended.result["error"]
+
+
+def test_the_step_trains_from_files(steps, processed):
+    held = steps.run("train", processed, params={"epochs": 1})
+    # By itself: what is forked here may have no processes of its own.
+    command = [sys.executable, "-m", "trainyard_trainer", "train", "--run-key", "from-files"]
+    command += ["--dataset", processed, "--output", steps.output.as_uri()]
+    command += ["--params", json.dumps({"epochs": 1, "workers": 1})]
+    done = subprocess.run(command, env=os.environ | steps.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [json.loads(line)["level"] for line in done.stdout.splitlines()], done.stderr
+    read = json.loads(steps.return_file.read_text())
+    assert read["weights_sha256"] == held.result["weights_sha256"]
+    assert read["resumed_from_epoch"] == 0
+
+
+def lose(*_: object) -> None:
+    raise PeerLost("gone")
 
 
 def rates(schedule: str, warmup: int) -> list[float]:

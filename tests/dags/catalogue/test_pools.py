@@ -59,6 +59,10 @@ def training_tasks(dags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# By `default-spot` in their model files.
+ON_SPOT = {"fraud_training", "residual_training", "characters_training"}
+
+
 @pytest.mark.parametrize(
     ("pools", "default", "spot"),
     [({"a100": False}, "a100", "a100"), ({"100": False, "4090": True}, "100", "4090")],
@@ -69,12 +73,12 @@ def test_gpus_by_any_name(tmp_path: Path, pools: dict[str, bool], default: str, 
     for dag_id, dag in dags.items():
         if dag["choices"]:
             assert dag["choices"] == sorted(pools), dag_id
-            assert dag["chosen"] == (spot if dag_id == "fraud_training" else default), dag_id
+            assert dag["chosen"] == (spot if dag_id in ON_SPOT else default), dag_id
     tasks = training_tasks(dags)
-    assert len(tasks) == 9
+    assert len(tasks) == 11
     for name, task in tasks.items():
         assert task["request"]["gpu_pool"] == "{{ params.pool }}", name
-        assert task["pool"] == f"gpu-{spot if name.startswith('fraud_training.') else default}", name
+        assert task["pool"] == f"gpu-{spot if name.partition('.')[0] in ON_SPOT else default}", name
         assert task["request"]["escalate_to"] in (None, default), name
 
 
@@ -82,7 +86,7 @@ def test_no_gpu_at_all(tmp_path: Path) -> None:
     dags = catalogue(tmp_path, {})
     assert {tuple(dag["choices"]) for dag in dags.values() if dag["choices"]} == {("cpu",)}
     tasks = training_tasks(dags)
-    assert len(tasks) == 9
+    assert len(tasks) == 11
     for name, task in tasks.items():
         assert task["request"]["gpu_pool"] is None, name
         assert task["request"]["escalate_to"] is None, name

@@ -313,4 +313,7 @@ def test_the_schema_has_the_bounds_of_the_trainer(monkeypatch: pytest.MonkeyPatc
     for name in known.keys() & COMMON.keys():
         assert limits_of(known[name]) == limits_in_trainer(COMMON[name]), name
     # The others are a model's own, which only numpy and torch can load.
-    assert known.keys() - COMMON.keys() == {"hidden", "dropout", "weight_decay"}
+    assert known.keys() - COMMON.keys() == {
+        *("hidden", "width", "layers", "heads"),
+        *("dropout", "weight_decay"),
+    }

@@ -44,7 +44,9 @@ class OutOfMemory(TrainerError):
 
 def ran_out_of_memory(error: Exception) -> bool:
     """Return whether the process or the GPU ran out of memory. Compares names to avoid importing torch."""
-    return isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    was_killed = "DataLoader worker" in str(error) and "signal: Killed" in str(error)
+    is_own = isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_own or was_killed
 
 
 def is_not_deterministic(error: Exception) -> bool:

@@ -7,8 +7,10 @@ afterwards, and is verified whenever it is read.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -81,23 +83,45 @@ def write(
     return dataset
 
 
-def read(uri: str) -> tuple[Columns, Dataset]:
-    """Read a dataset and verify it. Raises BadData when it is absent or damaged."""
+def read(uri: str, *, mapped_in: Path | None = None) -> tuple[Columns, Dataset]:
+    """Read a dataset and verify it. Raises BadData when it is absent or damaged.
+
+    With `mapped_in` the inputs of its splits stay in their files, and are read as they are used. Those of an
+    object store are copied to that directory.
+    """
     directory = storage.directory(uri)
     manifest = _manifest(directory)
     columns: Columns = {}
     for file, expected in manifest["files"].items():
         try:
-            content = directory.read(file)
+            if mapped_in and file.endswith("_inputs.npy"):
+                values, actual = _mapped(directory, file, mapped_in)
+            else:
+                values, actual = _loaded(directory, file)
         except FileNotFoundError:
             raise BadData(f"dataset {uri}: {file} is missing") from None
         except OSError as error:
             raise storage_error("reading the dataset", directory.place(file), error) from error
-        actual = hashlib.sha256(content).hexdigest()
         if actual != expected:
             raise BadData(f"dataset {uri}: the SHA-256 of {file} is {actual}, its manifest says {expected}")
-        columns[file.removesuffix(".npy")] = np.load(BytesIO(content), allow_pickle=False)
+        columns[file.removesuffix(".npy")] = values()
     return columns, Dataset(uri, manifest)
+
+
+# A column that is not read before its hash is known to be right, and the hash.
+_Found = tuple[Callable[[], npt.NDArray[Any]], str]
+
+
+def _loaded(directory: storage.Directory, file: str) -> _Found:
+    content = directory.read(file)
+    return lambda: np.load(BytesIO(content), allow_pickle=False), hashlib.sha256(content).hexdigest()
+
+
+def _mapped(directory: storage.Directory, file: str, scratch: Path) -> _Found:
+    path = directory.local_copy(file, scratch)
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return lambda: np.load(path, mmap_mode="r", allow_pickle=False), sha256
 
 
 def _npy(values: npt.NDArray[Any]) -> bytes:

@@ -39,6 +39,8 @@ COMMON: Mapping[str, Param] = {
     "accumulate": Param(1, low=1, high=65_536),  # parts in which each batch is computed, to need less memory
     "precision": Param("float32", choices=PRECISIONS),  # of the forward pass in training
     "deterministic": Param(True, is_hyperparameter=False),  # whether the same inputs give the same weights
+    # train: processes that read the inputs from their files; 0 = the device holds them all
+    "workers": Param(0, high=64, is_hyperparameter=False),
     "epoch_seconds": Param(0.0, high=3600, is_hyperparameter=False),  # minimum duration of an epoch
     # validate, preprocess: by what rows are split; "" = as the model says
     "split": Param("", choices=("", *SPLIT_KINDS, NO_SPLIT), is_hyperparameter=False),

@@ -75,6 +75,10 @@ class Directory(ABC):
         """Open a file that may be larger than the memory. It is seekable."""
 
     @abstractmethod
+    def local_copy(self, name: str, scratch: Path) -> Path:
+        """Return a file of this machine with the content of a file: the file itself, or one in `scratch`."""
+
+    @abstractmethod
     def publish(self, name: str, content: bytes) -> None:
         """Write a file atomically."""
 
@@ -184,6 +188,10 @@ class LocalDirectory(Directory):
     def reader(self, name: str) -> AbstractContextManager[BufferedIOBase]:
         """Open a file."""
         return (self.path / name).open("rb")
+
+    def local_copy(self, name: str, scratch: Path) -> Path:
+        """Return the file itself."""
+        return self.path / name
 
     def publish(self, name: str, content: bytes) -> None:
         """Write a file atomically, even if the machine crashes."""
@@ -340,6 +348,13 @@ class ObjectDirectory(Directory):
                     copy.write(part)
             copy.seek(0)
             yield copy
+
+    def local_copy(self, name: str, scratch: Path) -> Path:
+        """Return a copy of an object."""
+        copy = scratch / name.replace("/", "-")
+        with self.reader(name) as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, _PART_BYTES)
+        return copy
 
     def publish(self, name: str, content: bytes) -> None:
         """Put an object; a large one in parts."""

@@ -18,7 +18,7 @@ from trainyard_trainer.context import Context, Result
 from trainyard_trainer.errors import BadConfig, storage_error
 from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.splits import SPLITS
-from trainyard_trainer.steps.train import batched_forward
+from trainyard_trainer.steps.train import EVALUATION_BATCH, batched_forward
 
 _PREDICTIONS = "predictions.csv"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -87,7 +87,7 @@ def infer(context: Context, model_uri: str, inputs: npt.NDArray[np.float32]) -> 
     with tempfile.TemporaryDirectory() as scratch:
         network = artifact.load(context.tracker.download_model(model_uri, Path(scratch))).to(device)
     # A saved model ends with a softmax: its outputs are probabilities.
-    outputs = batched_forward(network, torch.from_numpy(inputs).to(device))
+    outputs = batched_forward(network, torch.from_numpy(inputs).to(device).split(EVALUATION_BATCH))
     probabilities: npt.NDArray[np.float32] = outputs.cpu().numpy()
     return probabilities
 

@@ -5,26 +5,28 @@ network, the optimizer, the state of the random generators and the position in t
 """
 
 import json
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, softmax
 from trainyard_contract import Tag
 
-from trainyard_trainer import artifact, compute, lake, log, scores, storage
+from trainyard_trainer import artifact, compute, inputs, lake, log, scores, storage
 from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.context import Context, Result
 from trainyard_trainer.distributed import PeerLost, ProcessGroup, Worker, peer_errors, process_group
-from trainyard_trainer.errors import BadData, CodeError, Preempted, Temporary
+from trainyard_trainer.errors import BadConfig, BadData, CodeError, Preempted, Temporary
 from trainyard_trainer.feature_table import FeatureTable
 from trainyard_trainer.models.base import BaseModel
 from trainyard_trainer.optimization import Optimization
 from trainyard_trainer.preemption import Preemption
 
-_EVALUATION_BATCH = 1024  # rows
+EVALUATION_BATCH = 1024  # rows
 _EXAMPLES = 3  # validation rows that are saved with the model
 
 
@@ -47,7 +49,11 @@ class Trainer:
         self._precision = getattr(torch, params["precision"])
         self._device = device
         self._group = group or ProcessGroup(Worker(), device, Preemption())
-        self._data = {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
+        splits = ("train", "validation")
+        self._labels = {split: torch.from_numpy(columns[f"{split}_labels"]).to(device) for split in splits}
+        self._inputs, self._validation = (
+            inputs.of_column(columns[f"{split}_inputs"], device, params["workers"]) for split in splits
+        )
         torch.manual_seed(params["seed"])
         self._class_weights = torch.from_numpy(model.class_weights(columns["train_labels"])).to(device)
         self.network = model.network(columns["train_inputs"], params).to(device)
@@ -62,6 +68,7 @@ class Trainer:
         self._order = torch.empty(0, dtype=torch.int64, device=device)  # of the rows in the current epoch
         self._own_loss = torch.zeros_like(self._loss_sum)  # this process's part of that of the last batch
         self._began: tuple[float, int] | None = None  # in this epoch: when, and with which batch
+        self._follows = (-1, -1)  # epoch and batch whose inputs come next; none at first
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs: tensors, and as JSON what is no tensor."""
@@ -101,7 +108,7 @@ class Trainer:
     @property
     def batches(self) -> int:
         """Number of batches in an epoch."""
-        return -(-len(self._data["train_labels"]) // int(self._params["batch_size"]))
+        return -(-len(self._labels["train"]) // int(self._params["batch_size"]))
 
     def train_batch(self) -> None:
         """Take one step of the optimizer. The device may still compute when it returns.
@@ -114,10 +121,10 @@ class Trainer:
         self._began = self._began or (time.monotonic(), self.batch)
         with self._group.undone_without_peer(self.network):
             if self.batch == 0:
-                self._order = torch.randperm(len(self._data["train_labels"])).to(self._device)
+                self._order = torch.randperm(len(self._labels["train"])).to(self._device)
                 self._loss_sum.zero_()
-            size = self._params["batch_size"]
-            rows = self._order[self.batch * size : (self.batch + 1) * size]
+            self._follow()
+            rows = self._rows_of(self.batch)
             self.network.train()
             self._optimization.zero_grad()
             with self._own_random_numbers():
@@ -127,6 +134,27 @@ class Trainer:
                 self._group.share_buffers(self.network)
         self._optimization.step()
         self.batch += 1
+        self._follows = (self.epoch, self.batch)
+
+    def _follow(self) -> None:
+        """Tell which rows come next where that is news: in a new epoch, after a resume or a lost peer."""
+        if self._follows != (self.epoch, self.batch):
+            left = (self._parts_of(self._rows_of(batch)) for batch in range(self.batch, self.batches))
+            self._inputs.follow(part for parts in left for part in parts)
+        self._follows = (-1, -1)  # until this batch has ended
+
+    def _rows_of(self, batch: int) -> torch.Tensor:
+        """Return the rows of a batch of this epoch, of all processes."""
+        size = self._params["batch_size"]
+        return self._order[batch * size : (batch + 1) * size]
+
+    def _parts_of(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return this process's share of a batch, in the parts in which it is computed.
+
+        A process without rows takes part in the exchange with one that does not count.
+        """
+        share = self._group.shard(rows)
+        return share.chunk(self._parts) if len(share) else (rows[:1],)
 
     def _end_batch(self) -> None:
         """Add the loss of the last batch, which the processes exchange while the device goes on."""
@@ -141,22 +169,21 @@ class Trainer:
 
     def _accumulate(self, rows: torch.Tensor) -> torch.Tensor:
         """Compute the gradients of a batch, and return this process's part of its loss, on the device."""
-        weight = self._weight(self._data["train_labels"][rows])
-        share = self._group.shard(rows)
-        # A process without rows takes part in the exchange with one that does not count.
-        *parts, last = share.chunk(self._parts) if len(share) else (rows[:1],)
+        weight = self._weight(self._labels["train"][rows])
+        *parts, last = self._parts_of(rows)
+        counts = len(self._group.shard(rows)) > 0
         own = torch.zeros_like(self._loss_sum)
         with self._group.alone(self._replica):
             for part in parts:
                 own += self._backward(part, weight)
-        return own + self._backward(last, weight if len(share) else torch.full_like(weight, torch.inf))
+        return own + self._backward(last, weight if counts else torch.full_like(weight, torch.inf))
 
     def _backward(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Accumulate the gradients of the rows, and return their part of the loss of the whole batch."""
         reduced = self._precision != torch.float32  # the weights and the loss stay in float32
         with torch.autocast(self._device.type, self._precision, enabled=reduced):
-            logits = self._replica(self._data["train_inputs"][rows])
-        loss = self._loss(logits.float(), self._data["train_labels"][rows]) / weight
+            logits = self._replica(self._inputs.of(rows))
+        loss = self._loss(logits.float(), self._labels["train"][rows]) / weight
         with peer_errors(in_network=True):
             (loss * self._group.worker.world_size).backward()  # the mean over the processes is then the sum
         return loss.detach().double()
@@ -175,15 +202,16 @@ class Trainer:
     def validate(self) -> dict[str, Any]:
         """Return the history entry of the epoch whose batches are completed; change no state."""
         self._end_batch()
-        train_loss = float(self._loss_sum) / len(self._data["train_labels"])  # waits for the device
+        train_loss = float(self._loss_sum) / len(self._labels["train"])  # waits for the device
         pace = self._samples_per_second()
-        logits = batched_forward(self.network, self._data["validation_inputs"])
-        labels = self._data["validation_labels"]
+        logits = batched_forward(self.network, self._validation.parts(EVALUATION_BATCH))
+        labels = self._labels["validation"]
         metrics = scores.metrics(labels.cpu().numpy(), softmax(logits, dim=1).cpu().numpy())
         return {
             "epoch": self.epoch + 1,
             "timestamp_ms": int(time.time() * 1000),
             "samples_per_second": pace,
+            "data_seconds": self._inputs.waited,
             "learning_rate": self._optimization.learning_rate,
             "train_loss": train_loss,
             "val_loss": float(self._loss(logits, labels) / self._weight(labels)),
@@ -193,13 +221,16 @@ class Trainer:
     def _samples_per_second(self) -> float:
         """Return how many rows this epoch has trained in a second, as far as this process trained it."""
         began, batch = self._began or (time.monotonic(), self.batch)
-        rows = len(self._data["train_labels"]) - batch * int(self._params["batch_size"])
+        rows = len(self._labels["train"]) - batch * int(self._params["batch_size"])
         return max(0, rows) / max(time.monotonic() - began, 1e-9)
 
     def examples(self) -> torch.Tensor:
         """Return a few validation inputs without missing values, for which JSON has no number."""
-        inputs = self._data["validation_inputs"]
-        return inputs[torch.isfinite(inputs.flatten(1)).all(1)][:_EXAMPLES]
+        for part in self._validation.parts(EVALUATION_BATCH):
+            found = part[torch.isfinite(part.flatten(1)).all(1)]
+            if len(found):
+                break
+        return found[:_EXAMPLES]
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return cross_entropy(logits, labels, weight=self._class_weights, reduction="sum")
@@ -213,19 +244,29 @@ class Trainer:
         self.epoch += 1
         self.batch = 0
         self._began = None
+        self._inputs.waited = 0.0
 
 
-def batched_forward(network: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Return the network's outputs for all inputs, without dropout and without using random generators."""
+def batched_forward(network: torch.nn.Module, parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the network's outputs for all parts of the inputs, without dropout and random generators."""
     network.eval()
     with torch.no_grad():
-        return torch.cat([network(part) for part in inputs.split(_EVALUATION_BATCH)])
+        return torch.cat([network(part) for part in parts])
 
 
 def run(context: Context) -> Result:
     """Train, and return the validation scores of the last epoch; after all epochs, log the model."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return _run(context, Path(scratch))
+
+
+def _run(context: Context, scratch: Path) -> Result:
     params, tracker = context.params, context.tracker
-    columns, dataset = lake.read(context.dataset)
+    if params["workers"] and params["features_uri"]:
+        raise BadConfig(
+            "parameter 'workers' reads inputs from their files, in which features are not; set it to 0"
+        )
+    columns, dataset = lake.read(context.dataset, mapped_in=scratch if params["workers"] else None)
     _require(columns, dataset.uri)
     features = FeatureTable(params["features_uri"])
     columns = features.join_splits(columns)
