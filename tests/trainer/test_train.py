@@ -4,6 +4,7 @@ import copy
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import completed
+from conftest import Steps, completed
 from threadpoolctl import threadpool_info, threadpool_limits
 from trainyard_contract import Env, ExitCode
 from trainyard_trainer import cli, compute, lake, optimization
@@ -129,18 +130,38 @@ def test_what_is_read_from_files_has_no_features(steps, processed):
     assert "parameter 'workers' reads inputs from their files" in ended.result["error"]
 
 
-def test_the_step_trains_from_files(steps, processed):
-    held = steps.run("train", processed, params={"epochs": 1})
-    # By itself: what is forked here may have no processes of its own.
+def by_itself(steps: Steps, dataset: str, **params: object) -> subprocess.Popen[str]:
+    """The step in a session of its own: what the tests fork may have no processes of its own."""
     command = [sys.executable, "-m", "trainyard_trainer", "train", "--run-key", "from-files"]
-    command += ["--dataset", processed, "--output", steps.output.as_uri()]
-    command += ["--params", json.dumps({"epochs": 1, "workers": 1})]
-    done = subprocess.run(command, env=os.environ | steps.environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [json.loads(line)["level"] for line in done.stdout.splitlines()], done.stderr
-    read = json.loads(steps.return_file.read_text())
-    assert read["weights_sha256"] == held.result["weights_sha256"]
-    assert read["resumed_from_epoch"] == 0
+    command += ["--dataset", dataset, "--output", steps.output.as_uri(), "--resume-if-exists"]
+    command += ["--params", json.dumps(params)]
+    checkpoints = {Env.CHECKPOINT_DIR: f"{steps.checkpoints}-from-files", Env.CHECKPOINT_FREQ: "100"}
+    environment = os.environ | steps.environment | checkpoints
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def test_sigterm_to_all_processes_loses_nothing_that_was_read_from_files(steps, processed):
+    """dumb-init tells each process of the container, also those that read."""
+    held = steps.run("train", processed, params={"epochs": 3})
+    first = by_itself(steps, processed, epochs=3, workers=2, epoch_seconds=2)
+    events = []
+    for line in first.stdout:
+        events.append(json.loads(line))
+        if events[-1]["event"] == "epoch_done":
+            os.killpg(first.pid, signal.SIGTERM)
+            break
+    text, _ = first.communicate(timeout=120)
+    events += [json.loads(line) for line in text.splitlines()]
+    assert first.returncode == ExitCode.PREEMPTED, events
+    assert "checkpoint_written" in {event["event"] for event in events}
+    again = by_itself(steps, processed, epochs=3, workers=1)
+    text, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, text
+    resumed = json.loads(steps.return_file.read_text())
+    assert resumed["weights_sha256"] == held.result["weights_sha256"]
+    assert '"event": "resumed"' in text
 
 
 def lose(*_: object) -> None:

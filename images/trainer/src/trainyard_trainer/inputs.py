@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -81,6 +82,7 @@ class FromFile(Inputs):
                 num_workers=self._processes,
                 multiprocessing_context="forkserver",
                 persistent_workers=True,
+                worker_init_fn=_leave_group,
                 pin_memory=self._device.type == "cuda",
                 generator=torch.Generator(),  # it draws a number, which is not to be one of the training's
             )
@@ -104,6 +106,14 @@ def of_column(values: npt.NDArray[Any], device: torch.device, processes: int) ->
     if isinstance(values, np.memmap):
         return FromFile(values, device, processes)
     return OnDevice(values, device)
+
+
+def _leave_group(number: int) -> None:
+    """Leave the process group, all of which gets SIGTERM from dumb-init, the first process of the container.
+
+    The process that trains ends its batch with what is read, writes a checkpoint, and ends those that read.
+    """
+    os.setpgid(0, 0)
 
 
 class _Rows(Dataset[torch.Tensor]):
