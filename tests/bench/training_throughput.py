@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("images/trainer/src", "library")
 DATA = {
     "digits": "sklearn://digits",
+    "residual": "sklearn://digits",
+    "characters": "pydoc://topics",
     "fraud": "generator://transactions?rows=20000",
     "churn": "generator://customers?rows=20000",
 }

@@ -76,16 +76,17 @@ def test_a_node_that_says_nothing_more_is_noticed_in_seconds(
 def cut_off(docker: str, core: client.CoreV1Api, node: str) -> Iterator[None]:
     """A node from and to which no packet gets through."""
 
-    def filter_all(verb: str) -> None:
+    def filter_all(verb: str, *, check: bool) -> None:
         for chain in ("PREROUTING", "OUTPUT"):
-            command = [docker, "exec", node, "iptables", "--table", "raw", verb, chain, "--jump", "DROP"]
-            subprocess.run(command, check=True, capture_output=True)
+            rule = [verb, chain, "--jump", "DROP"]
+            command = [docker, "exec", node, "iptables", "--wait", "--table", "raw", *rule]
+            subprocess.run(command, check=check, capture_output=True)
 
-    filter_all("--insert")
     try:
+        filter_all("--insert", check=True)
         yield
     finally:
-        filter_all("--delete")
+        filter_all("--delete", check=False)
         wait_until("the node to have GPUs again", lambda: has_gpus(core, node), seconds=240)
 
 

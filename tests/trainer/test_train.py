@@ -19,7 +19,7 @@ from trainyard_contract import Env, ExitCode
 from trainyard_trainer import cli, compute, lake, optimization
 from trainyard_trainer.checkpoint import CheckpointStore
 from trainyard_trainer.distributed import NullTracker, PeerLost, ProcessGroup, Worker
-from trainyard_trainer.errors import Preempted, ran_out_of_memory
+from trainyard_trainer.errors import CodeError, OutOfMemory, Preempted
 from trainyard_trainer.models import fraud
 from trainyard_trainer.models.digits import Model
 from trainyard_trainer.preemption import Preemption
@@ -118,10 +118,20 @@ def test_a_batch_that_is_repeated_reads_its_rows_again(columns, processed, tmp_p
     assert compute.weights_sha256(streamed.network) == compute.weights_sha256(whole.network)
 
 
-def test_a_process_that_reads_and_is_killed_ran_out_of_memory():
-    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly: killed by signal: Killed.")
-    assert ran_out_of_memory(error)
-    assert not ran_out_of_memory(RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"))
+@pytest.mark.parametrize(
+    ("number", "error", "told"),
+    [
+        (signal.SIGKILL, OutOfMemory, "a process that reads inputs was killed"),
+        (signal.SIGBUS, CodeError, "workers are out of shared memory"),
+        (signal.SIGUSR1, CodeError, "ended with exit code -10"),
+    ],
+)
+def test_the_end_of_a_process_that_reads_is_told(processed, tmp_path, number, error, told):
+    streamed = from_files(processed, tmp_path, batch_size=1)  # so much is not read ahead
+    go(streamed, 1)
+    os.kill(streamed._inputs._next._workers[0].pid, number)
+    with pytest.raises(error, match=told):
+        go(streamed, 20)
 
 
 def test_what_is_read_from_files_has_no_features(steps, processed):
@@ -144,19 +154,21 @@ def by_itself(steps: Steps, dataset: str, **params: object) -> subprocess.Popen[
 
 def test_sigterm_to_all_processes_loses_nothing_that_was_read_from_files(steps, processed):
     """dumb-init tells each process of the container, also those that read."""
-    held = steps.run("train", processed, params={"epochs": 3})
-    first = by_itself(steps, processed, epochs=3, workers=2, epoch_seconds=2)
+    # More parts than are read ahead: they have to go on to read after the signal.
+    params = {"epochs": 3, "accumulate": 16}
+    held = steps.run("train", processed, params=params)
+    first = by_itself(steps, processed, workers=1, epoch_seconds=2, **params)
     events = []
     for line in first.stdout:
         events.append(json.loads(line))
-        if events[-1]["event"] == "epoch_done":
+        if events[-1]["event"] == "epoch_done":  # the next one begins
             os.killpg(first.pid, signal.SIGTERM)
             break
     text, _ = first.communicate(timeout=120)
     events += [json.loads(line) for line in text.splitlines()]
     assert first.returncode == ExitCode.PREEMPTED, events
     assert "checkpoint_written" in {event["event"] for event in events}
-    again = by_itself(steps, processed, epochs=3, workers=1)
+    again = by_itself(steps, processed, workers=1, **params)
     text, _ = again.communicate(timeout=120)
     assert again.returncode == 0, text
     resumed = json.loads(steps.return_file.read_text())

@@ -298,9 +298,9 @@ def _reference_problems(spec: ModelSpec, platform: Platform) -> Iterator[_Found]
         elif pool is not None and train.gpus > platform.pool(pool).gpus_per_node:
             most = platform.pool(pool).gpus_per_node
             yield ("train", "gpus"), f"{train.gpus} GPUs, but a node of pool {pool} has {most}; ask for fewer"
-        elif pool is not None and train.nodes > platform.pool(pool).max_nodes:
-            most = platform.pool(pool).max_nodes
-            yield ("train", "nodes"), f"{train.nodes} nodes, but pool {pool} has {most} at most; use fewer"
+        elif pool is not None and train.nodes * train.gpus > (most := platform.pool(pool).most_gpus):
+            asked = f"{train.nodes} nodes with {train.gpus} GPUs each"
+            yield ("train", "nodes"), f"{asked}, but pool {pool} has {most} GPUs at most; use fewer"
     if train.nodes > 1 and train.fallback:
         yield ("train", "fallback"), "a CPU cannot replace several nodes; remove it, or use one node"
     for key in ("fallback", "escalate_to"):

@@ -169,7 +169,7 @@ def test_a_bad_line_is_named_with_its_place_and_cure(line: str, expected: str) -
             "{pool: spot, resources: {requests: {cpu: 0}}}",
             "train.resources.requests.cpu: 0 is not more than 0",
         ),
-        ("{pool: spot, nodes: 2}", "train.nodes: 2 nodes, but pool spot has 1 at most; use fewer"),
+        ("{pool: spot, nodes: 2}", "train.nodes: 2 nodes with 1 GPUs each, but pool spot has 1 GPUs"),
         ("{nodes: 2, fallback: cpu}", "train.fallback: a CPU cannot replace several nodes"),
         ("{pool: [spot]}", "3:9 train.pool: expected text or a whole number or null, got a list"),
         ("{escalate_to: 7}", "3:9 train.escalate_to: no GPU pool '7'"),

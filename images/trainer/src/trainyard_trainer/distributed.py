@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,8 +53,9 @@ _BREAK_OFF = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),  # milliseconds
 )
+# Of gloo alone: NCCL also sends to a peer that is busy and does not receive for a while.
+_BREAK_OFF_GLOO = (*_BREAK_OFF, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000))  # milliseconds
 # Of processes that fail together, the first of these exit codes is the cause. PREEMPTED comes last: a process
 # that loses a peer exits with it.
 _CAUSES_FIRST = (
@@ -161,6 +162,7 @@ class ProcessGroup:
         self._preemption = preemption
         self._stopped = False  # whether all processes know that one of them received SIGTERM
         self._begun: tuple[torch.Tensor, Any] | None = None  # the sum, and torch's handle of the exchange
+        self._notices = False  # whether the connections of the first exchange are asked for lost nodes
 
     def shard(self, rows: torch.Tensor) -> torch.Tensor:
         """Return this process's share of a batch's rows; it is empty where there are too few."""
@@ -183,7 +185,7 @@ class ProcessGroup:
                 broadcast_buffers=False,  # they are shared once an epoch, not with each batch
                 find_unused_parameters=True,  # as one process trains a network that does not use all of them
             )
-        notice_lost_nodes()  # NCCL has connected by now, gloo before
+        notice_lost_nodes()
         return replica
 
     def alone(self, replica: torch.nn.Module) -> AbstractContextManager[None]:
@@ -238,6 +240,9 @@ class ProcessGroup:
             return totals
         with peer_errors():
             work.wait()
+        if not self._notices:  # NCCL connects as it is used
+            self._notices = True
+            notice_lost_nodes()
         self._stopped = bool(totals[1] > 0)
         return totals[0]
 
@@ -350,17 +355,20 @@ def notice_lost_nodes() -> None:
 
     All of its connections: torch does not tell which are its own, and MLflow's may break as well.
     """
+    import torch
+
+    options = _BREAK_OFF_GLOO if torch.distributed.get_backend() == "gloo" else _BREAK_OFF
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # it is closed by now
             if str(descriptor.readlink()).startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(descriptor.name))) as connection:
-                    _break_off(connection)
+                    _set(connection, options)
 
 
-def _break_off(connection: socket.socket) -> None:
+def _set(connection: socket.socket, options: Iterable[tuple[int, int, int]]) -> None:
     if connection.type == socket.SOCK_STREAM and connection.family in (socket.AF_INET, socket.AF_INET6):
-        for level, option, value in _BREAK_OFF:
-            connection.setsockopt(level, option, value)
+        for option in options:
+            connection.setsockopt(*option)
 
 
 def launch(worker: Worker, arguments: Sequence[str]) -> int:

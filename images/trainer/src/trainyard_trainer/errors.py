@@ -44,9 +44,7 @@ class OutOfMemory(TrainerError):
 
 def ran_out_of_memory(error: Exception) -> bool:
     """Return whether the process or the GPU ran out of memory. Compares names to avoid importing torch."""
-    was_killed = "DataLoader worker" in str(error) and "signal: Killed" in str(error)
-    is_own = isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return is_own or was_killed
+    return isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def is_not_deterministic(error: Exception) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,8 +16,14 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from trainyard_trainer.errors import CodeError, OutOfMemory
+
 Numbers: TypeAlias = npt.NDArray[np.int64]
 """Rows by their numbers."""
+
+_ENDING_SECONDS = 2  # after which the end of a process is known
+# In the words by which the platform knows it: it names the key then.
+OUT_OF_SHARED_MEMORY = "the DataLoader's workers are out of shared memory"
 
 
 class Inputs(ABC):
@@ -75,14 +83,15 @@ class FromFile(Inputs):
         self._order.parts = [part.cpu().numpy() for part in parts]
         if not self._loader:
             # Not by fork: a thread of this process may hold a lock at that moment.
+            processes = get_context("forkserver")
+            processes.set_forkserver_preload(["trainyard_trainer.own_group", __name__])
             self._loader = DataLoader(
                 _Rows(Path(str(self._inputs.filename))),
                 sampler=self._order,
                 batch_size=None,
                 num_workers=self._processes,
-                multiprocessing_context="forkserver",
+                multiprocessing_context=processes,
                 persistent_workers=True,
-                worker_init_fn=_leave_group,
                 pin_memory=self._device.type == "cuda",
                 generator=torch.Generator(),  # it draws a number, which is not to be one of the training's
             )
@@ -91,9 +100,25 @@ class FromFile(Inputs):
     def of(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the inputs that were read next; `follow` was told of these rows."""
         began = time.monotonic()
-        inputs = next(self._next)
+        try:
+            inputs = next(self._next)
+        except (RuntimeError, OSError, EOFError) as error:
+            self._raise_if_one_ended(error)
+            raise
         self.waited += time.monotonic() - began
         return inputs.to(self._device, non_blocking=True)
+
+    def _raise_if_one_ended(self, error: Exception) -> None:
+        """Raise the cause where a process that reads has ended, of which torch tells in many ways."""
+        processes = getattr(self._next, "_workers", [])
+        wait([process.sentinel for process in processes], timeout=_ENDING_SECONDS)
+        codes = [process.exitcode for process in processes]
+        if -signal.SIGKILL in codes:
+            raise OutOfMemory("a process that reads inputs was killed") from error
+        if -signal.SIGBUS in codes:
+            raise CodeError(OUT_OF_SHARED_MEMORY) from error
+        if ended := [code for code in codes if code is not None]:
+            raise CodeError(f"a process that reads inputs ended with exit code {ended[0]}") from error
 
     def parts(self, size: int) -> Iterator[torch.Tensor]:
         """Read all inputs, part by part."""
@@ -108,14 +133,6 @@ def of_column(values: npt.NDArray[Any], device: torch.device, processes: int) ->
     return OnDevice(values, device)
 
 
-def _leave_group(number: int) -> None:
-    """Leave the process group, all of which gets SIGTERM from dumb-init, the first process of the container.
-
-    The process that trains ends its batch with what is read, writes a checkpoint, and ends those that read.
-    """
-    os.setpgid(0, 0)
-
-
 class _Rows(Dataset[torch.Tensor]):
     """The rows of a .npy file, by lists of their numbers; each process opens the file itself."""
 
@@ -126,7 +143,8 @@ class _Rows(Dataset[torch.Tensor]):
     def __getitem__(self, rows: Numbers) -> torch.Tensor:
         if self._inputs is None:
             self._inputs = np.load(self._file, mmap_mode="r", allow_pickle=False)
-        return torch.from_numpy(self._inputs[rows])
+        # Here and not as it is sent, where an error would be lost.
+        return torch.from_numpy(self._inputs[rows]).share_memory_()
 
 
 class _Order(Sampler[Numbers]):

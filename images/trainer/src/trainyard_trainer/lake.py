@@ -83,16 +83,20 @@ def write(
     return dataset
 
 
-def read(uri: str, *, mapped_in: Path | None = None) -> tuple[Columns, Dataset]:
-    """Read a dataset and verify it. Raises BadData when it is absent or damaged.
+def read(uri: str, *, splits: tuple[str, ...] = (), mapped_in: Path | None = None) -> tuple[Columns, Dataset]:
+    """Read a dataset, or the columns of these splits, and verify what is read.
 
-    With `mapped_in` the inputs of its splits stay in their files, and are read as they are used. Those of an
+    With `mapped_in` the inputs of splits stay in their files, and are read as they are used; those of an
     object store are copied to that directory.
+
+    Raises BadData when the dataset is absent or damaged.
     """
     directory = storage.directory(uri)
     manifest = _manifest(directory)
     columns: Columns = {}
     for file, expected in manifest["files"].items():
+        if splits and not file.startswith(tuple(f"{split}_" for split in splits)):
+            continue
         try:
             if mapped_in and file.endswith("_inputs.npy"):
                 values, actual = _mapped(directory, file, mapped_in)

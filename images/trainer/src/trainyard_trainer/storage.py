@@ -340,21 +340,24 @@ class ObjectDirectory(Directory):
     @contextmanager
     def reader(self, name: str) -> Iterator[BufferedIOBase]:
         """Open a copy of an object in the scratch space."""
-        import obstore
-
         with tempfile.TemporaryFile() as copy:
-            with _os_errors():
-                for part in obstore.get(_store(self.bucket), self._key(name)):
-                    copy.write(part)
+            self._copy(name, copy)
             copy.seek(0)
             yield copy
 
     def local_copy(self, name: str, scratch: Path) -> Path:
         """Return a copy of an object."""
-        copy = scratch / name.replace("/", "-")
-        with self.reader(name) as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target, _PART_BYTES)
-        return copy
+        path = scratch / name.replace("/", "-")
+        with path.open("wb") as copy:
+            self._copy(name, copy)
+        return path
+
+    def _copy(self, name: str, copy: BinaryIO) -> None:
+        import obstore
+
+        with _os_errors():
+            for part in obstore.get(_store(self.bucket), self._key(name)):
+                copy.write(part)
 
     def publish(self, name: str, content: bytes) -> None:
         """Put an object; a large one in parts."""

@@ -17,7 +17,7 @@ from trainyard_trainer.params import Param
 if TYPE_CHECKING:
     import torch
 
-# Also that of the served model: it answers for texts of at most so many characters.
+# Characters in a row. The signature of the model says so, too: a server takes rows of this length.
 _CONTEXT = 64
 _SYMBOLS = 128  # ASCII; any other character is a question mark
 _MIN_ROWS = 500

@@ -233,7 +233,9 @@ class Trainer:
         return found[:_EXAMPLES]
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits, labels, weight=self._class_weights, reduction="sum")
+        # Flat: over places CUDA has no deterministic operation.
+        flat = logits.movedim(1, -1).flatten(0, -2)
+        return cross_entropy(flat, labels.flatten(), weight=self._class_weights, reduction="sum")
 
     def _weight(self, labels: torch.Tensor) -> torch.Tensor:
         return self._class_weights[labels].sum()
@@ -266,7 +268,8 @@ def _run(context: Context, scratch: Path) -> Result:
         raise BadConfig(
             "parameter 'workers' reads inputs from their files, in which features are not; set it to 0"
         )
-    columns, dataset = lake.read(context.dataset, mapped_in=scratch if params["workers"] else None)
+    mapped_in = scratch if params["workers"] else None
+    columns, dataset = lake.read(context.dataset, splits=("train", "validation"), mapped_in=mapped_in)
     _require(columns, dataset.uri)
     features = FeatureTable(params["features_uri"])
     columns = features.join_splits(columns)
