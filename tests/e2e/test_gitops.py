@@ -246,12 +246,13 @@ def team(kube: Kube, before: Objects, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(autouse=True)
 def clean(team: Team) -> Iterator[None]:
-    """Whatever a test has committed, the next one finds the branch as it was handed over."""
+    """Whatever a test has committed, the next one finds branch and platform as they were handed over."""
     start = team.git("rev-parse", "HEAD^{tree}")
     yield
     if team.git("rev-parse", "HEAD^{tree}") != start:
         team.git("read-tree", "--reset", "-u", start)
         team.push("Take the trials back")
+        team.healthy()
 
 
 def test_handing_over_restarts_nothing_and_forgets_helm(team: Team, before: Objects, kube: Kube) -> None:
