@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.nightly]
 
 # What was there before, with the same PostgreSQL, as the data of another one needs a backup and a restore
 # (docs/operations.md); a tag from the first release on.
-EARLIER = "f339020894"
+EARLIER = "c29ba2b91d"
 NODE = "images/kind-node"
 # So long that the release is another one before the training has ended.
 EPOCHS = 150
