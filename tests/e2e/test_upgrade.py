@@ -31,7 +31,7 @@ SPACES = (NAMESPACE, "ml-training")
 
 
 @pytest.fixture(scope="module")
-def earlier(core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The earlier version, which is installed; afterwards there is this version again."""
     checkout = tmp_path_factory.mktemp("earlier") / "trainyard"
     for command in (
@@ -45,25 +45,7 @@ def earlier(core: client.CoreV1Api, tmp_path_factory: pytest.TempPathFactory) ->
         up(checkout=checkout)
         yield checkout
     finally:
-        remove_queued_jobs(core)
         up()
-
-
-def remove_queued_jobs(core: client.CoreV1Api) -> None:
-    """Delete the Jobs that a version without queues has left, and return when no queue is being deleted.
-
-    Where a release has queues again before, they go with the last Job that holds GPUs of them.
-    """
-    client.BatchV1Api(core.api_client).delete_collection_namespaced_job(
-        "ml-training", label_selector="kueue.x-k8s.io/queue-name", propagation_policy="Background"
-    )
-    api = client.CustomObjectsApi(core.api_client)
-
-    def going() -> list[str]:
-        found = api.list_cluster_custom_object("kueue.x-k8s.io", "v1beta2", "clusterqueues")["items"]
-        return [one["metadata"]["name"] for one in found if "deletionTimestamp" in one["metadata"]]
-
-    wait_until("the queues to go", lambda: not going())
 
 
 @pytest.fixture
